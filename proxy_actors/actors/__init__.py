@@ -1,0 +1,1 @@
+"""Imperative shells: one actor a module, each the sole owner of its state."""

@@ -1,0 +1,200 @@
+"""The one tree of errors.
+
+Every error that can reach a client carries whose fault it is, whether the upstream application may
+have executed the request, and the HTTP status and JSON-RPC code of its answer. Retry decisions and
+answers are made from those fields alone; only `gateway/rescue.py` turns an error into a response.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+UNSUPPORTED_PROTOCOL_VERSION = -32022
+
+
+class Side(StrEnum):
+    """Who caused an error."""
+
+    CLIENT = "client"
+    UPSTREAM = "upstream"
+    PROXY = "proxy"
+
+
+class Executed(StrEnum):
+    """Whether the upstream application may have acted on the request."""
+
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class Reason(StrEnum):
+    """The closed list of failure reasons that clients are told, each with one HTTP status."""
+
+    POOL_EXHAUSTED = "pool-exhausted"
+    OVERLOADED = "overloaded"
+    CIRCUIT_OPEN = "circuit-open"
+    DRAINING = "draining"
+    UPSTREAM_UNAVAILABLE = "upstream-unavailable"
+    CONNECT_FAILED = "connect-failed"
+    UPSTREAM_CLOSED = "upstream-closed"
+    UPSTREAM_PROTOCOL = "upstream-protocol"
+    UPSTREAM_TIMEOUT = "upstream-timeout"
+    DEADLINE = "deadline"
+    PROCESS_EXITED = "process-exited"
+    SESSION_LOST = "session-lost"
+    RATE_LIMITED = "rate-limited"
+    TOO_LARGE = "too-large"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    INTERNAL = "internal"
+
+
+STATUS_OF_REASON: dict[Reason, int] = {
+    Reason.POOL_EXHAUSTED: 503,
+    Reason.OVERLOADED: 503,
+    Reason.CIRCUIT_OPEN: 503,
+    Reason.DRAINING: 503,
+    Reason.UPSTREAM_UNAVAILABLE: 503,
+    Reason.CONNECT_FAILED: 502,
+    Reason.UPSTREAM_CLOSED: 502,
+    Reason.UPSTREAM_PROTOCOL: 502,
+    Reason.UPSTREAM_TIMEOUT: 504,
+    Reason.DEADLINE: 504,
+    Reason.PROCESS_EXITED: 502,
+    Reason.SESSION_LOST: 404,
+    Reason.RATE_LIMITED: 429,
+    Reason.TOO_LARGE: 413,
+    Reason.UNAUTHORIZED: 401,
+    Reason.FORBIDDEN: 403,
+    Reason.INTERNAL: 500,
+}
+
+
+class ProxyActorsError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class DeadlineError(ProxyActorsError):
+    """A wait reached its deadline. The waiter decides what that means for its client."""
+
+
+class StreamClosedError(ProxyActorsError):
+    """A byte stream was closed or reset while it was being read or written.
+
+    A clean end of input is not an error: `ByteStream.read` returns b"" for it.
+    """
+
+
+class ConnectError(ProxyActorsError):
+    """A connection could not be opened: refused, unreachable, unresolvable, or late."""
+
+
+class SpawnError(ProxyActorsError):
+    """A child process could not be started: command missing, not executable, limits reached."""
+
+
+class ActorStoppedError(ProxyActorsError):
+    """The actor asked had stopped, or crashed, before it answered."""
+
+
+class MailboxFullError(ProxyActorsError):
+    """The actor's inbox refused the mail because it is full."""
+
+
+class ConfigurationError(ProxyActorsError):
+    """A setting is missing, unknown or out of range. Never retried. The text names the fix."""
+
+
+class GatewayError(ProxyActorsError):
+    """An error with an answer: HTTP status, JSON-RPC code, fault, and what is known of execution.
+
+    `close` says that the client's connection cannot be used for another request. `headers` are
+    added to the answer. The text must be fit for a client: no path, address or secret.
+    """
+
+    side = Side.PROXY
+    executed = Executed.NO
+    status = 500
+    code = INTERNAL_ERROR
+    retryable = False
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        close: bool = False,
+    ) -> None:
+        super().__init__(text)
+        self.text = text
+        self.headers = headers
+        self.close = close
+
+
+class RefusedError(GatewayError):
+    """A request that breaks a rule of HTTP or MCP: the client's fault, nothing was executed.
+
+    Args:
+        status: the HTTP status, 400 to 599.
+        text: what is wrong, for the client.
+        code: the JSON-RPC code of the body.
+        data: the JSON-RPC error's `data`, if the specification names one.
+    """
+
+    side = Side.CLIENT
+
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        *,
+        code: int = INVALID_REQUEST,
+        data: dict[str, object] | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        close: bool = False,
+    ) -> None:
+        super().__init__(text, headers=headers, close=close)
+        self.status = status
+        self.code = code
+        self.data = data
+
+
+class FailedError(GatewayError):
+    """A request that the proxy or the upstream failed, under the error contract.
+
+    Args:
+        reason: one of the closed list; decides the HTTP status.
+        text: one sentence for the client.
+        executed: NO only when the request provably did not reach the application.
+        upstream: the upstream's configured name, never its address.
+        retryable: whether repeating the very same request is safe and may help.
+        retry_after_s: when to repeat it, in seconds, if that is known.
+        status: overrides the reason's status (a session lost is 404 in the session era only).
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        text: str,
+        *,
+        executed: Executed = Executed.NO,
+        upstream: str | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        side: Side = Side.UPSTREAM,
+        close: bool = False,
+    ) -> None:
+        super().__init__(text, close=close)
+        self.reason = reason
+        self.status = STATUS_OF_REASON[reason] if status is None else status
+        self.executed = executed
+        self.upstream = upstream
+        self.retryable = executed is Executed.NO if retryable is None else retryable
+        self.retry_after_s = retry_after_s
+        self.side = side

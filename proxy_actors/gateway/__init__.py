@@ -1,0 +1,1 @@
+"""The data plane: greenlets that move bytes between clients and upstreams under leases."""

@@ -1,0 +1,1 @@
+"""What must outlive the process: the session table and the one thread that writes it."""

@@ -1,0 +1,1 @@
+"""Adapters that touch sockets, pipes and processes."""

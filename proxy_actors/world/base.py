@@ -1,0 +1,216 @@
+"""The ports: everything that the actors and the data plane may know of time, chance and I/O.
+
+A world is handed to every actor and greenlet through its constructor. `gevent_world` implements it
+on a real machine, `sim_world` in a seeded simulator with virtual time; one contract suite runs on
+both. Every wait takes an absolute deadline on `now_s`'s clock (`math.inf` for none) and either
+returns or raises; nothing here kills a greenlet: an end is asked for by message or by closing the
+stream that the greenlet waits on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+
+class Mailbox(Protocol):
+    """Where mail can be put. `tell` never raises and never waits."""
+
+    def tell(self, message: Any) -> bool:  # Any: each actor has its own vocabulary
+        """Put `message` in the box; False when it was not accepted (stopped, or full)."""
+
+
+class Waiter(Protocol):
+    """A one-shot meeting of one greenlet that parks and anyone who unparks it."""
+
+    def wait(self, deadline_s: float) -> Any:  # Any: the value is the setter's
+        """Park until set; return the value or raise the error that it was set to.
+
+        Raises:
+            DeadlineError: `now_s()` reached `deadline_s` first (with a grain of 50 ms).
+        """
+
+    def set(self, value: Any = None) -> bool:  # Any: see wait
+        """Unpark with a value. False, and no effect, when set or failed before."""
+
+    def fail(self, error: Exception) -> bool:
+        """Unpark with an error. False, and no effect, when set or failed before."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a value or an error has arrived."""
+
+
+class ByteStream(Protocol):
+    """Two directions of bytes: a socket, or one end of a pipe (which has one direction only)."""
+
+    def read(self, bytes_max: int, deadline_s: float) -> bytes:
+        """Return 1 to `bytes_max` bytes, or b"" at the end of input.
+
+        Raises:
+            DeadlineError: nothing arrived in time; the stream is as it was.
+            StreamClosedError: reset by the peer, or closed on this side.
+        """
+
+    def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
+        """Write all parts in order, waiting for room as needed.
+
+        Raises:
+            DeadlineError: not all was taken in time; how much is unknown, so close the stream.
+            StreamClosedError: the peer reads no more, or the stream is closed on this side.
+        """
+
+    def close(self) -> None:
+        """Close both directions. Idempotent; a greenlet parked on it gets StreamClosedError."""
+
+    def close_lingering(self, deadline_s: float) -> None:
+        """End the output, discard input until the peer ends or the deadline, then close.
+
+        So a peer that is still sending sees the answer and not a reset (RFC 9112 section 9.6).
+        """
+
+    def is_quiet(self) -> bool:
+        """Whether the peer has sent nothing, no end either: an idle connection fit for reuse.
+
+        May read ahead into this side's buffer, never loses a byte.
+        """
+
+    def on_departure(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once when the peer ends or resets while nobody reads; None to unset.
+
+        Bytes that arrive meanwhile are kept for the next read, up to a bound.
+        """
+
+    @property
+    def peer(self) -> str:
+        """The peer's address without its port, or what stands for it; for limits and logs."""
+
+
+class Listener(Protocol):
+    """A bound listening socket."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The bound host and port (the real port when 0 was asked for)."""
+
+    def close(self) -> None:
+        """Accept no more. Idempotent. Connections already accepted live on."""
+
+
+class Task(Protocol):
+    """A greenlet with an owner."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its function has returned or raised."""
+
+
+class ChildCommand(msgspec.Struct, frozen=True):
+    """What to execute. argv is never passed through a shell; env is the whole environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str | None = None
+
+
+class ExitStatus(msgspec.Struct, frozen=True):
+    """How a child ended: an exit code, or the signal that ended it."""
+
+    code: int | None
+    signal: int | None
+
+
+class Child(Protocol):
+    """A running child process, leader of a process group of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its group."""
+
+    @property
+    def stdin(self) -> ByteStream:
+        """Write only."""
+
+    @property
+    def stdout(self) -> ByteStream:
+        """Read only."""
+
+    @property
+    def stderr(self) -> ByteStream:
+        """Read only."""
+
+    def terminate(self) -> None:
+        """Send TERM to the child's group. No effect once it has ended."""
+
+    def kill(self) -> None:
+        """Send KILL to the child's group and to descendants that left it."""
+
+
+class World(Protocol):
+    """Time, chance and I/O."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds; the only clock of deadlines, timeouts and policies."""
+
+    def wall_s(self) -> float:
+        """Seconds since the epoch; only for what is stored or shown."""
+
+    def random(self) -> float:
+        """Uniform in [0, 1); not for secrets."""
+
+    def token(self, random_bytes: int = 16) -> str:
+        """An unguessable URL-safe string from a CSPRNG with that many random bytes."""
+
+    def waiter(self) -> Waiter:
+        """A fresh one-shot waiter."""
+
+    def timer(self, after_s: float, mailbox: Mailbox, message: Any) -> Callable[[], None]:
+        """Tell `message` to `mailbox` after `after_s` seconds; the result cancels, idempotently."""
+
+    def spawn(
+        self,
+        owner: str,
+        function: Callable[[], None],
+        on_exit: Callable[[BaseException | None], None] | None = None,
+    ) -> Task:
+        """Run `function` in a greenlet counted under `owner` until it ends.
+
+        `on_exit` is called with the error that ended it, or None. An error without an `on_exit`
+        is logged with its traceback.
+        """
+
+    def tasks(self) -> Mapping[str, int]:
+        """How many greenlets live, by owner. For leak checks and metrics."""
+
+    def may_inline(self) -> bool:
+        """Whether an ask to an idle actor may run on the asker's stack (the simulator draws)."""
+
+    def listen(
+        self, host: str, port: int, accept: Callable[[ByteStream], None]
+    ) -> Listener:
+        """Bind and serve: `accept` runs in a greenlet of its own for each connection.
+
+        Raises:
+            ConnectError: the address cannot be bound; the text says why.
+        """
+
+    def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
+        """Open a TCP connection, TCP_NODELAY set.
+
+        Raises:
+            ConnectError: refused, unreachable, unresolvable, or not done by the deadline.
+        """
+
+    def spawn_child(
+        self,
+        command: ChildCommand,
+        deadline_s: float,
+        on_exit: Callable[[ExitStatus], None],
+    ) -> Child:
+        """Start a child through the guardian. `on_exit` is called once, after its end was seen.
+
+        Raises:
+            SpawnError: it could not be started; `on_exit` is then never called.
+        """
