@@ -1,0 +1,346 @@
+"""The base class of every actor: Pykka's vocabulary with a loop of our own.
+
+Owns the life of an actor: its loop's greenlet, its box, its children, its last words. It never
+decides anything about a domain, and nothing outside calls an actor's methods: mail goes through its
+`Ref` or, across restarts, through the `Slot` that its parent keeps under its name.
+
+Why not Pykka's loop (4.5, each tried): it answers an ask with whatever `on_receive` returns and at
+once, raises from `tell` to a dead actor, gives an error one fate when told and another when asked,
+lets one stray BaseException stop every actor, keeps every actor in one linear list, and loses
+mail without a word when an actor stops. Of Pykka remain ActorRef, Envelope, Future and the hooks.
+
+The rules of the loop, in order:
+
+1. One turn at a time. A turn never switches greenlets; so an ask by a data-plane greenlet to an
+   actor that is parked with an empty box may run on the asker's own stack (the inline turn).
+2. What `on_receive` returns answers an ask, unless it is LATER: then the actor answers through the
+   Reply that it kept, once; a second answer is dropped and counted.
+3. Any exception out of `on_receive` or `on_start` is a crash, asked or told, GreenletExit and
+   gevent.Timeout included: the asker is answered with ActorStoppedError, `on_crash` runs.
+4. At its end the actor stops its children and waits for them, hands the mail left in the box to
+   `on_undelivered`, and tells its parent ChildStopped, which is its last word.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+from pykka import messages as pykka_messages
+
+from proxy_actors.actors.inbox import Inbox, Mail
+from proxy_actors.actors.refs import Ref, Reply, Slot
+from proxy_actors.errors import (
+    ActorStoppedError,
+    ConfigurationError,
+    DeadlineError,
+    MailboxFullError,
+)
+from proxy_actors.messages.base import Message
+from proxy_actors.messages.lifecycle import (
+    ActorState,
+    ChildStarted,
+    ChildStopped,
+    DescribeState,
+    Stop,
+    StopReason,
+)
+from proxy_actors.world.base import Mailbox, Waiter, World
+
+LATER: Any = object()  # Any: it stands where every kind of answer may stand
+TURN_S_WARN = 0.05
+STOP_CHILDREN_S_MAX = 10.0
+_LIFECYCLE = frozenset({Stop, DescribeState, ChildStarted, ChildStopped})
+_PROXY_CALLS = (
+    pykka_messages.ProxyCall,
+    pykka_messages.ProxyGetAttr,
+    pykka_messages.ProxySetAttr,
+)
+
+logger = logging.getLogger("proxy_actors.actors")
+
+
+class Actor(pykka.Actor):
+    """Subclass, implement `on_receive`, and have a parent start it with `start_child`."""
+
+    mail_max = 1000
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__()
+        self.world = world
+        self.name = name
+        self.incarnation = 1
+        self.parent: Mailbox | None = None
+        self.slot = Slot(name)
+        self.late_replies = 0
+        self.undelivered = 0
+        self.children: dict[str, Ref] = {}
+        self.actor_inbox: Inbox
+        self.actor_inbox.mail_max = self.mail_max
+        self._actor_ref = Ref(self)
+        self._ending: StopReason | None = None
+        self._error = ""
+        self._parked: Waiter | None = None
+        self._room: list[Waiter] = []
+        self._handled = 0
+        self._turn_s_max = 0.0
+        self._asked_by: Reply | None = None
+
+    # For subclasses.
+
+    def on_start(self) -> None:
+        """Set up, before the first mail. An exception here is a crash."""
+
+    def on_receive(self, message: Any) -> Any:  # Any: each actor has its own vocabulary
+        """Handle one mail; return the answer, or LATER."""
+        raise NotImplementedError
+
+    def on_child_started(self, message: ChildStarted) -> None:
+        """A child's `on_start` has returned."""
+
+    def on_child_stopped(self, message: ChildStopped) -> None:
+        """A child has ended. By default a parent goes on without it."""
+
+    def on_stop(self) -> None:
+        """Clean up after an orderly stop; children have ended already."""
+
+    def on_crash(self) -> None:
+        """Clean up after a crash, of `on_start` too; children have ended already."""
+
+    def on_undelivered(self, message: Any) -> None:  # Any: see on_receive
+        """A mail that was accepted but will not be handled. By default it is only counted."""
+
+    def describe(self) -> dict[str, object]:
+        """State for operators; plain data, no secrets."""
+        return {}
+
+    @property
+    def asked_by(self) -> Reply | None:
+        """The reply of the mail in hand, for an actor that answers LATER; None when told."""
+        return self._asked_by
+
+    @property
+    def ref(self) -> Ref:
+        """This incarnation's reference."""
+        return self._actor_ref  # type: ignore[return-value]  # set in __init__
+
+    def stop_order(self) -> list[list[str]]:
+        """Name the children in the order of stopping; those of one group stop at once."""
+        return [list(self.children)]
+
+    def stop(self) -> None:
+        """End after the present turn."""
+        if self._ending is None:
+            self._ending = StopReason.NORMAL
+
+    def start_child(self, child: Actor, slot: Slot | None = None, incarnation: int = 1) -> Ref:
+        """Start `child` under this actor, which will be told when it ends, and stop it at its end.
+
+        `slot` is the stable name to occupy; without one the child gets its own.
+        """
+        assert slot is None or slot.name == child.name
+        child.parent = self.ref
+        child.incarnation = incarnation
+        child.slot = slot or child.slot
+        child.slot.ref = child.ref
+        self.children[child.name] = child.ref
+        child._start_actor_loop()
+        return child.ref
+
+    # Pykka's factory hooks.
+
+    @staticmethod
+    def _create_actor_inbox() -> Inbox:
+        return Inbox()
+
+    @staticmethod
+    def _create_future() -> pykka.Future[Any]:
+        raise NotImplementedError("asks go through proxy_actors.actors.base.Ref")
+
+    def _start_actor_loop(self) -> None:
+        self.world.spawn(f"actor {type(self).__name__}", self._run)
+
+    # The loop.
+
+    def _run(self) -> None:
+        self._guard(self._start)
+        while self._ending is None:
+            try:
+                mail = self._next_mail(math.inf)
+            except BaseException as error:  # a kill from outside is this actor's end, not all's
+                self._crash(error)
+            else:
+                self._turn(mail)
+        self._end()
+
+    def _start(self) -> None:
+        self.on_start()
+        if self.parent is not None:
+            self.parent.tell(ChildStarted(self.name, self.incarnation))
+
+    def _turn(self, mail: Mail) -> None:
+        message, reply = mail.message, mail.reply_to
+        began_s = self.world.now_s()
+        self._asked_by = reply
+        try:
+            answer = self._dispatch(message)
+        except BaseException as error:  # one fate for every error (PYK-P1, P2)
+            if reply is not None:
+                reply.fail(ActorStoppedError(f"{self.name} crashed"))
+            self._crash(error)
+        else:
+            if reply is not None and answer is not LATER:
+                reply.set(answer)
+        finally:
+            self._asked_by = None
+        self._handled += 1
+        if self._room and self.actor_inbox.has_room():
+            self._room.pop(0).set()
+        took_s = self.world.now_s() - began_s
+        if took_s > self._turn_s_max:
+            self._turn_s_max = took_s
+            if took_s > TURN_S_WARN:
+                logger.warning(
+                    "turn_was_slow actor=%s message=%s seconds=%.3f",
+                    self.name, type(message).__name__, took_s,
+                )
+
+    def _dispatch(self, message: Any) -> Any:  # Any: see on_receive
+        if message.__class__ not in _LIFECYCLE:
+            return self.on_receive(message)
+        match message:
+            case DescribeState():
+                return self._state()
+            case Stop():
+                self.stop()
+            case ChildStopped():
+                known = self.children.get(message.name)
+                if known is not None and known.incarnation == message.incarnation:
+                    del self.children[message.name]
+                self.on_child_stopped(message)
+            case ChildStarted():
+                self.on_child_started(message)
+        return None
+
+    def _guard(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:  # see _turn
+            self._crash(error)
+
+    def _crash(self, error: BaseException) -> None:
+        configuration = isinstance(error, ConfigurationError)
+        self._ending = StopReason.CONFIGURATION if configuration else StopReason.CRASHED
+        self._error = f"{type(error).__name__}: {error}"
+        logger.error("actor_crashed actor=%s error=%r", self.name, self._error, exc_info=error)
+
+    def _end(self) -> None:
+        assert self._ending is not None
+        self._stop_children()
+        self.actor_stopped.set()
+        if self.slot.ref is self.ref:
+            self.slot.ref = None
+        self._guard(self.on_stop if self._ending is StopReason.NORMAL else self.on_crash)
+        while (mail := self.actor_inbox.take()) is not None:
+            self._bury(mail)
+        for waiter in self._room:
+            waiter.set()
+        if self.parent is not None:
+            self.parent.tell(ChildStopped(self.name, self.incarnation, self._ending, self._error))
+
+    def _stop_children(self) -> None:
+        """Stop the children in their order and wait for their last words."""
+        deadline_s = self.world.now_s() + STOP_CHILDREN_S_MAX
+        kept: list[Mail] = []
+        for group in self.stop_order():
+            for name in group:
+                if name in self.children:
+                    self.children[name].tell(Stop())
+            while not self.children.keys().isdisjoint(group):
+                try:
+                    mail = self._next_mail(deadline_s)
+                except DeadlineError:
+                    logger.error("children_outlived_parent actor=%s children=%s",
+                                 self.name, sorted(self.children))
+                    self.children.clear()
+                    break
+                if isinstance(mail.message, ChildStopped):
+                    self.children.pop(mail.message.name, None)
+                else:
+                    kept.append(mail)
+        for mail in kept:
+            self._bury(mail)
+
+    def _next_mail(self, deadline_s: float) -> Mail:
+        while (mail := self.actor_inbox.take()) is None:
+            self._parked = self.world.waiter()
+            try:
+                self._parked.wait(deadline_s)
+            finally:
+                self._parked = None
+        return mail
+
+    def _bury(self, mail: Mail) -> None:
+        if mail.reply_to is not None:
+            mail.reply_to.fail(ActorStoppedError(f"{self.name} stopped"))
+        if mail.message.__class__ in _LIFECYCLE:
+            return
+        self.undelivered += 1
+        self._guard(lambda: self.on_undelivered(mail.message))
+
+    # Mail coming in, on the sender's stack.
+
+    def post(self, mail: Mail) -> bool:
+        """Put mail in the box, for `Ref` alone; False when it was not accepted."""
+        if self.actor_stopped.is_set() or isinstance(mail.message, _PROXY_CALLS):
+            return False
+        if not self.actor_inbox.offer(mail):
+            self.undelivered += 1
+            return False
+        if self._parked is not None:
+            self._parked.set()
+        return True
+
+    def asked(self, message: Message, deadline_s: float) -> Any:  # Any: see Ref.ask
+        """Handle an ask, for `Ref` alone: inline when this actor is idle, else through the box."""
+        if self.actor_stopped.is_set():
+            raise ActorStoppedError(f"{self.name} has stopped")
+        reply = Reply(self)
+        mail = Mail(message, reply, self.world.now_s())
+        parked = self._parked
+        idle = parked is not None and not parked.is_set and self._ending is None
+        if idle and self.actor_inbox.empty() and self.world.may_inline():
+            self._turn(mail)
+            if self._ending is not None and parked is not None:
+                parked.set()  # the loop has the last words to say
+        elif not self.post(mail):
+            raise MailboxFullError(f"{self.name} has a full box")
+        return reply.wait(self.world, deadline_s)
+
+    def wait_for_room(self, deadline_s: float) -> None:
+        """Park the calling greenlet until the box may have room, for `Ref` alone."""
+        waiter = self.world.waiter()
+        self._room.append(waiter)
+        try:
+            waiter.wait(deadline_s)
+        finally:
+            if waiter in self._room:
+                self._room.remove(waiter)
+
+    def _state(self) -> ActorState:
+        oldest_s = self.actor_inbox.oldest_s()
+        return ActorState(
+            name=self.name,
+            kind=type(self).__name__,
+            mailbox_depth=len(self.actor_inbox),
+            mailbox_age_s=0.0 if oldest_s is None else self.world.now_s() - oldest_s,
+            handled=self._handled,
+            undelivered=self.undelivered,
+            late_replies=self.late_replies,
+            turn_s_max=self._turn_s_max,
+            children=tuple(self.children),
+            detail=self.describe(),
+        )

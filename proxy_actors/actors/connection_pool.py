@@ -1,0 +1,245 @@
+"""The shell of the pool policy: opens, hands out, takes back and closes connections of an upstream.
+
+Owns the askers that wait. The table of connections belongs to the pool's parent, which hands it to
+every incarnation: a crash of this actor closes nothing that an exchange is using. It never reads
+or writes a connection; that is the lease holder's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from proxy_actors.actors.base import LATER, Actor
+from proxy_actors.actors.refs import Reply, Slot
+from proxy_actors.errors import (
+    ActorStoppedError,
+    ConnectError,
+    FailedError,
+    ProxyActorsError,
+    Reason,
+)
+from proxy_actors.messages import pool as m
+from proxy_actors.messages.pool import PoolEffect, PoolMessage
+from proxy_actors.policy.ledger import InheritedLease
+from proxy_actors.policy.pool import PoolLimits, PoolPolicy
+from proxy_actors.world.base import ByteStream, World
+
+CONNECT_S_MAX = 2.0
+_TEXTS = {
+    Reason.POOL_EXHAUSTED: "no upstream connection became free in time",
+    Reason.DRAINING: "the upstream is being drained",
+    Reason.CONNECT_FAILED: "the upstream could not be connected to",
+}
+
+
+class ConnectionTable:
+    """The connections of one upstream and who holds them; survives the pool actor.
+
+    Holders of a lease use it to reach their connection by its id.
+    """
+
+    def __init__(self) -> None:
+        self.streams: dict[int, ByteStream] = {}
+        self.leases: dict[int, InheritedLease] = {}
+
+    def granted_to(self, waiter_id: int) -> InheritedLease | None:
+        """Find the lease that was granted to a waiter."""
+        return next((x for x in self.leases.values() if x.waiter_id == waiter_id), None)
+
+    def held_by(self, exchange_id: int) -> list[InheritedLease]:
+        """List the leases of an exchange."""
+        return [row for row in self.leases.values() if row.exchange_id == exchange_id]
+
+    def close(self, connection_id: int) -> None:
+        """Close and forget a connection. Idempotent."""
+        stream = self.streams.pop(connection_id, None)
+        if stream is not None:
+            stream.close()
+
+    def discard_lease(self, lease_id: int) -> None:
+        """Close what a lease holds: for a return that found no pool to go to."""
+        row = self.leases.pop(lease_id, None)
+        if row is not None:
+            self.close(row.connection_id)
+
+    def close_idle(self) -> None:
+        """Close every connection that no lease holds."""
+        leased = {row.connection_id for row in self.leases.values()}
+        for connection_id in [x for x in self.streams if x not in leased]:
+            self.close(connection_id)
+
+    def close_all(self) -> None:
+        """Close every connection. Leases then find nothing to close."""
+        self.leases.clear()
+        for connection_id in list(self.streams):
+            self.close(connection_id)
+
+
+class ConnectionPool(Actor):
+    """The pool of one upstream.
+
+    Args:
+        slot: its stable name, to which connectors report across restarts.
+        table: the parent's table.
+        connect: opens one connection; takes a deadline, raises ConnectError. Runs in a greenlet.
+    """
+
+    mail_max = 10_000
+
+    def __init__(
+        self,
+        world: World,
+        slot: Slot,
+        limits: PoolLimits,
+        table: ConnectionTable,
+        connect: Callable[[float], ByteStream],
+        upstream: str,
+    ) -> None:
+        super().__init__(world, slot.name)
+        self._upstream = upstream
+        self._limits = limits
+        self._table = table
+        self._connect = connect
+        self._asks: dict[int, Reply] = {}
+        self._checkouts: dict[int, m.CheckoutConnection] = {}
+        self._policy = PoolPolicy(limits)
+
+    def on_start(self) -> None:
+        """Close what the last incarnation left idle, and count what is still out."""
+        self._table.close_idle()
+        inherited = tuple(self._table.leases.values())
+        self._policy = PoolPolicy(self._limits, self.incarnation, inherited)
+        self._apply(m.SweepDue(0))
+
+    def on_receive(self, message: PoolMessage) -> object:
+        """Apply the message; checkouts are answered when granted or refused."""
+        match message:
+            case m.CheckoutConnection():
+                if self.asked_by is None:
+                    raise ProxyActorsError("a checkout must be asked, not told")
+                self._asks[message.waiter_id] = self.asked_by
+                self._checkouts[message.waiter_id] = message
+                self._apply(message)
+                return LATER
+            case m.ReturnConnection(lease_id):
+                self._closed(self._table.leases.get(lease_id))
+            case m.CancelCheckout(waiter_id):
+                if self._forget(waiter_id) is None:
+                    self._closed(self._table.granted_to(waiter_id))
+            case m.ExchangeEnded(exchange_id):
+                for row in self._table.held_by(exchange_id):
+                    self._closed(row)
+        self._apply(message)
+        return None
+
+    def on_stop(self) -> None:
+        """Leave no asker waiting and no connection open."""
+        self._fail_askers()
+        self._table.close_all()
+
+    def on_crash(self) -> None:
+        """Leave no asker waiting; connections are the next incarnation's."""
+        self._fail_askers()
+
+    def on_undelivered(self, message: PoolMessage) -> None:
+        """Give back what mail in the box gave back."""
+        match message:
+            case m.ReturnConnection(lease_id):
+                self._table.discard_lease(lease_id)
+            case m.CancelCheckout(waiter_id):
+                row = self._table.granted_to(waiter_id)
+                if row is not None:
+                    self._table.discard_lease(row.lease_id)
+            case m.ExchangeEnded(exchange_id):
+                for row in self._table.held_by(exchange_id):
+                    self._table.discard_lease(row.lease_id)
+            case m.ConnectionOpened(connection_id):
+                self._table.close(connection_id)
+
+    def describe(self) -> dict[str, object]:
+        """Return the ledger in figures."""
+        gauges = self._policy.gauges()
+        return {name: getattr(gauges, name) for name in gauges.__struct_fields__}
+
+    def _apply(self, message: PoolMessage) -> None:
+        for effect in self._policy.handle(message, self.world.now_s()):
+            self._perform(effect)
+
+    def _perform(self, effect: PoolEffect) -> None:
+        match effect:
+            case m.Grant():
+                self._grant(effect)
+            case m.Refuse(waiter_id, reason):
+                reply = self._forget(waiter_id)
+                if reply is not None:
+                    reply.fail(FailedError(reason, _TEXTS[reason], upstream=self._upstream))
+            case m.Open(connection_id):
+                self.world.spawn("connect", lambda: self._open(connection_id))
+            case m.Close(connection_id):
+                self._table.close(connection_id)
+            case m.Wake(after_s, generation):
+                self.world.timer(after_s, self.ref, m.SweepDue(generation))
+            case m.Drained():
+                if self.parent is not None:
+                    self.parent.tell(m.PoolDrained())
+            case _:
+                assert_never(effect)
+
+    def _grant(self, grant: m.Grant) -> None:
+        reply = self._asks.get(grant.waiter_id)
+        if reply is None or reply.settled:
+            # The asker gave up; its cancel is underway, or was lost with a crash.
+            self._forget(grant.waiter_id)
+            self._apply(m.CancelCheckout(grant.waiter_id))
+            return
+        stream = self._table.streams[grant.connection_id]
+        stream.on_departure(None)
+        if not grant.fresh and not stream.is_quiet():
+            self._apply(m.GrantFailed(grant.lease_id))
+            return
+        checkout = self._checkouts[grant.waiter_id]
+        self._forget(grant.waiter_id)
+        self._table.leases[grant.lease_id] = InheritedLease(
+            grant.lease_id,
+            grant.connection_id,
+            grant.waiter_id,
+            checkout.exchange_id,
+            checkout.purpose,
+        )
+        reply.set(m.ConnectionGranted(grant.lease_id, grant.connection_id, grant.fresh))
+
+    def _open(self, connection_id: int) -> None:
+        """Connect, in a greenlet of its own."""
+        try:
+            stream = self._connect(self.world.now_s() + CONNECT_S_MAX)
+        except ConnectError:
+            self.slot.tell(m.ConnectionFailed(connection_id))
+            return
+        self._table.streams[connection_id] = stream
+        if not self.slot.tell(m.ConnectionOpened(connection_id)):
+            self._table.close(connection_id)
+
+    def _closed(self, row: InheritedLease | None) -> None:
+        """A lease is over: nobody reads its connection now, so be told when the peer leaves."""
+        if row is None:
+            return
+        del self._table.leases[row.lease_id]
+        stream = self._table.streams.get(row.connection_id)
+        if stream is None:
+            return
+        gone = m.IdleConnectionEnded(row.connection_id)
+
+        def on_departure() -> None:
+            self.slot.tell(gone)
+
+        stream.on_departure(on_departure)
+
+    def _forget(self, waiter_id: int) -> Reply | None:
+        self._checkouts.pop(waiter_id, None)
+        return self._asks.pop(waiter_id, None)
+
+    def _fail_askers(self) -> None:
+        for reply in self._asks.values():
+            reply.fail(ActorStoppedError(f"{self.name} stopped"))
+        self._asks.clear()

@@ -1,0 +1,137 @@
+"""How mail reaches an actor: a reference to one incarnation, a stable name, a reply.
+
+Owns nothing but the way: whoever holds a `Ref` or a `Slot` can tell and, from a greenlet of the
+data plane, ask. Actors only tell; an actor that asked another could deadlock with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from proxy_actors.actors.inbox import Mail
+from proxy_actors.errors import ActorStoppedError, DeadlineError
+from proxy_actors.messages.base import Message
+from proxy_actors.world.base import Waiter, World
+
+if TYPE_CHECKING:
+    from proxy_actors.actors.base import Actor
+
+
+class Reply(pykka.Future[Any]):  # Any: the answer is the actor's vocabulary
+    """The answer to one ask: set at most once."""
+
+    __slots__ = ("_actor", "_error", "_value", "_waiter", "settled")
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+        self._value: Any = None  # Any: see the class
+        self._error: Exception | None = None
+        self._waiter: Waiter | None = None
+        self.settled = False
+
+    def set(self, value: Any = None) -> None:  # Any: see the class
+        """Answer. A second answer is dropped and counted (PYK-P10)."""
+        if self.settled:
+            self._actor.late_replies += 1
+            return
+        self.settled = True
+        self._value = value
+        if self._waiter is not None:
+            self._waiter.set(value)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, which the asker will see raised."""
+        if self.settled:
+            self._actor.late_replies += 1
+            return
+        self.settled = True
+        self._error = error
+        if self._waiter is not None:
+            self._waiter.fail(error)
+
+    def wait(self, world: World, deadline_s: float) -> Any:  # Any: see the class
+        """Return the answer or raise its error, parking until the deadline if need be.
+
+        Raises:
+            DeadlineError: no answer came in time. A later one is dropped and counted.
+        """
+        if not self.settled:
+            self._waiter = world.waiter()
+            try:
+                return self._waiter.wait(deadline_s)
+            except DeadlineError:
+                self.settled = True
+                raise
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Ref(pykka.ActorRef["Actor"]):
+    """A reference to one incarnation of an actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__(actor)
+        self._own = actor
+
+    @property
+    def incarnation(self) -> int:
+        """Which start of the actor this is, from 1."""
+        return self._own.incarnation
+
+    def tell(self, message: Message) -> bool:  # type: ignore[override]  # ours never raises
+        """Put `message` in the box. False when the actor has stopped or its box is full."""
+        return self._own.post(Mail(message, None, self._own.world.now_s()))
+
+    def ask(  # type: ignore[override]  # Pykka's may block for ever; ours names its deadline
+        self, message: Message, deadline_s: float
+    ) -> Any:  # Any: the answer is the actor's vocabulary
+        """Put `message` in the box and wait for its answer, for greenlets of the data plane only.
+
+        Raises:
+            DeadlineError: no answer by `deadline_s`; follow with the message that cancels.
+            ActorStoppedError: the actor stopped or crashed before it answered.
+            MailboxFullError: the box is full.
+            Exception: whatever error the actor answered with.
+        """
+        return self._own.asked(message, deadline_s)
+
+    def tell_when_room(self, message: Message, deadline_s: float) -> bool:
+        """Like tell, but wait for room in a full box; for greenlets that move bytes only.
+
+        Raises:
+            DeadlineError: there was no room by `deadline_s`.
+        """
+        while self.is_alive() and not self._own.actor_inbox.has_room():
+            self._own.wait_for_room(deadline_s)
+        return self.tell(message)
+
+
+class Slot:
+    """An actor's stable name: finds the present incarnation at the moment of sending.
+
+    Owned by the actor's parent. Between two incarnations nobody lives here: `tell` says False and
+    `ask` raises ActorStoppedError, so what must not be lost stays with the sender.
+    """
+
+    __slots__ = ("name", "ref")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ref: Ref | None = None
+
+    def tell(self, message: Message) -> bool:
+        """Tell the present incarnation; False when there is none, or it did not accept."""
+        return self.ref is not None and self.ref.tell(message)
+
+    def ask(self, message: Message, deadline_s: float) -> Any:  # Any: see Ref.ask
+        """Ask the present incarnation. Raises as `Ref.ask` does."""
+        if self.ref is None:
+            raise ActorStoppedError(f"{self.name} is not running")
+        return self.ref.ask(message, deadline_s)
+
+    def tell_when_room(self, message: Message, deadline_s: float) -> bool:
+        """Tell the present incarnation when it has room. Raises as `Ref.tell_when_room` does."""
+        return self.ref is not None and self.ref.tell_when_room(message, deadline_s)

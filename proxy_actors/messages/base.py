@@ -1,0 +1,20 @@
+"""What every message is: a frozen struct that names its lane and how a full box treats it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A mail.
+
+    All messages about one lease, call or stream travel in one lane, so that order per id holds;
+    only messages that refer to no other message (stop, describe, set) may be `fast`.
+    """
+
+    fast: ClassVar[bool] = False
+    # Mail that gives something back is taken even by a full box: refusing it would lose what is
+    # returned, and its number is bounded by what was lent.
+    always_accepted: ClassVar[bool] = False

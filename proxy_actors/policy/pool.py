@@ -1,0 +1,350 @@
+"""Which exchange gets which upstream connection, and when connections are opened and closed.
+
+Owns the budgets and the queue of waiters of one upstream; the rows are in `policy/ledger.py`, and
+
+    opening + idle + leased + streaming = owned
+
+holds after every message. A lease has one closer: its return, its cancel, or the end of its
+exchange, whichever comes first; the others then find no row. It never connects, closes or waits:
+it says what to do as effects. `actors/connection_pool.py` is its shell.
+
+Budgets. Calls draw from `connections_max`. Responses, notifications and DELETEs draw from
+`reserve` on top, and from what calls leave. Event streams draw from `streams_max` alone: a
+standalone stream from its checkout on, a call's answer from the moment that its head says
+text/event-stream. So neither open streams nor calls that wait for an answer of their own client
+can keep that answer from passing.
+
+Incarnations. Lease ids carry the incarnation of the pool. After a crash the new incarnation closes
+what was idle, counts what was leased as leased, and closes each of those when it comes back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import assert_never
+
+import msgspec
+
+from proxy_actors.errors import Reason
+from proxy_actors.messages import pool as m
+from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
+from proxy_actors.policy.ledger import Connection, InheritedLease, Ledger
+
+SWEEP_INTERVAL_S = 1.0
+# Who is served first: what must never wait behind calls.
+_PRECEDENCE = (Purpose.RESERVED, Purpose.STREAM, Purpose.CALL)
+
+
+class PoolLimits(msgspec.Struct, frozen=True):
+    """The bounds of one pool.
+
+    Attributes:
+        connections_max: connections for calls, 1 to 10,000.
+        reserve: further connections for what must never wait behind calls, 1 to 100.
+        streams_max: connections that carry an event stream, 1 to 20,000.
+        waiters_max: exchanges that may wait for a connection, of each purpose, 0 to 100,000.
+        idle_min: connections kept open without demand, 0 to connections_max.
+        idle_timeout_s: an idle connection is closed after so long. Servers close after 5 s
+            commonly, and the side that closes first loses no request.
+        lifetime_max_s: a connection older than this is closed when next idle.
+    """
+
+    connections_max: int = 64
+    reserve: int = 4
+    streams_max: int = 1024
+    waiters_max: int = 1024
+    idle_min: int = 0
+    idle_timeout_s: float = 4.0
+    lifetime_max_s: float = 3600.0
+
+    @property
+    def ordinary_max(self) -> int:
+        """The most connections that are no streams."""
+        return self.connections_max + self.reserve
+
+
+class PoolGauges(msgspec.Struct, frozen=True):
+    """The ledger in figures. `stale` counts messages about leases that were closed before."""
+
+    opening: int
+    idle: int
+    leased: int
+    streaming: int
+    waiting: int
+    stale: int
+
+
+class PoolPolicy:
+    """Decides for one pool incarnation.
+
+    Args:
+        limits: the bounds.
+        incarnation: counts up with every restart; leases of other incarnations are told apart.
+        inherited: the leases of earlier incarnations that are still out.
+
+    The first message must be SweepDue(0), which opens `idle_min` connections.
+    """
+
+    def __init__(
+        self,
+        limits: PoolLimits,
+        incarnation: int = 1,
+        inherited: Sequence[InheritedLease] = (),
+    ) -> None:
+        self.limits = limits
+        self._ledger = Ledger(incarnation)
+        self._waiting: dict[Purpose, OrderedDict[int, m.CheckoutConnection]] = {
+            purpose: OrderedDict() for purpose in Purpose
+        }
+        self._draining = False
+        self._drained = False
+        self._stale = 0
+        self._sweep = 0
+        self._sweep_armed = True
+        for row in inherited:
+            self._ledger.inherit(row, limits.idle_timeout_s)
+
+    def handle(self, message: PoolMessage, now_s: float) -> list[PoolEffect]:
+        """Apply one message and return what is to be done, in order."""
+        effects: list[PoolEffect] = []
+        match message:
+            case m.CheckoutConnection():
+                self._checkout(message, effects)
+            case m.ReturnConnection(lease_id, reusable, idle_s_max):
+                self._return(lease_id, reusable, idle_s_max, now_s, effects)
+            case m.CancelCheckout(waiter_id):
+                self._cancel(waiter_id, now_s, effects)
+            case m.ConnectionBecameStream(lease_id):
+                self._became_stream(lease_id)
+            case m.ExchangeEnded(exchange_id):
+                self._exchange_ended(exchange_id, effects)
+            case m.ConnectionOpened(connection_id):
+                self._opened(connection_id, now_s, effects)
+            case m.ConnectionFailed(connection_id):
+                self._failed(connection_id, effects)
+            case m.IdleConnectionEnded(connection_id):
+                self._idle_ended(connection_id, effects)
+            case m.GrantFailed(lease_id):
+                self._grant_failed(lease_id, effects)
+            case m.SweepDue(generation):
+                if generation == self._sweep:
+                    self._sweep_armed = False
+                    self._expire(now_s, effects)
+            case m.DrainPool():
+                self._drain(effects)
+            case m.AbortPool():
+                self._abort(effects)
+            case _:
+                assert_never(message)
+        for purpose in _PRECEDENCE:
+            if self._waiting[purpose]:
+                self._serve(purpose, now_s, effects)
+        self._finish(effects)
+        return effects
+
+    def gauges(self) -> PoolGauges:
+        """Return the ledger in figures."""
+        ledger = self._ledger
+        leased = ledger.leased(Purpose.CALL) + ledger.leased(Purpose.RESERVED)
+        return PoolGauges(
+            opening=ledger.opening,
+            idle=len(ledger.idle),
+            leased=leased,
+            streaming=ledger.leased(Purpose.STREAM),
+            waiting=sum(len(queue) for queue in self._waiting.values()),
+            stale=self._stale,
+        )
+
+    # What comes in.
+
+    def _checkout(self, checkout: m.CheckoutConnection, effects: list[PoolEffect]) -> None:
+        if self._draining and checkout.purpose is not Purpose.RESERVED:
+            effects.append(m.Refuse(checkout.waiter_id, Reason.DRAINING))
+        elif len(self._waiting[checkout.purpose]) >= self.limits.waiters_max:
+            effects.append(m.Refuse(checkout.waiter_id, Reason.POOL_EXHAUSTED))
+        else:
+            self._waiting[checkout.purpose][checkout.waiter_id] = checkout
+
+    def _return(
+        self,
+        lease_id: int,
+        reusable: bool,
+        idle_s_max: float | None,
+        now_s: float,
+        effects: list[PoolEffect],
+    ) -> None:
+        lease = self._ledger.release(lease_id)
+        if lease is None:
+            self._stale += 1
+            return
+        connection = lease.connection
+        too_old = now_s - connection.opened_s >= self.limits.lifetime_max_s
+        full = self._ledger.ordinary >= self.limits.ordinary_max
+        if not reusable or lease.inherited or self._draining or too_old or full:
+            effects.append(m.Close(connection.id))
+            return
+        if idle_s_max is not None:
+            connection.idle_s_max = min(idle_s_max, self.limits.idle_timeout_s)
+        connection.idle_since_s = now_s
+        self._ledger.idle.append(connection)
+
+    def _cancel(self, waiter_id: int, now_s: float, effects: list[PoolEffect]) -> None:
+        for queue in self._waiting.values():
+            if queue.pop(waiter_id, None) is not None:
+                return
+        lease = self._ledger.granted_to(waiter_id)
+        if lease is not None:
+            # The grant crossed the cancel: nobody saw it, so nothing was sent on the connection.
+            self._return(lease.id, True, None, now_s, effects)
+
+    def _became_stream(self, lease_id: int) -> None:
+        lease = self._ledger.lease(lease_id)
+        if lease is None:
+            self._stale += 1
+        elif lease.purpose is not Purpose.STREAM:
+            # Past the bound the stream goes on, but at the expense of the calls' budget.
+            if self._ledger.streams < self.limits.streams_max:
+                self._ledger.move_to_streams(lease)
+
+    def _exchange_ended(self, exchange_id: int, effects: list[PoolEffect]) -> None:
+        for queue in self._waiting.values():
+            for waiter_id in [w for w, c in queue.items() if c.exchange_id == exchange_id]:
+                del queue[waiter_id]
+        for lease in self._ledger.leases():
+            if lease.checkout.exchange_id == exchange_id:
+                self._ledger.release(lease.id)
+                effects.append(m.Close(lease.connection.id))
+
+    def _opened(self, connection_id: int, now_s: float, effects: list[PoolEffect]) -> None:
+        purpose = self._ledger.end_opening(connection_id)
+        if purpose is None:
+            effects.append(m.Close(connection_id))
+            return
+        wanted = bool(self._waiting[purpose])
+        if not wanted and (
+            self._draining or self._ledger.ordinary >= self.limits.ordinary_max
+        ):
+            effects.append(m.Close(connection_id))
+            return
+        connection = Connection(connection_id, now_s, self.limits.idle_timeout_s)
+        self._ledger.idle.append(connection)
+
+    def _failed(self, connection_id: int, effects: list[PoolEffect]) -> None:
+        purpose = self._ledger.end_opening(connection_id)
+        if purpose is not None and self._waiting[purpose]:
+            waiter_id, _ = self._waiting[purpose].popitem(last=False)
+            effects.append(m.Refuse(waiter_id, Reason.CONNECT_FAILED))
+
+    def _idle_ended(self, connection_id: int, effects: list[PoolEffect]) -> None:
+        for connection in self._ledger.idle:
+            if connection.id == connection_id:
+                self._ledger.idle.remove(connection)
+                effects.append(m.Close(connection_id))
+                return
+
+    def _grant_failed(self, lease_id: int, effects: list[PoolEffect]) -> None:
+        lease = self._ledger.release(lease_id)
+        if lease is None:
+            self._stale += 1
+            return
+        effects.append(m.Close(lease.connection.id))
+        queue = self._waiting[lease.checkout.purpose]
+        queue[lease.checkout.waiter_id] = lease.checkout
+        queue.move_to_end(lease.checkout.waiter_id, last=False)
+
+    def _expire(self, now_s: float, effects: list[PoolEffect]) -> None:
+        idle = self._ledger.idle
+        for connection in list(idle):
+            idle_s = now_s - connection.idle_since_s
+            age_s = now_s - connection.opened_s
+            if idle_s >= connection.idle_s_max or age_s >= self.limits.lifetime_max_s:
+                idle.remove(connection)
+                effects.append(m.Close(connection.id))
+        for queue in self._waiting.values():
+            for waiter_id in [w for w, c in queue.items() if c.deadline_s <= now_s]:
+                del queue[waiter_id]
+                effects.append(m.Refuse(waiter_id, Reason.POOL_EXHAUSTED))
+        if not self._draining:
+            for _ in range(self.limits.idle_min - self._ledger.ordinary):
+                effects.append(m.Open(self._ledger.begin_opening(Purpose.CALL)))
+
+    def _drain(self, effects: list[PoolEffect]) -> None:
+        self._draining = True
+        self._refuse_waiting(Purpose.CALL, effects)
+        self._refuse_waiting(Purpose.STREAM, effects)
+        while self._ledger.idle:
+            effects.append(m.Close(self._ledger.idle.pop().id))
+
+    def _abort(self, effects: list[PoolEffect]) -> None:
+        self._drain(effects)
+        self._refuse_waiting(Purpose.RESERVED, effects)
+        for lease in self._ledger.leases():
+            self._ledger.release(lease.id)
+            effects.append(m.Close(lease.connection.id))
+        self._ledger.forget_openings()
+
+    # What goes out.
+
+    def _serve(self, purpose: Purpose, now_s: float, effects: list[PoolEffect]) -> None:
+        queue = self._waiting[purpose]
+        idle = self._ledger.idle
+        while queue and idle and self._may_lease(purpose):
+            waiter_id, checkout = next(iter(queue.items()))
+            if now_s - idle[-1].idle_since_s > checkout.idle_s_max:
+                break
+            connection = idle.pop()
+            del queue[waiter_id]
+            fresh = connection.uses == 0
+            lease = self._ledger.grant(connection, checkout)
+            effects.append(m.Grant(waiter_id, lease.id, connection.id, fresh))
+        if queue:
+            self._open_for(purpose, effects)
+
+    def _open_for(self, purpose: Purpose, effects: list[PoolEffect]) -> None:
+        """Open one connection for each waiter that has none coming, within the budget."""
+        ledger = self._ledger
+        missing = len(self._waiting[purpose]) - ledger.opening_for(purpose)
+        for _ in range(missing):
+            if not self._may_open(purpose):
+                return
+            if purpose is not Purpose.STREAM and ledger.ordinary >= self.limits.ordinary_max:
+                # Every idle one has idled too long for this waiter: the oldest makes room.
+                effects.append(m.Close(ledger.idle.pop(0).id))
+            effects.append(m.Open(ledger.begin_opening(purpose)))
+
+    def _may_open(self, purpose: Purpose) -> bool:
+        ledger, limits = self._ledger, self.limits
+        if purpose is Purpose.STREAM:
+            return ledger.streams < limits.streams_max
+        if purpose is Purpose.CALL:
+            calls = ledger.leased(purpose) + ledger.opening_for(purpose)
+            if calls >= limits.connections_max:
+                return False
+        return ledger.ordinary < limits.ordinary_max or bool(ledger.idle)
+
+    def _may_lease(self, purpose: Purpose) -> bool:
+        ledger, limits = self._ledger, self.limits
+        if purpose is Purpose.STREAM:
+            return ledger.leased(purpose) < limits.streams_max
+        calls = ledger.leased(Purpose.CALL)
+        if purpose is Purpose.CALL and calls >= limits.connections_max:
+            return False
+        return calls + ledger.leased(Purpose.RESERVED) < limits.ordinary_max
+
+    def _refuse_waiting(self, purpose: Purpose, effects: list[PoolEffect]) -> None:
+        queue = self._waiting[purpose]
+        effects.extend(m.Refuse(waiter_id, Reason.DRAINING) for waiter_id in queue)
+        queue.clear()
+
+    def _finish(self, effects: list[PoolEffect]) -> None:
+        waiting = any(self._waiting.values())
+        if not self._sweep_armed and (
+            waiting or self._ledger.idle or (self.limits.idle_min and not self._draining)
+        ):
+            self._sweep += 1
+            self._sweep_armed = True
+            effects.append(m.Wake(SWEEP_INTERVAL_S, self._sweep))
+        if self._draining and not self._drained and not waiting and not self._ledger.owned:
+            self._drained = True
+            effects.append(m.Drained())

@@ -1,0 +1,258 @@
+"""Virtual byte streams and processes for the simulated world.
+
+A pair of streams is two pipes. Bytes are delivered late, in order, and read in pieces of any size
+down to one byte; a pipe can break at any delivery. A process is a function that runs in a greenlet
+of the simulation and reads and writes the other ends of three pipes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from proxy_actors.errors import DeadlineError, StreamClosedError
+from proxy_actors.world.base import ExitStatus
+
+if TYPE_CHECKING:
+    from proxy_actors.world.sim_world import SimTask, SimWaiter, SimWorld
+
+PIPE_BYTES_MAX = 65_536
+KILLED = 9
+TERMINATED = 15
+
+
+class SimPipe:
+    """One direction of bytes."""
+
+    def __init__(self, world: SimWorld) -> None:
+        self._world = world
+        self._underway: list[bytes | None] = []
+        self._arrived = bytearray()
+        self._eof = False
+        self._broken = False
+        self._shut = False
+        self._reader: SimWaiter | None = None
+        self._writer: SimWaiter | None = None
+        self.departure: Callable[[], None] | None = None
+
+    def read(self, bytes_max: int, deadline_s: float) -> bytes:
+        """Take some of what has arrived, of a size by chance."""
+        while not self._arrived and not self._eof and not self._broken:
+            self._reader = self._world.waiter()
+            try:
+                self._reader.wait(deadline_s)
+            finally:
+                self._reader = None
+        if self._arrived:
+            size = self._world.chance.choice((1, bytes_max, bytes_max))
+            data = bytes(self._arrived[:size])
+            del self._arrived[:size]
+            self._wake_writer()
+            return data
+        if self._broken:
+            raise StreamClosedError("reset by peer")
+        return b""
+
+    def write(self, data: bytes, deadline_s: float) -> None:
+        """Send all, waiting for room."""
+        while data:
+            if self._broken or self._shut:
+                raise StreamClosedError("broken pipe")
+            room = PIPE_BYTES_MAX - len(self._arrived) - sum(len(x or b"") for x in self._underway)
+            if room <= 0:
+                self._writer = self._world.waiter()
+                try:
+                    self._writer.wait(deadline_s)
+                finally:
+                    self._writer = None
+                continue
+            self._send(data[:room])
+            data = data[room:]
+
+    def end(self) -> None:
+        """End the output cleanly, after what was written."""
+        if not self._shut:
+            self._shut = True
+            self._send(None)
+            self._wake_writer()
+
+    def break_off(self) -> None:
+        """Reset: both ends fail at once, what is underway is lost."""
+        self._broken = True
+        self._underway.clear()
+        self._wake_reader()
+        self._wake_writer()
+
+    def quiet(self) -> bool:
+        """Whether nothing has arrived, no end either."""
+        return not self._arrived and not self._eof and not self._broken
+
+    def _send(self, data: bytes | None) -> None:
+        self._underway.append(data)
+        world = self._world
+        world.at(world.now_s() + world.latency_s(), self._deliver)
+
+    def _deliver(self) -> None:
+        if not self._underway or self._broken:
+            return
+        data = self._underway.pop(0)
+        if data is None:
+            self._eof = True
+        elif self._world.draw(self._world.faults.reset, "connection_reset"):
+            self.break_off()
+            return
+        else:
+            self._arrived += data
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.set()
+        elif (self._eof or self._broken) and self.departure is not None:
+            callback, self.departure = self.departure, None
+            callback()
+
+    def _wake_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.set()
+
+
+class SimStream:
+    """The port's ByteStream over two virtual pipes; None where a direction does not exist."""
+
+    def __init__(self, incoming: SimPipe | None, outgoing: SimPipe | None) -> None:
+        self._in = incoming
+        self._out = outgoing
+        self._closed = False
+
+    @property
+    def peer(self) -> str:
+        """The virtual peer's address."""
+        return "192.0.2.1"
+
+    def read(self, bytes_max: int, deadline_s: float) -> bytes:
+        """Read as the port says."""
+        if self._closed or self._in is None:
+            raise StreamClosedError("closed on this side")
+        data = self._in.read(bytes_max, deadline_s)
+        if self._closed:
+            raise StreamClosedError("closed on this side")
+        return data
+
+    def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
+        """Write as the port says."""
+        if self._closed or self._out is None:
+            raise StreamClosedError("closed on this side")
+        self._out.write(b"".join(parts), deadline_s)
+
+    def close(self) -> None:
+        """End both directions; the peer sees the end after what was written."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._out is not None:
+            self._out.end()
+        if self._in is not None:
+            self._in.departure = None
+            self._in.break_off()
+
+    def close_lingering(self, deadline_s: float) -> None:
+        """End the output, discard input to its end or the deadline, close."""
+        if self._closed:
+            return
+        if self._out is not None:
+            self._out.end()
+        try:
+            while self._in is not None and self._in.read(PIPE_BYTES_MAX, deadline_s):
+                pass
+        except (DeadlineError, StreamClosedError):
+            pass
+        self._out = None
+        self.close()
+
+    def is_quiet(self) -> bool:
+        """Whether the peer has sent nothing."""
+        return not self._closed and (self._in is None or self._in.quiet())
+
+    def on_departure(self, callback: Callable[[], None] | None) -> None:
+        """Be told of the peer's end while nobody reads."""
+        if self._in is not None:
+            self._in.departure = callback
+
+    def break_off(self) -> None:
+        """Reset both directions: a fault."""
+        for pipe in (self._in, self._out):
+            if pipe is not None:
+                pipe.break_off()
+
+
+class SimProcess:
+    """Both sides of a virtual process: the program's, and the port's Child."""
+
+    def __init__(self, world: SimWorld, on_exit: Callable[[ExitStatus], None]) -> None:
+        pipes = [SimPipe(world) for _ in range(3)]
+        self.world = world
+        self.pid = 10_000 + world.chance.randrange(10_000)
+        self.stdin = SimStream(None, pipes[0])
+        self.stdout = SimStream(pipes[1], None)
+        self.stderr = SimStream(pipes[2], None)
+        self.input = SimStream(pipes[0], None)
+        self.output = SimStream(None, pipes[1])
+        self.errors = SimStream(None, pipes[2])
+        self.task: SimTask | None = None
+        self._on_exit: Callable[[ExitStatus], None] | None = on_exit
+
+    def terminate(self) -> None:
+        """End by TERM."""
+        self._end(ExitStatus(None, TERMINATED))
+
+    def kill(self) -> None:
+        """End by KILL."""
+        self._end(ExitStatus(None, KILLED))
+
+    def run(self, program: Callable[[SimProcess], int]) -> None:
+        """Run the program to its end, as a greenlet."""
+        try:
+            code = program(self)
+        except StreamClosedError:
+            code = 1
+        self._end(ExitStatus(code, None))
+
+    def read_line(self) -> bytes | None:
+        """For programs: the next line of input without its end; None at the end of input."""
+        line = bytearray()
+        while True:
+            data = self.input.read(1, math.inf)
+            if not data:
+                return None
+            if data == b"\n":
+                return bytes(line)
+            line += data
+
+    def _end(self, status: ExitStatus) -> None:
+        if self._on_exit is None:
+            return
+        on_exit, self._on_exit = self._on_exit, None
+        for stream in (self.input, self.output, self.errors):
+            stream.close()
+        if status.signal is not None and self.task is not None:
+            self.task.kill()
+        self.world.at(self.world.now_s() + self.world.latency_s(), lambda: on_exit(status))
+
+
+def stream_pair(world: SimWorld) -> tuple[SimStream, SimStream]:
+    """Make the two ends of a virtual connection."""
+    there, back = SimPipe(world), SimPipe(world)
+    return SimStream(back, there), SimStream(there, back)
+
+
+def start_process(
+    world: SimWorld,
+    program: Callable[[SimProcess], int],
+    on_exit: Callable[[ExitStatus], None],
+) -> SimProcess:
+    """Start `program` in a greenlet of its own."""
+    process = SimProcess(world, on_exit)
+    process.task = world.spawn("process", lambda: process.run(program))
+    return process
