@@ -1,0 +1,63 @@
+# make run    the demo server behind the proxy, from a bare checkout
+# make test   lint, then every test
+# make lint   style, types and the direction of imports
+# make bench  measure (see bench/)
+# make clean  remove what the others made
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+LISTEN ?= 127.0.0.1:8808
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PACKAGING := setup.cfg setup.py pyproject.toml
+PEERS := $(wildcard tests/peers/install.sh)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONHASHSEED := 0
+
+.PHONY: run test lint peers bench clean
+
+run: $(VENV)/run.stamp
+	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
+
+test: lint peers
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/python -m flake8
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+# The script does nothing when all is there. Tests that need a missing peer say so and are skipped.
+peers:
+ifneq ($(PEERS),)
+	@if command -v npm >/dev/null; then sh $(PEERS); \
+	    else echo "npm is not installed (Debian: apt install npm): no tests with Node peers"; fi
+endif
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than what they were made from, so a second run installs nothing.
+# --no-build-isolation: once setuptools is there, pip needs no network to install again.
+$(VENV)/venv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed (Debian: apt install python3)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' \
+	    || { echo "the venv module is needed (Debian: apt install python3-venv)"; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet 'setuptools>=77'
+	touch $@
+
+$(VENV)/run.stamp: $(VENV)/venv.stamp $(PACKAGING)
+	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	touch $@
