@@ -1,0 +1,137 @@
+"""One event stream towards a client: the answer of a call, or a session's standalone stream.
+
+Owns the stream's subscriber and, where the upstream is HTTP, the reader of its source. A parent
+starts it with `start_child`, lists it in a `Directory`, and removes it there when it stops. Events
+are mail of its own: from the reader of an HTTP stream, or from the actor of a child process.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import assert_never
+
+from proxy_actors.actors.base import Actor
+from proxy_actors.actors.refs import Ref
+from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.errors import FailedError, RefusedError
+from proxy_actors.messages import stream as m
+from proxy_actors.messages.stream import StreamEffect, StreamMessage
+from proxy_actors.policy.event_stream import EventStreamPolicy
+from proxy_actors.world.base import World
+
+
+class EventSource(ABC):
+    """Reads an upstream's event stream; implemented by the data plane."""
+
+    @abstractmethod
+    def read_into(self, stream: Ref) -> None:
+        """Tell EventReceived for each message and SourceEnded at the end. Runs in a greenlet."""
+
+    @abstractmethod
+    def close(self, cancel: bool) -> None:
+        """End the reading. Idempotent; never waits. With `cancel`, the server is told."""
+
+
+class EventStream(Actor):
+    """The actor of one stream.
+
+    Args:
+        subscribers: where subscribers are found.
+        failure: makes the JSON-RPC error that answers the call; None for a standalone stream.
+        deadline_s: when the call's time is up; math.inf when somebody else watches it.
+        source: reads the upstream's stream; None when events are told by another actor.
+    """
+
+    mail_max = 1000
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        subscribers: Subscribers,
+        failure: Callable[[FailedError], bytes] | None = None,
+        deadline_s: float = math.inf,
+        source: EventSource | None = None,
+    ) -> None:
+        super().__init__(world, name)
+        self._subscribers = subscribers
+        self._failure = failure
+        self._source = source
+        self._policy = EventStreamPolicy(failure is None, deadline_s)
+        self._dropped = 0
+
+    def on_start(self) -> None:
+        """Start the clock and the reader."""
+        for effect in self._policy.begin(self.world.now_s()):
+            self._perform(effect)
+        source = self._source
+        if source is not None:
+            self.world.spawn("stream reader", lambda: source.read_into(self.ref))
+
+    def on_receive(self, message: StreamMessage) -> object:
+        """Apply the message. Subscribe is answered with True."""
+        if isinstance(message, m.Subscribe) and self._policy.subscriber_id is not None:
+            if self.asked_by is not None:
+                self.asked_by.fail(RefusedError(409, "this stream has a reader already"))
+        else:
+            for effect in self._policy.handle(message, self.world.now_s()):
+                self._perform(effect)
+        return True
+
+    def on_stop(self) -> None:
+        """Leave no subscriber waiting and no reader reading."""
+        self._leave()
+
+    def on_crash(self) -> None:
+        """Leave no subscriber waiting and no reader reading."""
+        self._leave()
+
+    def describe(self) -> dict[str, object]:
+        """State for operators."""
+        return {"subscribed": self._policy.subscriber_id is not None, "dropped": self._dropped}
+
+    def _perform(self, effect: StreamEffect) -> None:
+        match effect:
+            case m.Push(data):
+                self._push(data)
+            case m.PushFailure(reason, text, executed):
+                if self._failure is not None:
+                    self._push(self._failure(FailedError(reason, text, executed=executed)))
+            case m.EndSubscriber():
+                self._end_subscriber()
+            case m.CloseSource(cancel):
+                if self._source is not None:
+                    self._source.close(cancel)
+            case m.AnnounceRequest(id):
+                if self.parent is not None:
+                    self.parent.tell(m.RequestOpened(self.name, id))
+            case m.WakeStream(after_s, generation):
+                self.world.timer(after_s, self.ref, m.StreamDeadlineDue(generation))
+            case m.CountDropped():
+                self._dropped += 1
+            case m.Finish():
+                self.stop()
+            case _:
+                assert_never(effect)
+
+    def _push(self, data: bytes) -> None:
+        subscriber_id = self._policy.subscriber_id
+        if subscriber_id is None:
+            self._policy.keep(data)
+            return
+        subscriber = self._subscribers.find(subscriber_id)
+        if subscriber is None or not subscriber.push(data):
+            self.ref.tell(m.Unsubscribe(subscriber_id))
+
+    def _end_subscriber(self) -> None:
+        subscriber_id = self._policy.subscriber_id
+        subscriber = None if subscriber_id is None else self._subscribers.find(subscriber_id)
+        if subscriber is not None:
+            subscriber.end()
+
+    def _leave(self) -> None:
+        self._end_subscriber()
+        if self._source is not None:
+            self._source.close(cancel=False)

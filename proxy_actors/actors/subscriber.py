@@ -1,0 +1,92 @@
+"""Where an event stream leaves messages for the greenlet that writes them to a client.
+
+A subscriber is made by that greenlet, entered in the `Subscribers` under an id, and named by the
+id in mail. The stream's actor pushes and never waits; the greenlet takes and waits. What has been
+pushed and not taken is bounded in bytes: a client that reads too slowly is cut.
+"""
+
+from __future__ import annotations
+
+import math
+
+from proxy_actors.errors import DeadlineError
+from proxy_actors.world.base import Waiter, World
+
+UNREAD_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Subscriber:
+    """Messages on their way to one client. `cut` says that it was too slow for them."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._messages: list[bytes] = []
+        self._bytes = 0
+        self._ended = False
+        self._waiter: Waiter | None = None
+        self.cut = False
+
+    def push(self, data: bytes) -> bool:
+        """Leave a message; False, and the subscriber is cut, when too many bytes are unread."""
+        if self._bytes + len(data) > UNREAD_BYTES_MAX and self._messages:
+            self.cut = True
+            self.end()
+            return False
+        self._messages.append(data)
+        self._bytes += len(data)
+        self._wake()
+        return True
+
+    def end(self) -> None:
+        """Nothing more will be pushed. Idempotent."""
+        self._ended = True
+        self._wake()
+
+    def take(self, deadline_s: float = math.inf) -> list[bytes]:
+        """Take every message that is there, waiting for one; an empty list is the end.
+
+        Raises:
+            DeadlineError: none came by the deadline.
+        """
+        if not self._messages and not self._ended:
+            self._waiter = self._world.waiter()
+            try:
+                self._waiter.wait(deadline_s)
+            except DeadlineError:
+                if not self._messages and not self._ended:
+                    raise
+            finally:
+                self._waiter = None
+        messages, self._messages, self._bytes = self._messages, [], 0
+        return [] if self.cut else messages
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._waiter.set()
+
+
+class Subscribers:
+    """The subscribers of this process by id."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._by_id: dict[int, Subscriber] = {}
+        self._serial = 0
+
+    def enter(self) -> tuple[int, Subscriber]:
+        """Make a subscriber; whoever made it must `leave`."""
+        self._serial += 1
+        subscriber = Subscriber(self._world)
+        self._by_id[self._serial] = subscriber
+        return self._serial, subscriber
+
+    def leave(self, subscriber_id: int) -> None:
+        """Forget a subscriber. Idempotent."""
+        self._by_id.pop(subscriber_id, None)
+
+    def find(self, subscriber_id: int) -> Subscriber | None:
+        """Find a subscriber; None when it has left."""
+        return self._by_id.get(subscriber_id)
+
+    def __len__(self) -> int:
+        return len(self._by_id)

@@ -1,0 +1,187 @@
+"""The mailboxes of a stdio upstream and of its child processes.
+
+Frames travel here by reference: a `Message` of `protocol/jsonrpc.py` holds the admitted bytes and
+what was read of them. All mail about one call travels in the normal lane.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from proxy_actors.messages.base import Message
+from proxy_actors.protocol import jsonrpc
+
+
+class StdioMode(StrEnum):
+    """How sessions share children. SESSION: a child each. SHARED: one child. POOL: N children."""
+
+    SESSION = "session"
+    SHARED = "shared"
+    POOL = "pool"
+
+
+class TakeChild(Message, frozen=True):
+    """Exchange to stdio upstream, asked, for an `initialize` in SESSION mode: a child, please.
+
+    Answered with the name of a StdioProcess that nobody else has, or a FailedError. Every answer
+    must be followed by `BindChild` or `ReleaseChild`.
+    """
+
+    exchange_id: int
+    deadline_s: float
+
+
+class BindChild(Message, frozen=True):
+    """Exchange to stdio upstream: the child now belongs to this session."""
+
+    always_accepted: ClassVar[bool] = True
+    child: str
+    session_key: str
+
+
+class ReleaseChild(Message, frozen=True):
+    """Exchange to stdio upstream: the handshake came to nothing; stop the child."""
+
+    always_accepted: ClassVar[bool] = True
+    exchange_id: int
+
+
+class DescribeServer(Message, frozen=True):
+    """Exchange to stdio upstream, asked, in SHARED and POOL mode: who is behind it?
+
+    Answered with a `ServerDescribed` once a child has been initialized (within the deadline of
+    the ask), or a FailedError.
+    """
+
+
+class ServerDescribed(Message, frozen=True):
+    """The `result` of the child's own initialize, as JSON, and the version in it."""
+
+    result: bytes
+    version: str
+
+
+class SubmitCall(Message, frozen=True):
+    """Exchange to child (SESSION) or upstream (SHARED, POOL), asked: run this request.
+
+    Answered with a `CallAnswered`, or with a `CallStreaming` as soon as anything other than the
+    answer arrives for the call, or a FailedError. An ask that ends without an answer must be
+    followed by `AbandonCall`.
+    """
+
+    call_id: int
+    session_key: str
+    request: jsonrpc.Message
+    deadline_s: float
+
+
+class CallAnswered(Message, frozen=True):
+    """The response, its id the client's own again, on one line."""
+
+    data: bytes
+
+
+class CallStreaming(Message, frozen=True):
+    """The name of the stream that carries the call's messages and, at last, its response."""
+
+    stream: str
+
+
+class AbandonCall(Message, frozen=True):
+    """Exchange to whom it submitted the call: nobody waits for it any more; cancel it."""
+
+    always_accepted: ClassVar[bool] = True
+    call_id: int
+
+
+class SendMessage(Message, frozen=True):
+    """Exchange to child or upstream: a notification or a response of the client."""
+
+    session_key: str
+    message: jsonrpc.Message
+
+
+class OpenStandalone(Message, frozen=True):
+    """Exchange to child or upstream, asked: the session's standalone stream.
+
+    Answered with the name of a stream; with a RefusedError 409 while one is open.
+    """
+
+    session_key: str
+
+
+class CallEnded(Message, frozen=True):
+    """Child to upstream, POOL mode: the call is over, the child is free."""
+
+    always_accepted: ClassVar[bool] = True
+    child: str
+    call_id: int
+
+
+class ProcessReady(Message, frozen=True):
+    """Child to upstream: the process runs (SESSION) or has been initialized (SHARED, POOL)."""
+
+    always_accepted: ClassVar[bool] = True
+    child: str
+    described: ServerDescribed | None = None
+
+
+class ProcessSpawned(Message, frozen=True):
+    """Spawning greenlet to child actor: the process runs."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class ProcessFailed(Message, frozen=True):
+    """Spawning greenlet to child actor: it could not be started."""
+
+    always_accepted: ClassVar[bool] = True
+    text: str
+
+
+class ProcessExited(Message, frozen=True):
+    """World to child actor: the process has ended."""
+
+    always_accepted: ClassVar[bool] = True
+    code: int | None
+    signal: int | None
+
+
+class FrameReceived(Message, frozen=True):
+    """Reader of stdout to child actor: one admitted frame."""
+
+    frame: jsonrpc.Message
+
+
+class GarbageReceived(Message, frozen=True):
+    """Reader of stdout to child actor: a line that is no JSON-RPC message; `text` is its head."""
+
+    text: str
+
+
+class FrameTooLong(Message, frozen=True):
+    """Reader of stdout to child actor: a line beyond the bound; the child is to be recycled."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class CallSweepDue(Message, frozen=True):
+    """Timer to child actor: look at deadlines."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+
+
+class StopStepDue(Message, frozen=True):
+    """Timer to child actor: the next step of close stdin, TERM, KILL."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+
+
+class RespawnDue(Message, frozen=True):
+    """Timer to stdio upstream: the backoff is over."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int

@@ -1,0 +1,159 @@
+"""The mailbox of an event stream towards one client.
+
+Events travel here by reference and are bounded in size where they enter.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from proxy_actors.errors import Executed, Reason
+from proxy_actors.messages.base import Message
+
+
+class MessageKind(StrEnum):
+    """What an event's data is, as far as a stream needs to know."""
+
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+    RESPONSE = "response"
+
+
+class EventReceived(Message, frozen=True):
+    """Source to stream: one JSON-RPC message, admitted, on one line.
+
+    `id` is the raw JSON of a request's or response's id. `final` ends the stream after it: the
+    answer to the request that the stream was opened for.
+    """
+
+    data: bytes
+    kind: MessageKind
+    id: bytes | None = None
+    final: bool = False
+
+
+class SourceEnded(Message, frozen=True):
+    """Source to stream: no more events will come; with a `reason` when that is a failure."""
+
+    always_accepted: ClassVar[bool] = True
+    reason: Reason | None = None
+    text: str = ""
+    executed: Executed = Executed.UNKNOWN
+
+
+class Subscribe(Message, frozen=True):
+    """Client's greenlet to stream, asked: push events to this subscriber from now on.
+
+    Answered with True; with a RefusedError 409 while another subscriber is there.
+    """
+
+    subscriber_id: int
+
+
+class Unsubscribe(Message, frozen=True):
+    """Client's greenlet to stream: the client has gone, or its connection has failed."""
+
+    always_accepted: ClassVar[bool] = True
+    subscriber_id: int
+
+
+class RequestAnswered(Message, frozen=True):
+    """Upstream to stream: the client has answered the server's request `id` (raw JSON)."""
+
+    always_accepted: ClassVar[bool] = True
+    id: bytes
+
+
+class CallCancelled(Message, frozen=True):
+    """Upstream to stream: the client cancelled the call; an end without an answer is right."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class CloseStream(Message, frozen=True):
+    """Parent to stream: end it after what has been pushed (its session ended, or a drain)."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class StreamDeadlineDue(Message, frozen=True):
+    """Timer to stream: the call's time may be up."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+
+
+class RequestOpened(Message, frozen=True):
+    """Stream to parent: the server asks the client something; its answer will name `id`."""
+
+    always_accepted: ClassVar[bool] = True
+    stream: str
+    id: bytes
+
+
+class Push(Message, frozen=True):
+    """Effect: give the subscriber this message."""
+
+    data: bytes
+
+
+class PushFailure(Message, frozen=True):
+    """Effect: give the subscriber an error as the call's answer."""
+
+    reason: Reason
+    text: str
+    executed: Executed
+
+
+class EndSubscriber(Message, frozen=True):
+    """Effect: nothing more will be pushed."""
+
+
+class CloseSource(Message, frozen=True):
+    """Effect: end the reader; with `cancel`, tell the server that the call is not wanted."""
+
+    cancel: bool
+
+
+class AnnounceRequest(Message, frozen=True):
+    """Effect: tell the parent RequestOpened."""
+
+    id: bytes
+
+
+class WakeStream(Message, frozen=True):
+    """Effect: tell StreamDeadlineDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
+class CountDropped(Message, frozen=True):
+    """Effect: a message had nobody to go to."""
+
+
+class Finish(Message, frozen=True):
+    """Effect: the stream is over, stop the actor."""
+
+
+StreamMessage = (
+    EventReceived
+    | SourceEnded
+    | Subscribe
+    | Unsubscribe
+    | RequestAnswered
+    | CallCancelled
+    | CloseStream
+    | StreamDeadlineDue
+)
+StreamEffect = (
+    Push
+    | PushFailure
+    | EndSubscriber
+    | CloseSource
+    | AnnounceRequest
+    | WakeStream
+    | CountDropped
+    | Finish
+)
