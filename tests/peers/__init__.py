@@ -1,0 +1,1 @@
+"""Real MCP clients and servers, against which the proxy is proven."""

@@ -1,0 +1,112 @@
+"""Child processes of the peers' tests: started on a free port, waited for, and ended whole.
+
+Owns each child's process group and log file. It knows nothing of what the children are.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+READY_WITHIN_S = 20.0
+STOP_WITHIN_S = 5.0
+LOOK_AGAIN_S = 0.02
+LOG_BYTES_SHOWN = 6_000
+
+
+class NotReadyError(Exception):
+    """A server ended early, or did not become ready in time; the text carries its log."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts(port: int) -> bool:
+    """True when something accepts connections on the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def says_ready(port: int) -> bool:
+    """True when GET /ready is answered with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class Server:
+    """One child, run in a directory, with its own process group and a log of both outputs."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], port: int, directory: Path, log: Path
+    ) -> None:
+        self.name = name
+        self.port = port
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                start_new_session=True,
+            )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")[-LOG_BYTES_SHOWN:]
+
+    def wait_ready(self, ready: Callable[[int], bool]) -> None:
+        """Return once ready(port) holds.
+
+        Raises NotReadyError when the child ends or READY_WITHIN_S passes. Waiting for the
+        child's end is also the pause between two looks.
+        """
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not ready(self.port):
+            try:
+                status = self._process.wait(LOOK_AGAIN_S)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() < deadline:
+                    continue
+                status = None
+            why = "not ready in time" if status is None else f"ended early with {status}"
+            raise NotReadyError(f"{self.name}: {why}\n{self.log()}")
+
+    def stop(self) -> None:
+        """Ask the group to end, then end what is left of it."""
+        self._signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass

@@ -1,0 +1,163 @@
+"""Real clients against real servers, by each route: what the clients saw, scenario by scenario.
+
+The drivers tell what they saw and these tests judge it; a client runs once for all its tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any  # what was seen is JSON
+
+import pytest
+
+from peers.clients import Sightings
+from peers.upstreams import UPSTREAMS, Plan
+
+PAIRS = [
+    ("python-legacy", "everything"),
+    ("python-auto", "server-everything"),
+    ("typescript", "everything"),
+    ("typescript", "server-everything"),
+]
+SERVER_NAMES = {"everything": "everything", "server-everything": "mcp-servers/everything"}
+IN_FLIGHT = 5
+
+Saw = Callable[[str], Any]
+
+
+@pytest.fixture(params=PAIRS, ids=["-to-".join(pair) for pair in PAIRS])
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A client and the upstream that it talks to."""
+    chosen: tuple[str, str] = request.param
+    return chosen
+
+
+@pytest.fixture
+def upstream(pair: tuple[str, str]) -> str:
+    return pair[1]
+
+
+@pytest.fixture
+def plan(upstream: str) -> Plan:
+    return UPSTREAMS[upstream].plan
+
+
+@pytest.fixture
+def saw(sightings: Sightings, pair: tuple[str, str]) -> Saw:
+    """Call it with a scenario for what the client saw in it."""
+    return lambda scenario: sightings.of(*pair, scenario)
+
+
+def test_session_era_is_agreed_and_capabilities_arrive(saw: Saw, upstream: str) -> None:
+    """MCP-S, MCP-D: also after a probe of the next era that the server refused."""
+    seen = saw("initialize")
+    assert seen["protocol"] == "2025-11-25"
+    assert seen["server"] == SERVER_NAMES[upstream]
+    assert {"completions", "logging", "prompts", "resources", "tools"} <= set(seen["capabilities"])
+
+
+def test_lists_of_tools_prompts_and_resources_arrive(saw: Saw, plan: Plan) -> None:
+    seen = saw("lists")
+    assert {plan["echo"]["tool"], plan["sampling"]["tool"]} <= set(seen["tools"])
+    assert len(seen["prompts"]) >= 4
+    assert len(seen["resources"]) >= 3
+
+
+def test_every_progress_notification_arrives_in_order_before_the_answer(
+    saw: Saw, plan: Plan
+) -> None:
+    """MCP-X, MCP-S: notifications of a call ride the stream that answers it."""
+    seen = saw("progress")
+    assert seen["progress"] == plan["progressed"]
+    assert seen["answer"]
+
+
+def test_a_cancelled_call_ends_at_the_server_and_the_session_lives_on(
+    saw: Saw, plan: Plan
+) -> None:
+    """MCP-X: no answer for the caller, and the next call of the session is served."""
+    seen = saw("cancellation")
+    assert seen["answers"] == []
+    assert seen["server"] == (plan["cancelled"] and "cancelled")
+    assert seen["after"]
+
+
+def test_sampling_reaches_the_client_and_its_answer_the_tool(saw: Saw) -> None:
+    """PROTOCOL section 9: a server's request rides the stream of the call that caused it."""
+    seen = saw("sampling")
+    [asked] = seen["asked"]
+    assert asked.endswith("How many?")
+    assert f"peer answers {asked}" in seen["answer"]
+
+
+def test_elicitation_reaches_the_client_and_its_answer_the_tool(saw: Saw) -> None:
+    """PROTOCOL section 9."""
+    seen = saw("elicitation")
+    assert len(seen["asked"]) == 1
+    assert "peer@example.org" in seen["answer"]
+
+
+def test_roots_are_told_on_the_stream_of_the_call_and_on_the_sessions_own(
+    saw: Saw, plan: Plan
+) -> None:
+    """PROTOCOL section 9: a request without a call rides the stream that a GET opened."""
+    seen = saw("roots")
+    assert seen["asked"] >= len(plan["roots"])
+    assert all("file:///peer" in answer for answer in seen["answers"])
+    assert len(seen["answers"]) == len(plan["roots"])
+
+
+def test_log_messages_follow_the_level_that_the_client_set(saw: Saw, plan: Plan) -> None:
+    seen = saw("logging")
+    assert seen["quiet"] == []
+    assert len(seen["loud"]) == plan["logging"]["count"]
+
+
+def test_a_subscriber_is_told_of_the_change_of_its_resource_alone(saw: Saw) -> None:
+    """PROTOCOL section 9: an update rides the stream that a GET opened."""
+    seen = saw("subscription")
+    assert set(seen["updated"]) - {"test://logged"} == {seen["uri"]}
+
+
+def test_an_update_reaches_no_one_after_the_subscription_ended(sightings: Sightings) -> None:
+    """The everything server counts whom it told: the subscriber once, then nobody."""
+    for client in ("python-legacy", "typescript"):
+        assert sightings.of(client, "everything", "subscription")["touched"] == ["1", "0"]
+
+
+def test_two_clients_at_once_see_their_own_answers_and_questions_alone(saw: Saw) -> None:
+    """MCP-B: equal ids of two sessions in flight together never mix."""
+    seen = saw("two_clients")
+    for name in ("left", "right"):
+        said = [f"{name} says {number}" for number in range(IN_FLIGHT)]
+        asks = [f"{name} asks {number}" for number in range(IN_FLIGHT)]
+        assert one_each(seen[name]["echoed"], said)
+        assert one_each(seen[name]["asked"], asks)
+        assert len(seen[name]["answers"]) == IN_FLIGHT
+        assert all(f"{name} answers" in answer for answer in seen[name]["answers"])
+
+
+def one_each(texts: list[str], endings: list[str]) -> bool:
+    """True when each text has one of the endings, and each ending is that of one text."""
+    return len(texts) == len(endings) and all(
+        sum(text.endswith(ending) for text in texts) == 1 for ending in endings
+    )
+
+
+def test_a_client_leaves_without_an_error(saw: Saw) -> None:
+    """MCP-S: the DELETE of its session is accepted."""
+    assert saw("end") == {}
+
+
+def test_a_client_that_probes_for_the_next_era_is_served_in_one_of_them(
+    sightings: Sightings,
+) -> None:
+    """MCP-D: the everything server speaks both eras; either way calls, progress, cancel work."""
+    chosen = ("initialize", "lists", "progress", "cancellation")
+    first, lists, progress, cancellation = (
+        sightings.of("python-auto", "everything", name, *chosen) for name in chosen
+    )
+    assert first["protocol"] in ("2025-11-25", "2026-07-28")
+    assert "test_echo" in lists["tools"]
+    assert progress["progress"] == UPSTREAMS["everything"].plan["progressed"]
+    assert (cancellation["answers"], cancellation["server"]) == ([], "cancelled")
