@@ -1,0 +1,210 @@
+"""One HTTP upstream: supervisor of its connection pool, parent of its event streams.
+
+Owns the table of connections, which outlives the pool, and the index of streams. It never reads or
+writes a connection: the data plane hands it what to run (`HttpTasks`) and the sources of streams.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, assert_never
+
+from proxy_actors.actors.connection_pool import ConnectionTable
+from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.event_stream import EventSource, EventStream
+from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.actors.supervisor import Supervisor, Worker
+from proxy_actors.errors import FailedError, ProxyActorsError, RefusedError
+from proxy_actors.messages import http_upstream as m
+from proxy_actors.messages import pool
+from proxy_actors.messages.http_upstream import HttpUpstreamEffect
+from proxy_actors.messages.lifecycle import ChildStopped
+from proxy_actors.messages.sessions import SessionEnded
+from proxy_actors.messages.stream import (
+    CallCancelled,
+    CloseStream,
+    RequestAnswered,
+    RequestOpened,
+)
+from proxy_actors.messages.upstream import (
+    DescribeReadiness,
+    DrainUpstream,
+    Readiness,
+    UpstreamDrained,
+)
+from proxy_actors.policy.http_upstream import HttpUpstreamPolicy
+from proxy_actors.world.base import World
+
+
+class HttpTasks(ABC):
+    """What an upstream has done by greenlets of the data plane."""
+
+    @abstractmethod
+    def probe(self) -> bool:
+        """Say whether a connection to the upstream can be had."""
+
+    @abstractmethod
+    def delete_session(self, upstream_session_id: str, version: str) -> None:
+        """Send DELETE for a session of the upstream; its answer does not matter (MCP-S-6)."""
+
+    @abstractmethod
+    def take_source(self, exchange_id: int) -> EventSource:
+        """Hand over the source of an exchange whose answer has become an event stream."""
+
+    @abstractmethod
+    def failure(self, request_id: bytes, error: FailedError) -> bytes:
+        """Make the JSON-RPC error that answers a call, under the error contract."""
+
+
+class HttpUpstream(Supervisor):
+    """The actor of one HTTP upstream.
+
+    Args:
+        slot: its stable name.
+        pool: its connection pool, as a worker.
+        table: the connections, which the pool shares.
+        streams: where the data plane finds streams by name.
+        subscribers: where streams find their subscribers.
+        tasks: what the data plane does for it.
+    """
+
+    mail_max = 10_000
+
+    def __init__(
+        self,
+        world: World,
+        slot: Slot,
+        pool: Worker,
+        table: ConnectionTable,
+        streams: Directory,
+        subscribers: Subscribers,
+        tasks: HttpTasks,
+    ) -> None:
+        super().__init__(world, slot.name, [pool])
+        self._pool = pool.slot
+        self._table = table
+        self._streams = streams
+        self._subscribers = subscribers
+        self._tasks = tasks
+        self._policy = HttpUpstreamPolicy()
+
+    def on_start(self) -> None:
+        """Start the pool and find out whether the upstream can be reached."""
+        super().on_start()
+        self._apply(self._policy.begin())
+
+    def on_receive(self, message: Any) -> Any:  # Any: an upstream's and a supervisor's vocabulary
+        """Apply the message; what opens a stream is answered with its name."""
+        match message:
+            case m.OpenCallStream():
+                return self._open_call_stream(message)
+            case m.OpenStandaloneStream(exchange_id, session_key):
+                return self._open_stream(exchange_id, session_key)
+            case m.ReserveStandalone(session_key):
+                if not self._policy.reserve_standalone(session_key) and self.asked_by is not None:
+                    text = "this session has a standalone stream already"
+                    self.asked_by.fail(RefusedError(409, text))
+                return True
+            case DescribeReadiness():
+                reached = self._policy.reached
+                text = "not tried yet" if reached is None else "the last connect failed"
+                return Readiness(reached is True, "" if reached else text)
+            case DrainUpstream():
+                self._pool.tell(pool.DrainPool())
+            case pool.PoolDrained():
+                if self.parent is not None:
+                    self.parent.tell(UpstreamDrained(self.name))
+            case (
+                m.ClientAnswered()
+                | m.ClientCancelled()
+                | m.ReleaseStandalone()
+                | m.UpstreamReached()
+                | m.ProbeDue()
+                | RequestOpened()
+                | SessionEnded()
+            ):
+                self._apply(self._policy.handle(message))
+            case _:
+                raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
+        return None
+
+    def on_child_stopped(self, message: ChildStopped) -> None:
+        """A stream is over, or the pool is to be restarted."""
+        if message.name == self._pool.name:
+            super().on_child_stopped(message)
+            return
+        self._streams.remove(message.name)
+        self._apply(self._policy.handle(m.StreamStopped(message.name)))
+
+    def on_stop(self) -> None:
+        """Leave no connection open."""
+        self._table.close_all()
+
+    def on_crash(self) -> None:
+        """Leave no connection open: the next incarnation begins anew."""
+        self._table.close_all()
+
+    def describe(self) -> dict[str, object]:
+        """State for operators."""
+        return {
+            **super().describe(),
+            "reached": self._policy.reached,
+            "streams": self._policy.streams(),
+        }
+
+    def _open_call_stream(self, message: m.OpenCallStream) -> str:
+        request_id = message.request_id
+        name = self._stream_name("call")
+        stream = EventStream(
+            self.world,
+            name,
+            self._subscribers,
+            lambda error: self._tasks.failure(request_id, error),
+            message.deadline_s,
+            self._tasks.take_source(message.exchange_id),
+        )
+        self._start_stream(stream, message.session_key, request_id)
+        return name
+
+    def _open_stream(self, exchange_id: int, session_key: str) -> str:
+        name = self._stream_name("standalone")
+        source = self._tasks.take_source(exchange_id)
+        stream = EventStream(self.world, name, self._subscribers, source=source)
+        self._start_stream(stream, session_key, None)
+        return name
+
+    def _stream_name(self, kind: str) -> str:
+        return f"{self.name}/{kind}-{self.world.token(9)}"
+
+    def _start_stream(self, stream: EventStream, session_key: str, call_id: bytes | None) -> None:
+        self._streams.enter(stream.slot)
+        self._policy.enter_stream(stream.name, session_key, call_id)
+        self.start_child(stream)
+
+    def _apply(self, effects: list[HttpUpstreamEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case m.TellAnswered(stream, request_id):
+                    self.children[stream].tell(RequestAnswered(request_id))
+                case m.TellCancelled(stream):
+                    self.children[stream].tell(CallCancelled())
+                case m.TellClose(stream):
+                    self.children[stream].tell(CloseStream())
+                case m.DeleteUpstreamSession(session_id, version):
+                    self._delete(session_id, version)
+                case m.Probe():
+                    self.world.spawn("probe", self._probe)
+                case m.WakeForProbe(after_s, generation):
+                    self.world.timer(after_s, self.ref, m.ProbeDue(generation))
+                case _:
+                    assert_never(effect)
+
+    def _delete(self, session_id: str, version: str) -> None:
+        self.world.spawn(
+            "session delete", lambda: self._tasks.delete_session(session_id, version)
+        )
+
+    def _probe(self) -> None:
+        """Try to connect, in a greenlet of its own."""
+        self.slot.tell(m.UpstreamReached(self._tasks.probe()))

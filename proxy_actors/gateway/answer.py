@@ -1,0 +1,122 @@
+"""From a complete request to its answer: the steps of the stack, then whoever serves it.
+
+Runs in the client's greenlet. Errors go up to the connection, which has them rescued.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from proxy_actors.actors.subscriber import Subscriber
+from proxy_actors.errors import ProxyActorsError, RefusedError
+from proxy_actors.gateway import rescue, stack
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.relay import messages_of
+from proxy_actors.gateway.response import ACCEPTED, Response, json_response
+from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.lifecycle import DescribeState
+from proxy_actors.messages.sessions import EndReason, EndSession
+from proxy_actors.messages.upstream import DescribeReadiness, Readiness
+from proxy_actors.protocol.jsonrpc import Kind, Message
+
+PAGE_S_MAX = 1.0
+
+
+def answer(exchange: Exchange, wiring: Wiring) -> Response:
+    """Answer a request whose head has been checked.
+
+    Raises:
+        ProxyActorsError: to be rescued under `exchange.answer_id`.
+    """
+    head = exchange.head
+    if head.method == b"OPTIONS":
+        allow = b"POST, GET, DELETE, OPTIONS" if head.path == stack.MCP_PATH else b"GET, HEAD"
+        return Response(204, [(b"allow", allow)])
+    if head.path in stack.PAGES:
+        return _page(head.path, wiring)
+    if head.method == b"POST":
+        return _post(exchange, wiring)
+    steps = stack.STEPS_OF_GET if head.method == b"GET" else stack.STEPS_OF_DELETE
+    for step in steps:
+        step(exchange, wiring)
+    if head.method == b"GET":
+        return wiring.forwarder.open_standalone(exchange)
+    return _delete(exchange, wiring)
+
+
+def _post(exchange: Exchange, wiring: Wiring) -> Response:
+    for step in stack.STEPS_OF_POST:
+        step(exchange, wiring)
+    if exchange.batch:
+        return _batch(exchange, wiring)
+    if exchange.message.kind is not Kind.REQUEST:
+        wiring.forwarder.post(exchange)
+        return ACCEPTED
+    if stack.is_initialize(exchange):
+        return wiring.forwarder.initialize(exchange)
+    return wiring.forwarder.call(exchange)
+
+
+def _delete(exchange: Exchange, wiring: Wiring) -> Response:
+    """End the session: durably, before the answer leaves (MCP-S-7)."""
+    ask = EndSession(exchange.in_session().key, EndReason.DELETED)
+    if not wiring.registry.ask(ask, exchange.deadline_s):
+        raise RefusedError(404, "there is no such session")
+    return Response(200)
+
+
+def _page(path: bytes, wiring: Wiring) -> Response:
+    deadline_s = wiring.world.now_s() + PAGE_S_MAX
+    if path == b"/ready":
+        readiness: Readiness = wiring.upstream.ask(DescribeReadiness(), deadline_s)
+        if wiring.draining:
+            readiness = Readiness(False, "draining")
+        if not readiness.ready:
+            return json_response(b'{"status":"not ready"}', status=503)
+        return json_response(b'{"status":"ready"}')
+    wiring.health.ask(DescribeState(), deadline_s)
+    return json_response(b'{"status":"ok"}')
+
+
+def _batch(exchange: Exchange, wiring: Wiring) -> Response:
+    """Serve the messages of an array one by one (MCP-S-12), the requests all at once.
+
+    The answers come as one event stream, each as soon as it is there, since a request of the server
+    among them must reach the client before the answers that wait for it.
+    """
+    requests = []
+    for message in exchange.messages:
+        if message.kind is Kind.REQUEST:
+            requests.append(message)
+        else:
+            wiring.forwarder.post(exchange.for_message(message, wiring.next_exchange_id()))
+    if not requests:
+        return ACCEPTED
+    merged = Subscriber(wiring.world)
+    left = [len(requests)]
+
+    def serve(message: Message) -> None:
+        one = exchange.for_message(message, wiring.next_exchange_id())
+        try:
+            _serve_into(merged, one, wiring)
+        finally:
+            left[0] -= 1
+            if not left[0]:
+                merged.end()
+
+    for message in requests:
+        wiring.world.spawn("batch call", partial(serve, message))
+    return Response(200, stream=merged)
+
+
+def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
+    try:
+        response = wiring.forwarder.call(exchange)
+        if response.stream is None:
+            merged.push(response.body)
+            return
+        for data in messages_of(str(response.stream), wiring):
+            merged.push(data)
+    except ProxyActorsError as error:
+        known = rescue.classify(error, exchange.request_id)
+        merged.push(rescue.message(known, exchange.message.id, exchange.request_id))

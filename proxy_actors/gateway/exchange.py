@@ -1,0 +1,81 @@
+"""One request of a client on its way through the stack: what is known of it so far.
+
+An exchange is an object and not a stack frame: the steps of `gateway/stack.py` fill it in, and
+whoever forwards it finds everything here.
+"""
+
+from __future__ import annotations
+
+from proxy_actors.errors import RefusedError
+from proxy_actors.messages.sessions import Session
+from proxy_actors.protocol.headers import Fields
+from proxy_actors.protocol.http1_request import Request, RequestHead
+from proxy_actors.protocol.jsonrpc import Message
+
+ANONYMOUS = "anonymous"
+
+
+class Exchange:
+    """A client's request.
+
+    Attributes:
+        id: unique in this process.
+        forwarded: the client's fields that may pass to an upstream (HTTP-F1).
+        deadline_s: when the answer must have come.
+        messages: the JSON-RPC messages of the body: one, or those of a batch.
+        batch: whether the body was an array.
+        principal: whose request it is.
+        session: the client's session; None before and during `initialize`.
+    """
+
+    __slots__ = (
+        "batch", "deadline_s", "forwarded", "head", "id", "messages", "peer", "principal",
+        "request", "session",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchange_id: int, request: Request, forwarded: Fields, peer: str, deadline_s: float
+    ) -> None:
+        self.id = exchange_id
+        self.request = request
+        self.head: RequestHead = request.head
+        self.forwarded = forwarded
+        self.peer = peer
+        self.deadline_s = deadline_s
+        self.messages: tuple[Message, ...] = ()
+        self.batch = False
+        self.principal = ANONYMOUS
+        self.session: Session | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The proxy's name for the request, in logs and errors."""
+        return f"{self.id:x}"
+
+    @property
+    def message(self) -> Message:
+        """The one message of the body."""
+        return self.messages[0]
+
+    @property
+    def answer_id(self) -> bytes | None:
+        """The raw JSON id under which an error about the whole request is reported."""
+        return self.messages[0].id if len(self.messages) == 1 and not self.batch else None
+
+    def in_session(self) -> Session:
+        """Return the session of a request that has passed the stack.
+
+        Raises:
+            RefusedError: 400, when the request names none.
+        """
+        if self.session is None:
+            raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
+        return self.session
+
+    def for_message(self, message: Message, exchange_id: int) -> Exchange:
+        """Make the exchange of one message of a batch."""
+        one = Exchange(exchange_id, self.request, self.forwarded, self.peer, self.deadline_s)
+        one.messages = (message,)
+        one.principal = self.principal
+        one.session = self.session
+        return one

@@ -1,0 +1,36 @@
+"""What every kind of upstream can do for a client's exchange."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.response import Response
+
+CALL_S_MAX = 300.0
+INITIALIZE_S_MAX = 30.0
+HEAD_S_MAX = 30.0
+# A call without a word for so long becomes an event stream, so that it can be kept alive.
+SILENT_S_MAX = 10.0
+
+
+class Forwarder(ABC):
+    """Carries exchanges to one upstream. Every method runs in the client's greenlet, may wait,
+    and raises the errors of `proxy_actors.errors`.
+    """
+
+    @abstractmethod
+    def initialize(self, exchange: Exchange) -> Response:
+        """Forward `initialize`, and create the session if it succeeds."""
+
+    @abstractmethod
+    def call(self, exchange: Exchange) -> Response:
+        """Forward a request within a session."""
+
+    @abstractmethod
+    def post(self, exchange: Exchange) -> None:
+        """Forward a notification or a response; returns once it has been accepted."""
+
+    @abstractmethod
+    def open_standalone(self, exchange: Exchange) -> Response:
+        """Open the session's standalone event stream."""

@@ -1,0 +1,181 @@
+"""One client connection from its first byte to its last: read this module first.
+
+A connection is served by one greenlet. It reads a request, has it answered, writes the answer, and
+goes on with the next, in order. While it waits for an upstream, the connection is read ahead a
+little and watched for the client's departure. Every wait has a deadline, every quantity a bound.
+"""
+
+from __future__ import annotations
+
+from proxy_actors.errors import (
+    DeadlineError,
+    FailedError,
+    GatewayError,
+    RefusedError,
+    StreamClosedError,
+)
+from proxy_actors.gateway import rescue
+from proxy_actors.gateway.answer import answer
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.forwarder import CALL_S_MAX
+from proxy_actors.gateway.http_fields import forwarded_fields
+from proxy_actors.gateway.relay import write_response
+from proxy_actors.gateway.response import Response
+from proxy_actors.gateway.stack import check_head
+from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.sessions import EndUse
+from proxy_actors.protocol.headers import Fields
+from proxy_actors.protocol.http1_request import Request, RequestHead, RequestParser
+from proxy_actors.protocol.http1_write import CONTINUE
+from proxy_actors.world.base import ByteStream
+
+READ_BYTES_MAX = 65_536
+
+
+class ClientConnection:
+    """Serves one connection. `idle` is true while no request is being received or answered."""
+
+    def __init__(self, stream: ByteStream, wiring: Wiring) -> None:
+        self._stream = stream
+        self._wiring = wiring
+        self._parser = RequestParser(wiring.http)
+        self._left = wiring.limits.requests_max
+        self._checked: RequestHead | None = None
+        self._held_bytes = 0
+        self._fields: Fields = []
+        self._forwarded: Fields = []
+        self.idle = True
+
+    def serve(self) -> None:
+        """Serve requests until the client ends, breaks a rule or exceeds a bound."""
+        try:
+            while self._serve_one():
+                pass
+        except (StreamClosedError, DeadlineError):
+            pass  # the client has gone, or takes nothing: there is nobody to tell
+        finally:
+            self._hold(0)
+            self._stream.close()
+
+    def close_if_idle(self) -> None:
+        """End the connection unless a request is underway; then it ends after its answer."""
+        if self.idle:
+            self._stream.close()
+
+    def _serve_one(self) -> bool:
+        try:
+            request = self._next_request()
+        except GatewayError as error:
+            self._refuse(error)
+            return False
+        if request is None:
+            return False
+        self._left -= 1
+        close = not request.head.keep_alive or self._left <= 0
+        return self._answer(request, close)
+
+    def _answer(self, request: Request, close: bool) -> bool:
+        """Answer one complete request and write the answer."""
+        exchange: Exchange | None = None
+        wiring = self._wiring
+        try:
+            exchange_id = wiring.next_exchange_id()
+            try:
+                if self._checked is not request.head:
+                    check_head(request.head, wiring)
+                exchange = self._exchange(exchange_id, request)
+                response = answer(exchange, wiring)
+            except Exception as error:  # whatever it is, the client gets an answer
+                id = None if exchange is None else exchange.answer_id
+                response = rescue.respond(error, id, f"{exchange_id:x}")
+            close = close or response.close or wiring.draining
+            return self._write(response, request.head, close, exchange)
+        finally:
+            if exchange is not None and exchange.session is not None:
+                wiring.registry.tell(EndUse(exchange.session.key))
+
+    def _write(
+        self, response: Response, head: RequestHead, close: bool, exchange: Exchange | None
+    ) -> bool:
+        try:
+            return write_response(self._stream, response, head, self._wiring, close)
+        except (StreamClosedError, DeadlineError):
+            raise
+        except Exception as error:  # the stream was gone before its head was written
+            id = None if exchange is None else exchange.answer_id
+            request_id = "" if exchange is None else exchange.request_id
+            sorry = rescue.respond(error, id, request_id)
+            return write_response(self._stream, sorry, head, self._wiring, True)
+
+    def _exchange(self, exchange_id: int, request: Request) -> Exchange:
+        fields = request.head.fields
+        if fields != self._fields:
+            # Clients repeat their fields: what may pass on is worked out when they change.
+            self._forwarded = forwarded_fields(fields, request.head.host, self._stream.peer)
+            self._fields = fields
+        deadline_s = self._wiring.world.now_s() + CALL_S_MAX
+        return Exchange(exchange_id, request, self._forwarded, self._stream.peer, deadline_s)
+
+    # Reading.
+
+    def _next_request(self) -> Request | None:
+        """Return the next request; None when the client has ended between two requests.
+
+        Raises:
+            RefusedError, FailedError: what has come cannot be served, and the connection neither.
+        """
+        parser = self._parser
+        limits = self._wiring.limits
+        began_s: float | None = None
+        while (request := parser.take()) is None:
+            now_s = self._wiring.world.now_s()
+            self._checked = self._check_early(parser.head)
+            if not parser.mid_message:
+                deadline_s = now_s + limits.idle_s_max
+            else:
+                began_s = now_s if began_s is None else began_s
+                deadline_s = began_s + limits.head_s_max
+                if parser.head is not None:
+                    received_s = parser.body_bytes_buffered / limits.body_rate_min
+                    deadline_s = began_s + limits.body_grace_s + received_s
+            data = self._read(deadline_s)
+            if not data:
+                return None
+            parser.feed(data)
+            self._hold(parser.body_bytes_buffered)
+        self.idle = False
+        self._hold(len(request.body))
+        return request
+
+    def _check_early(self, head: RequestHead | None) -> RequestHead | None:
+        """Refuse by the head, or ask for the body, while the body is still to come."""
+        if head is None or head is self._checked:
+            return head
+        check_head(head, self._wiring)
+        if head.expects_continue:
+            deadline_s = self._wiring.world.now_s() + self._wiring.limits.write_s_max
+            self._stream.write([CONTINUE], deadline_s)
+        return head
+
+    def _read(self, deadline_s: float) -> bytes:
+        self.idle = not self._parser.mid_message
+        try:
+            return self._stream.read(READ_BYTES_MAX, deadline_s)
+        except DeadlineError as error:
+            if not self._parser.mid_message:
+                return b""
+            raise RefusedError(408, "the request came too slowly", close=True) from error
+
+    def _hold(self, body_bytes: int) -> None:
+        """Count the bytes of the body that this connection holds."""
+        if body_bytes != self._held_bytes:
+            self._wiring.bodies.change(body_bytes - self._held_bytes)
+            self._held_bytes = body_bytes
+
+    def _refuse(self, error: GatewayError | FailedError) -> None:
+        """Answer what could not be read to its end, and see that the answer is seen."""
+        response = rescue.respond(error, None, f"{self._wiring.next_exchange_id():x}")
+        write_response(self._stream, response, self._parser.head, self._wiring, True)
+        self._stream.close_lingering(
+            self._wiring.world.now_s() + self._wiring.limits.linger_s_max
+        )

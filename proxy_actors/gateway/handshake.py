@@ -1,0 +1,74 @@
+"""The end of an `initialize` that an upstream has accepted: a session, durable, and its answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy_actors.actors.refs import Slot
+from proxy_actors.errors import Executed, FailedError, Reason
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.messages.sessions import CreateSession, SessionCreated
+from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.protocol.revisions import SESSION_VERSIONS
+
+
+class _InitializeResult(msgspec.Struct):
+    protocolVersion: str
+
+
+class Handshake:
+    """Creates sessions at one upstream."""
+
+    def __init__(self, registry: Slot, upstream: str) -> None:
+        self._registry = registry
+        self._upstream = upstream
+
+    def create(
+        self,
+        exchange: Exchange,
+        answer: Message,
+        version: str,
+        endpoint: str,
+        upstream_session_id: str | None,
+        resumable: bool,
+    ) -> Response:
+        """Create the session and return the client's answer, once the session is durable.
+
+        Raises:
+            FailedError: the registry has no room, or could not store the session.
+            DeadlineError, ActorStoppedError, MailboxFullError: the registry did not answer.
+        """
+        params = exchange.message.envelope.get("params")
+        ask = CreateSession(
+            principal=exchange.principal,
+            upstream=self._upstream,
+            endpoint=endpoint,
+            upstream_session_id=upstream_session_id,
+            version=version,
+            initialize_params=b"{}" if params is None else bytes(params),
+            resumable=resumable,
+        )
+        created: SessionCreated = self._registry.ask(ask, exchange.deadline_s)
+        exchange.session = created.session
+        session_id = (b"mcp-session-id", created.front_id.encode("ascii"))
+        return json_response(answer.raw, [session_id])
+
+
+def negotiated_version(answer: Message, upstream: str) -> str:
+    """Read the version that the upstream chose.
+
+    Raises:
+        FailedError: the result names none, or one that is not of the session era.
+    """
+    try:
+        version = msgspec.json.decode(answer.envelope["result"], type=_InitializeResult)
+    except (KeyError, msgspec.ValidationError):
+        text = "the upstream's initialize result names no protocol version"
+    else:
+        if version.protocolVersion in SESSION_VERSIONS:
+            return version.protocolVersion
+        text = "the upstream chose a protocol version that this proxy does not speak"
+    raise FailedError(
+        Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN, upstream=upstream
+    )

@@ -1,0 +1,133 @@
+"""The header fields of requests to an HTTP upstream.
+
+Owns which of the client's fields pass and which are ours. Computed once for a client's connection
+as long as its fields stay the same, since clients repeat themselves.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from proxy_actors.errors import ConfigurationError, RefusedError
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.messages.sessions import Session
+from proxy_actors.protocol.headers import Fields, first, forwardable
+from proxy_actors.protocol.revisions import requires_version_header
+
+PSEUDONYM = b"proxy-actors"
+_VIA = b"1.1 " + PSEUDONYM
+_ACCEPT_BOTH = (b"accept", b"application/json, text/event-stream")
+_ACCEPT_STREAM = (b"accept", b"text/event-stream")
+_CONTENT_JSON = (b"content-type", b"application/json")
+# An event must not wait in a compressor's window.
+_IDENTITY = (b"accept-encoding", b"identity")
+# What the proxy says in its own name, what it consumes, and what is nobody else's business: a
+# cookie or an Authorization is meant for the proxy's origin (token passthrough is forbidden).
+_OURS = frozenset(
+    {
+        b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type",
+        b"cookie", b"date", b"expect", b"forwarded", b"host", b"last-event-id", b"max-forwards",
+        b"mcp-protocol-version", b"mcp-session-id", b"origin", b"referer", b"via",
+    }
+)  # fmt: skip
+_OUR_PREFIXES = (b"x-forwarded-", b"x-proxy-actors-", b"x-real-ip", b"sec-", b"proxy-")
+_SESSION_ID_BYTES_MAX = 1024
+
+
+class UpstreamUrl:
+    """Where an upstream's MCP endpoint is.
+
+    Raises:
+        ConfigurationError: not an http URL with a host.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ConfigurationError(f"{url!r}: only http:// URLs can be fronted")
+        self.host = parts.hostname
+        self.port = parts.port or 80
+        self.authority = parts.netloc.encode("ascii")
+        target = parts.path or "/"
+        self.target = (f"{target}?{parts.query}" if parts.query else target).encode("ascii")
+
+
+class UpstreamFields:
+    """Makes the fields of requests to one upstream."""
+
+    def __init__(self, url: UpstreamUrl) -> None:
+        self.target = url.target
+        self._host = (b"host", url.authority)
+
+    def for_post(self, exchange: Exchange, session: Session | None, body_bytes: int) -> Fields:
+        """Return the fields of a POST on behalf of a client."""
+        return [
+            self._host,
+            _CONTENT_JSON,
+            _ACCEPT_BOTH,
+            (b"content-length", b"%d" % body_bytes),
+            *_session_fields(session),
+            *exchange.forwarded,
+        ]
+
+    def for_get(self, exchange: Exchange, session: Session) -> Fields:
+        """Return the fields of a GET for a standalone stream on behalf of a client."""
+        return [self._host, _ACCEPT_STREAM, *_session_fields(session), *exchange.forwarded]
+
+    def own(self, session_id: str | None, version: str, body_bytes: int = 0) -> Fields:
+        """Return the fields of a request in the proxy's own name."""
+        fields = [self._host, _ACCEPT_BOTH, (b"via", _VIA)]
+        if body_bytes:
+            fields += [_CONTENT_JSON, (b"content-length", b"%d" % body_bytes)]
+        return [*fields, *_session_id_fields(session_id, version)]
+
+
+def forwarded_fields(fields: Fields, host: bytes, peer: str) -> Fields:
+    """Return what of a client's request passes on, with what the proxy says about the client.
+
+    Raises:
+        RefusedError: 400 for a Connection that nominates what it may not; 508 when the request has
+            been here before (HTTP-F2).
+    """
+    via = first(fields, b"via")
+    if via is not None and PSEUDONYM in via:
+        raise RefusedError(508, "the request has passed this proxy before", close=True)
+    passed = [
+        field
+        for field in forwardable(fields)
+        if field[0] not in _OURS and not field[0].startswith(_OUR_PREFIXES)
+    ]
+    return [
+        *passed,
+        (b"via", _VIA if via is None else via + b", " + _VIA),
+        _IDENTITY,
+        (b"x-forwarded-for", peer.encode("ascii", "replace")),
+        (b"x-forwarded-host", host),
+        (b"x-forwarded-proto", b"http"),
+    ]
+
+
+def session_id_of(fields: Fields) -> str | None:
+    """Read the session id of an upstream's initialize answer; None when it gave none it may give.
+
+    Only visible ASCII is a session id (2025-11-25 basic/transports, "Session Management").
+    """
+    value = first(fields, b"mcp-session-id")
+    if value is None or not 0 < len(value) <= _SESSION_ID_BYTES_MAX:
+        return None
+    return value.decode("ascii") if all(0x21 <= byte <= 0x7E for byte in value) else None
+
+
+def _session_fields(session: Session | None) -> Fields:
+    if session is None:
+        return []
+    return _session_id_fields(session.upstream_session_id, session.version)
+
+
+def _session_id_fields(session_id: str | None, version: str) -> Fields:
+    fields: Fields = []
+    if session_id is not None:
+        fields.append((b"mcp-session-id", session_id.encode("ascii")))
+    if requires_version_header(version):
+        fields.append((b"mcp-protocol-version", version.encode("ascii")))
+    return fields

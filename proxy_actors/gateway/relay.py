@@ -1,0 +1,154 @@
+"""From an answer to bytes on the client's connection.
+
+Owns the framing towards clients: length or chunks, or the end of the connection for a 1.0 client;
+one event, one chunk; a comment now and then on a silent stream. A stream that could not be brought
+to its end is visibly truncated: no last chunk, the connection is closed (HTTP-F7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.subscriber import Subscriber
+from proxy_actors.errors import DeadlineError, StreamClosedError
+from proxy_actors.gateway.response import Response
+from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.stream import Subscribe, Unsubscribe
+from proxy_actors.protocol.headers import Fields
+from proxy_actors.protocol.http1_request import RequestHead
+from proxy_actors.protocol.http1_write import LAST_CHUNK, chunk, response_head
+from proxy_actors.protocol.sse import COMMENT_KEEPALIVE, encode_event
+from proxy_actors.world.base import ByteStream
+
+KEEP_ALIVE_S = 15.0
+SUBSCRIBE_S_MAX = 1.0
+_CLOSE = (b"connection", b"close")
+_EVENT_STREAM: Fields = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+# RFC 9110 section 8.6: no length with these.
+_BODILESS = frozenset({204, 304})
+
+
+def write_response(
+    client: ByteStream, response: Response, head: RequestHead | None, wiring: Wiring, close: bool
+) -> bool:
+    """Write an answer; say whether the connection can carry another request.
+
+    Args:
+        head: of the request answered; None when it could not be read.
+        close: whether the connection is to end after it.
+
+    Raises:
+        StreamClosedError, DeadlineError: the client has gone, or takes nothing.
+    """
+    if response.stream is not None:
+        assert head is not None
+        return _write_stream(client, response.stream, head, wiring, close)
+    fields = list(response.fields)
+    if response.status not in _BODILESS:
+        fields.append((b"content-length", b"%d" % len(response.body)))
+    if close:
+        fields.append(_CLOSE)
+    parts = [response_head(response.status, fields, date=wiring.date())]
+    if response.body and (head is None or head.method != b"HEAD"):
+        parts.append(response.body)
+    client.write(parts, wiring.world.now_s() + wiring.limits.write_s_max)
+    return not close
+
+
+def messages_of(stream: str, wiring: Wiring) -> Iterator[bytes]:
+    """Read a call's stream to its end."""
+    with Subscription(stream, wiring) as subscription:
+        while messages := subscription.subscriber.take(math.inf):
+            yield from messages
+
+
+class Subscription:
+    """A subscriber's stay at a stream, ended whatever happens."""
+
+    def __init__(self, stream: str, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._slot: Slot = wiring.streams.find(stream)
+        self._id, self.subscriber = wiring.subscribers.enter()
+
+    def __enter__(self) -> Subscription:
+        try:
+            deadline_s = self._wiring.world.now_s() + SUBSCRIBE_S_MAX
+            self._slot.ask(Subscribe(self._id), deadline_s)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._slot.tell(Unsubscribe(self._id))
+        self._wiring.subscribers.leave(self._id)
+
+
+def _write_stream(
+    client: ByteStream,
+    stream: str | Subscriber,
+    head: RequestHead,
+    wiring: Wiring,
+    close: bool,
+) -> bool:
+    if isinstance(stream, Subscriber):
+        return _Writer(client, head, wiring, close).write(stream)
+    with Subscription(stream, wiring) as subscription:
+        subscriber = subscription.subscriber
+        if head.method == b"GET":
+            # A client that has gone needs no stream. A call's stream goes on: a client may have
+            # closed its sending side only, and the call must run to its end (MCP-S-21).
+            client.on_departure(subscriber.end)
+        try:
+            return _Writer(client, head, wiring, close).write(subscriber)
+        finally:
+            client.on_departure(None)
+
+
+class _Writer:
+    """Writes what a subscriber gets."""
+
+    def __init__(
+        self, client: ByteStream, head: RequestHead, wiring: Wiring, close: bool
+    ) -> None:
+        self._client = client
+        self._wiring = wiring
+        self._chunked = head.version == (1, 1)
+        self._close = close or not self._chunked
+
+    def write(self, subscriber: Subscriber) -> bool:
+        fields = list(_EVENT_STREAM)
+        if self._chunked:
+            fields.append((b"transfer-encoding", b"chunked"))
+        if self._close:
+            fields.append(_CLOSE)
+        self._write([response_head(200, fields, date=self._wiring.date())])
+        while True:
+            try:
+                messages = subscriber.take(self._wiring.world.now_s() + KEEP_ALIVE_S)
+            except DeadlineError:
+                self._write_chunk(COMMENT_KEEPALIVE)
+                continue
+            if not messages:
+                break
+            self._write_chunk(b"".join([encode_event(data) for data in messages]))
+        if subscriber.cut:
+            raise StreamClosedError("the client read too slowly")
+        if self._chunked:
+            self._write([LAST_CHUNK])
+        return not self._close
+
+    def _write_chunk(self, data: bytes) -> None:
+        self._write(list(chunk(data)) if self._chunked else [data])
+
+    def _write(self, parts: list[bytes]) -> None:
+        self._client.write(parts, self._wiring.world.now_s() + self._wiring.limits.write_s_max)

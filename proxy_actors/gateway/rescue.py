@@ -1,0 +1,92 @@
+"""The one place where errors become answers.
+
+Owns the error contract towards clients: a JSON-RPC error under the caller's own id where it could
+be read, with `data` of reason, upstream, executed, retryable, retryAfterMs and requestId for
+failures. It tells clients nothing of the inside: no path, address, secret or traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from proxy_actors.errors import (
+    ActorStoppedError,
+    DeadlineError,
+    Executed,
+    FailedError,
+    GatewayError,
+    MailboxFullError,
+    MessageError,
+    Reason,
+    RefusedError,
+    Side,
+)
+from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.protocol import jsonrpc_rewrite
+from proxy_actors.protocol.headers import Fields
+
+logger = logging.getLogger("proxy_actors.gateway")
+
+
+def respond(error: Exception, id: bytes | None, request_id: str) -> Response:
+    """Make the answer to an error.
+
+    Args:
+        error: what went wrong; anything that is no GatewayError is told as what it means here.
+        id: the raw JSON of the caller's request id, None where it could not be read.
+        request_id: the proxy's name for the request, for finding it in the log.
+    """
+    known = classify(error, request_id)
+    fields: Fields = list(known.headers)
+    if isinstance(known, FailedError) and known.retry_after_s is not None:
+        fields.append((b"retry-after", b"%d" % math.ceil(known.retry_after_s)))
+    body = message(known, id, request_id)
+    return Response(
+        known.status, [*json_response(b"").fields, *fields], body, close=known.close
+    )
+
+
+def message(error: GatewayError, id: bytes | None, request_id: str = "") -> bytes:
+    """Make the JSON-RPC error of an error."""
+    data = error.data if isinstance(error, RefusedError) else _contract(error, request_id)
+    return jsonrpc_rewrite.error(id, error.code, error.text, data)
+
+
+def classify(error: Exception, request_id: str) -> GatewayError:
+    """Say what an error means to a client. What nobody foresaw is logged with its traceback."""
+    match error:
+        case GatewayError():
+            return error
+        case MessageError():
+            return RefusedError(400, error.text, code=error.code)
+        case ActorStoppedError():
+            text = "a part of the proxy was restarted; try again"
+            return FailedError(
+                Reason.OVERLOADED, text, executed=Executed.UNKNOWN, side=Side.PROXY,
+                retryable=False, retry_after_s=1.0,
+            )
+        case MailboxFullError():
+            text = "the proxy is overloaded"
+            return FailedError(Reason.OVERLOADED, text, side=Side.PROXY, retry_after_s=1.0)
+        case DeadlineError():
+            text = "the request's time is up"
+            return FailedError(Reason.DEADLINE, text, executed=Executed.UNKNOWN, side=Side.PROXY)
+    logger.error("request_failed request=%s", request_id, exc_info=error)
+    text = "internal error"
+    return FailedError(Reason.INTERNAL, text, executed=Executed.UNKNOWN, side=Side.PROXY)
+
+
+def _contract(error: GatewayError, request_id: str) -> dict[str, object]:
+    data: dict[str, object] = {
+        "reason": error.reason if isinstance(error, FailedError) else Reason.INTERNAL,
+        "executed": error.executed,
+        "retryable": error.retryable,
+        "requestId": request_id,
+    }
+    if isinstance(error, FailedError):
+        if error.upstream is not None:
+            data["upstream"] = error.upstream
+        if error.retry_after_s is not None:
+            data["retryAfterMs"] = round(error.retry_after_s * 1000)
+    return data

@@ -1,0 +1,32 @@
+"""What the proxy is about to answer a client with, before it is bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy_actors.actors.subscriber import Subscriber
+
+from proxy_actors.protocol.headers import Fields
+
+JSON = (b"content-type", b"application/json")
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """An answer: with a body, or with the event stream of that name.
+
+    `close` says that the connection ends after it.
+    """
+
+    status: int
+    fields: Fields = []
+    body: bytes = b""
+    stream: str | Subscriber | None = None
+    close: bool = False
+
+
+def json_response(body: bytes, fields: Fields | None = None, status: int = 200) -> Response:
+    """Make an answer of one JSON text."""
+    return Response(status, [JSON, *(fields or [])], body)
+
+
+ACCEPTED = Response(202)

@@ -1,0 +1,139 @@
+"""What a request goes through before it is forwarded, and the pages that are served here.
+
+`STEPS` is the order of the checks, cheapest first and nothing that costs before what refuses: read
+it as the policy of this proxy. Each step fills in the exchange or raises the error that refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.sessions import BeginUse
+from proxy_actors.protocol.headers import accepts, first, media_type
+from proxy_actors.protocol.http1_request import RequestHead
+from proxy_actors.protocol.jsonrpc import Kind, admit
+from proxy_actors.protocol.revisions import (
+    INITIALIZE,
+    SESSION_VERSIONS,
+    allows_batches,
+)
+
+MCP_PATH = b"/mcp"
+PAGES = frozenset({b"/health", b"/ready", b"/admin/health"})
+LOOK_UP_S_MAX = 1.0
+_MCP_METHODS = (b"POST", b"GET", b"DELETE")
+_ALLOW_MCP = ((b"allow", b"POST, GET, DELETE, OPTIONS"),)
+_ALLOW_PAGE = ((b"allow", b"GET, HEAD, OPTIONS"),)
+_VERSIONS = frozenset(version.encode("ascii") for version in SESSION_VERSIONS)
+
+Step = Callable[[Exchange, Wiring], None]
+
+
+def check_head(head: RequestHead, wiring: Wiring) -> None:
+    """Refuse by the head alone, before any of the body is waited for.
+
+    Raises:
+        RefusedError: the request is not for here, from a foreign page, or of no use.
+    """
+    wiring.names.check_host(head.host)  # first: nothing of a foreign name's request is looked at
+    origin = first(head.fields, b"origin")
+    if origin is not None:
+        wiring.names.check_origin(origin)
+    _check_route(head)
+    if head.path == MCP_PATH and head.method in (b"POST", b"GET"):
+        _check_media(head)
+
+
+def admit_body(exchange: Exchange, wiring: Wiring) -> None:
+    """Read the JSON-RPC message, or those of a batch."""
+    admitted = admit(exchange.request.body)
+    exchange.batch = isinstance(admitted, tuple)
+    exchange.messages = admitted if isinstance(admitted, tuple) else (admitted,)
+
+
+def check_version(exchange: Exchange, wiring: Wiring) -> None:
+    """Refuse a revision that is not spoken here (MCP-S-11); absent is the session's own.
+
+    -32022 with the list of what is spoken is right in both eras: 400 for a session client, and for
+    one that asks for a later revision first the sign that it may fall back to `initialize`.
+    """
+    version = first(exchange.head.fields, b"mcp-protocol-version")
+    if version is not None and version not in _VERSIONS:
+        raise RefusedError(
+            400,
+            "this protocol version is not supported",
+            code=UNSUPPORTED_PROTOCOL_VERSION,
+            data={
+                "supported": list(SESSION_VERSIONS),
+                "requested": version.decode("ascii", "replace")[:64],
+            },
+        )
+
+
+def find_session(exchange: Exchange, wiring: Wiring) -> None:
+    """Find the session that the request names (MCP-S-3, S-4); `initialize` names none."""
+    front_id = first(exchange.head.fields, b"mcp-session-id")
+    if is_initialize(exchange):
+        if front_id is not None:
+            raise RefusedError(400, "initialize opens a session and cannot be sent within one")
+        return
+    if any(message.method == INITIALIZE for message in exchange.messages):
+        raise RefusedError(400, "initialize must not be part of a batch")
+    if front_id is None:
+        raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
+    deadline_s = wiring.world.now_s() + LOOK_UP_S_MAX
+    ask = BeginUse(front_id.decode("ascii", "replace"), exchange.principal)
+    exchange.session = wiring.registry.ask(ask, deadline_s)
+
+
+def check_batch(exchange: Exchange, wiring: Wiring) -> None:
+    """Refuse an array where the revision has none (MCP-S-12, S-13)."""
+    if exchange.batch and not allows_batches(exchange.in_session().version):
+        raise RefusedError(400, "batches are not part of the negotiated revision")
+
+
+STEPS_OF_POST: tuple[Step, ...] = (
+    # The connection's bounds, Host, Origin and the head were checked when the head had come.
+    admit_body,  # next: everything below decides by what the body says
+    check_version,  # before the look-up: a revision not spoken here has no sessions here
+    find_session,  # reads only; identity is known before any cost is caused
+    check_batch,  # needs the session's revision
+)
+STEPS_OF_GET: tuple[Step, ...] = (check_version, find_session)
+STEPS_OF_DELETE: tuple[Step, ...] = STEPS_OF_GET
+
+
+def is_initialize(exchange: Exchange) -> bool:
+    """Whether the exchange is a client's `initialize`, alone in its body."""
+    if exchange.batch or not exchange.messages:
+        return False
+    message = exchange.message
+    return message.kind is Kind.REQUEST and message.method == INITIALIZE
+
+
+def _check_route(head: RequestHead) -> None:
+    if head.path == MCP_PATH:
+        if head.method not in _MCP_METHODS and head.method != b"OPTIONS":
+            raise RefusedError(405, "this method is not allowed here", headers=_ALLOW_MCP)
+    elif head.path in PAGES:
+        if head.method not in (b"GET", b"HEAD", b"OPTIONS"):
+            raise RefusedError(405, "this method is not allowed here", headers=_ALLOW_PAGE)
+    elif head.target != b"*" or head.method != b"OPTIONS":
+        raise RefusedError(404, "there is nothing at this path")
+
+
+def _check_media(head: RequestHead) -> None:
+    accept = b", ".join(value for name, value in head.fields if name == b"accept")
+    stream = accepts(accept, b"text/event-stream")
+    if head.method == b"GET":
+        if not stream:
+            raise RefusedError(406, "Accept must list text/event-stream")
+        return
+    if not stream or not accepts(accept, b"application/json"):
+        raise RefusedError(406, "Accept must list application/json and text/event-stream")
+    content_type = first(head.fields, b"content-type")
+    if content_type is None or media_type(content_type) != b"application/json":
+        raise RefusedError(415, "Content-Type must be application/json")

@@ -1,0 +1,113 @@
+"""What the data plane is wired with: made once by `app`, read by every connection."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import msgspec
+
+from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.errors import FailedError, Reason, Side
+from proxy_actors.gateway.forwarder import Forwarder
+from proxy_actors.gateway.origins import AllowedNames
+from proxy_actors.protocol.http1_framing import HttpLimits
+from proxy_actors.world.base import World
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True):
+    """Bounds on clients' connections.
+
+    Attributes:
+        connections_max: open connections in all.
+        per_address_max: open connections of one client address.
+        requests_max: requests on one connection; the last one's answer says Connection: close.
+        idle_s_max: between two requests.
+        head_s_max: from the first byte of a request to the end of its head.
+        body_grace_s: how long a body may take before its rate counts.
+        body_rate_min: bytes a second that a body must then have come at on the average.
+        write_s_max: how long a client may take to accept a write.
+        linger_s_max: how long input is discarded after an early answer.
+        body_bytes_total_max: bytes of request bodies held by the process.
+    """
+
+    connections_max: int = 10_000
+    per_address_max: int = 10_000
+    requests_max: int = 1_000_000
+    idle_s_max: float = 75.0
+    head_s_max: float = 10.0
+    body_grace_s: float = 10.0
+    body_rate_min: int = 1024
+    write_s_max: float = 30.0
+    linger_s_max: float = 2.0
+    body_bytes_total_max: int = 256 * 1024 * 1024
+
+
+class BodyBudget:
+    """The bytes of request bodies that the process holds, over all connections."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held = 0
+
+    def change(self, more_bytes: int) -> None:
+        """Count bytes more, or fewer.
+
+        Raises:
+            FailedError: 503, more would be held than allowed; nothing was counted.
+        """
+        if more_bytes > 0 and self._held + more_bytes > self._bytes_max:
+            text = "the proxy holds too many request bodies"
+            raise FailedError(
+                Reason.OVERLOADED, text, side=Side.PROXY, retry_after_s=1.0, close=True
+            )
+        self._held += more_bytes
+
+
+class Wiring:
+    """Everything that a connection needs.
+
+    Attributes:
+        health: answers DescribeState when the process and its root supervisor work.
+        upstream: answers DescribeReadiness.
+        forwarder: carries exchanges to the upstream.
+        registry: the session registry.
+        streams: the event streams by name.
+        date: the present value of the Date field.
+        draining: whether connections end after the exchange in hand.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        names: AllowedNames,
+        health: Slot,
+        upstream: Slot,
+        registry: Slot,
+        forwarder: Forwarder,
+        streams: Directory,
+        subscribers: Subscribers,
+        date: Callable[[], bytes],
+        http: HttpLimits = HttpLimits(),
+        limits: ConnectionLimits = ConnectionLimits(),
+    ) -> None:
+        self.world = world
+        self.names = names
+        self.health = health
+        self.upstream = upstream
+        self.registry = registry
+        self.forwarder = forwarder
+        self.streams = streams
+        self.subscribers = subscribers
+        self.date = date
+        self.http = http
+        self.limits = limits
+        self.bodies = BodyBudget(limits.body_bytes_total_max)
+        self.draining = False
+        self._exchange_ids = itertools.count(1)
+
+    def next_exchange_id(self) -> int:
+        """Mint an id, unique in this process."""
+        return next(self._exchange_ids)

@@ -1,0 +1,142 @@
+"""The mailbox of an HTTP upstream, and the effects of its policy.
+
+The upstream knows which stream carries what, so that what a client sends on one connection reaches
+the stream that it concerns on another.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from proxy_actors.messages.base import Message
+from proxy_actors.messages.sessions import SessionEnded
+from proxy_actors.messages.stream import RequestOpened
+
+
+class OpenCallStream(Message, frozen=True):
+    """Exchange to upstream, asked: its answer has become an event stream, take the source over.
+
+    Answered with the stream's name. `request_id` is the raw JSON of the client's request id.
+    """
+
+    exchange_id: int
+    session_key: str
+    request_id: bytes
+    deadline_s: float
+
+
+class ReserveStandalone(Message, frozen=True):
+    """Exchange to upstream, asked: may this session open a standalone stream?
+
+    Answered with True, or a RefusedError 409 while one is open or being opened. Must be followed by
+    `OpenStandaloneStream` or `ReleaseStandalone`.
+    """
+
+    session_key: str
+
+
+class ReleaseStandalone(Message, frozen=True):
+    """Exchange to upstream: the standalone stream came to nothing."""
+
+    always_accepted: ClassVar[bool] = True
+    session_key: str
+
+
+class OpenStandaloneStream(Message, frozen=True):
+    """Exchange to upstream, asked: the reserved stream stands. Answered with its name."""
+
+    exchange_id: int
+    session_key: str
+
+
+class ClientAnswered(Message, frozen=True):
+    """Exchange to upstream: the client has answered the server's request `request_id`."""
+
+    always_accepted: ClassVar[bool] = True
+    session_key: str
+    request_id: bytes
+
+
+class ClientCancelled(Message, frozen=True):
+    """Exchange to upstream: the client has cancelled its own request `request_id`."""
+
+    always_accepted: ClassVar[bool] = True
+    session_key: str
+    request_id: bytes
+
+
+class UpstreamReached(Message, frozen=True):
+    """Pool or probe to upstream: a connect succeeded, or failed."""
+
+    always_accepted: ClassVar[bool] = True
+    ok: bool
+
+
+class ProbeDue(Message, frozen=True):
+    """Timer to upstream: try again to connect."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+
+
+class StreamStopped(Message, frozen=True):
+    """Shell to policy: the actor of this stream has ended."""
+
+    stream: str
+
+
+class TellAnswered(Message, frozen=True):
+    """Effect: tell the stream that its request was answered."""
+
+    stream: str
+    request_id: bytes
+
+
+class TellCancelled(Message, frozen=True):
+    """Effect: tell the stream that its call was cancelled."""
+
+    stream: str
+
+
+class TellClose(Message, frozen=True):
+    """Effect: tell the stream to end."""
+
+    stream: str
+
+
+class DeleteUpstreamSession(Message, frozen=True):
+    """Effect: send DELETE for the upstream's session."""
+
+    upstream_session_id: str
+    version: str
+
+
+class Probe(Message, frozen=True):
+    """Effect: try to connect, and report UpstreamReached."""
+
+
+class WakeForProbe(Message, frozen=True):
+    """Effect: tell ProbeDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
+HttpUpstreamMessage = (
+    ClientAnswered
+    | ClientCancelled
+    | ReleaseStandalone
+    | RequestOpened
+    | SessionEnded
+    | StreamStopped
+    | UpstreamReached
+    | ProbeDue
+)
+HttpUpstreamEffect = (
+    TellAnswered
+    | TellCancelled
+    | TellClose
+    | DeleteUpstreamSession
+    | Probe
+    | WakeForProbe
+)
