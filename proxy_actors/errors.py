@@ -110,6 +110,30 @@ class ConfigurationError(ProxyActorsError):
     """A setting is missing, unknown or out of range. Never retried. The text names the fix."""
 
 
+class MessageError(ProxyActorsError):
+    """Bytes that are no acceptable JSON-RPC message.
+
+    Towards a client it becomes a 400; from an upstream it is the upstream's breach of protocol.
+
+    Args:
+        text: what is wrong, without quoting the message.
+        code: the JSON-RPC code: PARSE_ERROR, INVALID_REQUEST or INVALID_PARAMS.
+        request_id: the raw JSON id of the request refused, when it could be read.
+    """
+
+    def __init__(
+        self, text: str, *, code: int = INVALID_REQUEST, request_id: bytes | None = None
+    ) -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = code
+        self.request_id = request_id
+
+
+class FrameTooLargeError(ProxyActorsError):
+    """A peer sent a line or an event beyond its bound; nothing more can be read from it."""
+
+
 class GatewayError(ProxyActorsError):
     """An error with an answer: HTTP status, JSON-RPC code, fault, and what is known of execution.
 
@@ -198,3 +222,23 @@ class FailedError(GatewayError):
         self.retryable = executed is Executed.NO if retryable is None else retryable
         self.retry_after_s = retry_after_s
         self.side = side
+
+
+class FramingError(ProxyActorsError):
+    """Bytes that break the grammar or the limits of HTTP/1.1, read or about to be written.
+
+    It never leaves `protocol/` when read: the parser of a side knows whose fault the bytes are, and
+    raises `RefusedError(status)` or `FailedError` in its place.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class CallFailedError(ProxyActorsError):
+    """A call from the command line got an error, or something that is not an answer.
+
+    The text is for the person who made the call; it tells the error contract's fields, if any.
+    """
