@@ -38,6 +38,7 @@ from proxy_actors.errors import (
     ConfigurationError,
     DeadlineError,
     MailboxFullError,
+    ProxyActorsError,
 )
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.lifecycle import (
@@ -54,10 +55,8 @@ LATER: Any = object()  # Any: it stands where every kind of answer may stand
 TURN_S_WARN = 0.05
 STOP_CHILDREN_S_MAX = 10.0
 _LIFECYCLE = frozenset({Stop, DescribeState, ChildStarted, ChildStopped})
-_PROXY_CALLS = (
-    pykka_messages.ProxyCall,
-    pykka_messages.ProxyGetAttr,
-    pykka_messages.ProxySetAttr,
+_PROXY_CALLS: frozenset[type] = frozenset(
+    {pykka_messages.ProxyCall, pykka_messages.ProxyGetAttr, pykka_messages.ProxySetAttr}
 )
 
 logger = logging.getLogger("proxy_actors.actors")
@@ -142,13 +141,19 @@ class Actor(pykka.Actor):
         `slot` is the stable name to occupy; without one the child gets its own.
         """
         assert slot is None or slot.name == child.name
+        assert child.name not in self.children, f"{self.name} has a child {child.name} already"
         child.parent = self.ref
         child.incarnation = incarnation
         child.slot = slot or child.slot
         child.slot.ref = child.ref
+        child.slot.starts += 1
         self.children[child.name] = child.ref
-        child._start_actor_loop()
+        child.start_loop()
         return child.ref
+
+    def start_loop(self) -> None:
+        """Start the loop: `start_child` does, and the service for the root."""
+        self._start_actor_loop()
 
     # Pykka's factory hooks.
 
@@ -168,10 +173,9 @@ class Actor(pykka.Actor):
     def _run(self) -> None:
         self._guard(self._start)
         while self._ending is None:
-            try:
-                mail = self._next_mail(math.inf)
-            except BaseException as error:  # a kill from outside is this actor's end, not all's
-                self._crash(error)
+            mail = self.actor_inbox.take()
+            if mail is None:
+                self._park(math.inf)
             else:
                 self._turn(mail)
         self._end()
@@ -197,8 +201,8 @@ class Actor(pykka.Actor):
         finally:
             self._asked_by = None
         self._handled += 1
-        if self._room and self.actor_inbox.has_room():
-            self._room.pop(0).set()
+        if self._room:
+            self._wake_sender()
         took_s = self.world.now_s() - began_s
         if took_s > self._turn_s_max:
             self._turn_s_max = took_s
@@ -217,9 +221,7 @@ class Actor(pykka.Actor):
             case Stop():
                 self.stop()
             case ChildStopped():
-                known = self.children.get(message.name)
-                if known is not None and known.incarnation == message.incarnation:
-                    del self.children[message.name]
+                self._forget_child(message)
                 self.on_child_stopped(message)
             case ChildStarted():
                 self.on_child_started(message)
@@ -252,36 +254,46 @@ class Actor(pykka.Actor):
             self.parent.tell(ChildStopped(self.name, self.incarnation, self._ending, self._error))
 
     def _stop_children(self) -> None:
-        """Stop the children in their order and wait for their last words."""
+        """Stop the children in their order and wait for their last words.
+
+        Mail that comes meanwhile is undelivered at once: nobody waits for this actor's children.
+        """
         deadline_s = self.world.now_s() + STOP_CHILDREN_S_MAX
-        kept: list[Mail] = []
         for group in self.stop_order():
             for name in group:
                 if name in self.children:
                     self.children[name].tell(Stop())
-            while not self.children.keys().isdisjoint(group):
-                try:
-                    mail = self._next_mail(deadline_s)
-                except DeadlineError:
+            while late := self.children.keys() & group:
+                mail = self.actor_inbox.take()
+                if mail is not None:
+                    if isinstance(mail.message, ChildStopped):
+                        self._forget_child(mail.message)
+                    else:
+                        self._bury(mail)
+                    self._wake_sender()
+                elif not self._park(deadline_s):
                     logger.error("children_outlived_parent actor=%s children=%s",
-                                 self.name, sorted(self.children))
-                    self.children.clear()
-                    break
-                if isinstance(mail.message, ChildStopped):
-                    self.children.pop(mail.message.name, None)
-                else:
-                    kept.append(mail)
-        for mail in kept:
-            self._bury(mail)
+                                 self.name, sorted(late))
+                    for name in late:
+                        del self.children[name]
 
-    def _next_mail(self, deadline_s: float) -> Mail:
-        while (mail := self.actor_inbox.take()) is None:
-            self._parked = self.world.waiter()
-            try:
-                self._parked.wait(deadline_s)
-            finally:
-                self._parked = None
-        return mail
+    def _forget_child(self, stopped: ChildStopped) -> None:
+        known = self.children.get(stopped.name)
+        if known is not None and known.incarnation == stopped.incarnation:
+            del self.children[stopped.name]
+
+    def _park(self, deadline_s: float) -> bool:
+        """Wait until there may be mail, or an inline turn was the last; False at the deadline."""
+        self._parked = self.world.waiter()
+        try:
+            self._parked.wait(deadline_s)
+        except DeadlineError:
+            return False
+        except BaseException as error:  # a kill from outside is this actor's end, not all's
+            self._crash(error)
+        finally:
+            self._parked = None
+        return True
 
     def _bury(self, mail: Mail) -> None:
         if mail.reply_to is not None:
@@ -295,7 +307,7 @@ class Actor(pykka.Actor):
 
     def post(self, mail: Mail) -> bool:
         """Put mail in the box, for `Ref` alone; False when it was not accepted."""
-        if self.actor_stopped.is_set() or isinstance(mail.message, _PROXY_CALLS):
+        if self.actor_stopped.is_set() or mail.message.__class__ in _PROXY_CALLS:
             return False
         if not self.actor_inbox.offer(mail):
             self.undelivered += 1
@@ -308,6 +320,8 @@ class Actor(pykka.Actor):
         """Handle an ask, for `Ref` alone: inline when this actor is idle, else through the box."""
         if self.actor_stopped.is_set():
             raise ActorStoppedError(f"{self.name} has stopped")
+        if message.__class__ in _PROXY_CALLS:
+            raise ProxyActorsError(f"{self.name} is spoken to by messages, not through a proxy")
         reply = Reply(self)
         mail = Mail(message, reply, self.world.now_s())
         parked = self._parked
@@ -326,9 +340,16 @@ class Actor(pykka.Actor):
         self._room.append(waiter)
         try:
             waiter.wait(deadline_s)
-        finally:
+        except BaseException:
             if waiter in self._room:
                 self._room.remove(waiter)
+            else:
+                self._wake_sender()  # woken, but late or killed: the room is the next one's
+            raise
+
+    def _wake_sender(self) -> None:
+        if self._room and self.actor_inbox.has_room():
+            self._room.pop(0).set()
 
     def _state(self) -> ActorState:
         oldest_s = self.actor_inbox.oldest_s()

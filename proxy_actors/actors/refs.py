@@ -81,6 +81,10 @@ class Ref(pykka.ActorRef["Actor"]):
         """Which start of the actor this is, from 1."""
         return self._own.incarnation
 
+    def children(self) -> list[Ref]:
+        """List the actor's present children, for walking over the tree."""
+        return list(self._own.children.values())
+
     def tell(self, message: Message) -> bool:  # type: ignore[override]  # ours never raises
         """Put `message` in the box. False when the actor has stopped or its box is full."""
         return self._own.post(Mail(message, None, self._own.world.now_s()))
@@ -113,14 +117,17 @@ class Slot:
     """An actor's stable name: finds the present incarnation at the moment of sending.
 
     Owned by the actor's parent. Between two incarnations nobody lives here: `tell` says False and
-    `ask` raises ActorStoppedError, so what must not be lost stays with the sender.
+    `ask` raises ActorStoppedError, so what must not be lost stays with the sender. `starts` counts
+    the incarnations that lived here, across restarts of the parent too: ids that mail to this name
+    may bring back are told apart by it.
     """
 
-    __slots__ = ("name", "ref")
+    __slots__ = ("name", "ref", "starts")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ref: Ref | None = None
+        self.starts = 0
 
     def tell(self, message: Message) -> bool:
         """Tell the present incarnation; False when there is none, or it did not accept."""

@@ -69,7 +69,13 @@ class Supervisor(Actor):
 
     def on_receive(self, message: Any) -> Any:  # Any: subclasses have vocabularies of their own
         """Refuse: a plain supervisor has no mail but its children's."""
-        raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
+        if not isinstance(message, SupervisorReady):
+            raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
+
+    def on_ready(self) -> None:
+        """Every worker has started for the first time: the parent is told."""
+        if self.parent is not None:
+            self.parent.tell(SupervisorReady(self.name))
 
     def on_child_started(self, message: ChildStarted) -> None:
         """A child has started: start the next."""
@@ -97,8 +103,7 @@ class Supervisor(Actor):
                 case StopChild(child):
                     self.children[child].tell(Stop())
                 case Ready():
-                    if self.parent is not None:
-                        self.parent.tell(SupervisorReady(self.name))
+                    self.on_ready()
                 case Escalate(child, error):
                     if isinstance(message, ChildStopped) and (
                         message.reason is StopReason.CONFIGURATION

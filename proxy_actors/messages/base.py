@@ -16,5 +16,5 @@ class Message(msgspec.Struct, frozen=True):
 
     fast: ClassVar[bool] = False
     # Mail that gives something back is taken even by a full box: refusing it would lose what is
-    # returned, and its number is bounded by what was lent.
+    # returned, and its number is bounded by what was lent. A parent's few commands are taken too.
     always_accepted: ClassVar[bool] = False

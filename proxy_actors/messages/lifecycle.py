@@ -20,6 +20,7 @@ class Stop(Message, frozen=True):
     """Parent to child: end after the present turn; what is left in the box is undelivered."""
 
     fast: ClassVar[bool] = True
+    always_accepted: ClassVar[bool] = True
 
 
 class DescribeState(Message, frozen=True):
