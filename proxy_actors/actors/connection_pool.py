@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
+import msgspec
+
 from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.errors import (
@@ -20,7 +22,7 @@ from proxy_actors.errors import (
     Reason,
 )
 from proxy_actors.messages import pool as m
-from proxy_actors.messages.pool import PoolEffect, PoolMessage
+from proxy_actors.messages.pool import PoolMessage
 from proxy_actors.policy.ledger import InheritedLease
 from proxy_actors.policy.pool import PoolLimits, PoolPolicy
 from proxy_actors.world.base import ByteStream, World
@@ -30,6 +32,7 @@ _TEXTS = {
     Reason.POOL_EXHAUSTED: "no upstream connection became free in time",
     Reason.DRAINING: "the upstream is being drained",
     Reason.CONNECT_FAILED: "the upstream could not be connected to",
+    Reason.INTERNAL: "the exchange has ended",
 }
 
 
@@ -51,6 +54,12 @@ class ConnectionTable:
         """List the leases of an exchange."""
         return [row for row in self.leases.values() if row.exchange_id == exchange_id]
 
+    def count_as_stream(self, lease_id: int) -> None:
+        """Note that a lease carries an event stream, for incarnations to come."""
+        row = self.leases.get(lease_id)
+        if row is not None:
+            self.leases[lease_id] = msgspec.structs.replace(row, purpose=m.Purpose.STREAM)
+
     def close(self, connection_id: int) -> None:
         """Close and forget a connection. Idempotent."""
         stream = self.streams.pop(connection_id, None)
@@ -62,6 +71,17 @@ class ConnectionTable:
         row = self.leases.pop(lease_id, None)
         if row is not None:
             self.close(row.connection_id)
+
+    def discard_granted(self, waiter_id: int) -> None:
+        """Close what a waiter was granted: for a cancel that found no pool to go to."""
+        row = self.granted_to(waiter_id)
+        if row is not None:
+            self.discard_lease(row.lease_id)
+
+    def discard_exchange(self, exchange_id: int) -> None:
+        """Close what an exchange holds: for an end that found no pool to be told to."""
+        for row in self.held_by(exchange_id):
+            self.discard_lease(row.lease_id)
 
     def close_idle(self) -> None:
         """Close every connection that no lease holds."""
@@ -109,7 +129,7 @@ class ConnectionPool(Actor):
         """Close what the last incarnation left idle, and count what is still out."""
         self._table.close_idle()
         inherited = tuple(self._table.leases.values())
-        self._policy = PoolPolicy(self._limits, self.incarnation, inherited)
+        self._policy = PoolPolicy(self._limits, self.slot.starts, inherited)
         self._apply(m.SweepDue(0))
 
     def on_receive(self, message: PoolMessage) -> object:
@@ -130,6 +150,10 @@ class ConnectionPool(Actor):
             case m.ExchangeEnded(exchange_id):
                 for row in self._table.held_by(exchange_id):
                     self._closed(row)
+            case m.ConnectionBecameStream(lease_id):
+                self._table.count_as_stream(lease_id)
+            case m.ConnectionOpened(connection_id):
+                self._watch(connection_id)
         self._apply(message)
         return None
 
@@ -148,12 +172,9 @@ class ConnectionPool(Actor):
             case m.ReturnConnection(lease_id):
                 self._table.discard_lease(lease_id)
             case m.CancelCheckout(waiter_id):
-                row = self._table.granted_to(waiter_id)
-                if row is not None:
-                    self._table.discard_lease(row.lease_id)
+                self._table.discard_granted(waiter_id)
             case m.ExchangeEnded(exchange_id):
-                for row in self._table.held_by(exchange_id):
-                    self._table.discard_lease(row.lease_id)
+                self._table.discard_exchange(exchange_id)
             case m.ConnectionOpened(connection_id):
                 self._table.close(connection_id)
 
@@ -163,13 +184,17 @@ class ConnectionPool(Actor):
         return {name: getattr(gauges, name) for name in gauges.__struct_fields__}
 
     def _apply(self, message: PoolMessage) -> None:
-        for effect in self._policy.handle(message, self.world.now_s()):
-            self._perform(effect)
+        todo = [message]
+        for following in todo:
+            for effect in self._policy.handle(following, self.world.now_s()):
+                if isinstance(effect, m.Grant):
+                    # In a loop, not by recursion: hundreds of idle connections may die at once.
+                    todo.extend(self._grant(effect))
+                else:
+                    self._perform(effect)
 
-    def _perform(self, effect: PoolEffect) -> None:
+    def _perform(self, effect: m.Refuse | m.Open | m.Close | m.Wake | m.Drained) -> None:
         match effect:
-            case m.Grant():
-                self._grant(effect)
             case m.Refuse(waiter_id, reason):
                 reply = self._forget(waiter_id)
                 if reply is not None:
@@ -186,18 +211,17 @@ class ConnectionPool(Actor):
             case _:
                 assert_never(effect)
 
-    def _grant(self, grant: m.Grant) -> None:
+    def _grant(self, grant: m.Grant) -> list[PoolMessage]:
+        """Hand a connection over; what is returned says that it was not."""
         reply = self._asks.get(grant.waiter_id)
         if reply is None or reply.settled:
             # The asker gave up; its cancel is underway, or was lost with a crash.
             self._forget(grant.waiter_id)
-            self._apply(m.CancelCheckout(grant.waiter_id))
-            return
+            return [m.CancelCheckout(grant.waiter_id)]
         stream = self._table.streams[grant.connection_id]
         stream.on_departure(None)
         if not grant.fresh and not stream.is_quiet():
-            self._apply(m.GrantFailed(grant.lease_id))
-            return
+            return [m.GrantFailed(grant.lease_id)]
         checkout = self._checkouts[grant.waiter_id]
         self._forget(grant.waiter_id)
         self._table.leases[grant.lease_id] = InheritedLease(
@@ -208,27 +232,32 @@ class ConnectionPool(Actor):
             checkout.purpose,
         )
         reply.set(m.ConnectionGranted(grant.lease_id, grant.connection_id, grant.fresh))
+        return []
 
     def _open(self, connection_id: int) -> None:
         """Connect, in a greenlet of its own."""
+        outcome: PoolMessage = m.ConnectionFailed(connection_id)
         try:
-            stream = self._connect(self.world.now_s() + CONNECT_S_MAX)
+            self._table.streams[connection_id] = self._connect(self.world.now_s() + CONNECT_S_MAX)
+            outcome = m.ConnectionOpened(connection_id)
         except ConnectError:
-            self.slot.tell(m.ConnectionFailed(connection_id))
-            return
-        self._table.streams[connection_id] = stream
-        if not self.slot.tell(m.ConnectionOpened(connection_id)):
-            self._table.close(connection_id)
+            pass
+        finally:  # an error that nobody thought of must not hold the place for ever
+            if not self.slot.tell(outcome):
+                self._table.close(connection_id)
 
     def _closed(self, row: InheritedLease | None) -> None:
-        """A lease is over: nobody reads its connection now, so be told when the peer leaves."""
-        if row is None:
-            return
-        del self._table.leases[row.lease_id]
-        stream = self._table.streams.get(row.connection_id)
+        """A lease is over."""
+        if row is not None:
+            del self._table.leases[row.lease_id]
+            self._watch(row.connection_id)
+
+    def _watch(self, connection_id: int) -> None:
+        """Be told when the peer leaves: nobody reads this connection now."""
+        stream = self._table.streams.get(connection_id)
         if stream is None:
             return
-        gone = m.IdleConnectionEnded(row.connection_id)
+        gone = m.IdleConnectionEnded(connection_id)
 
         def on_departure() -> None:
             self.slot.tell(gone)

@@ -109,11 +109,18 @@ class SweepDue(Message, frozen=True):
 
 
 class DrainPool(Message, frozen=True):
-    """Parent to pool: grant no more calls, close what is idle, tell PoolDrained when empty."""
+    """Parent to pool: grant no more calls, close what is idle, tell PoolDrained when empty.
+
+    A pool that is started anew does not remember it.
+    """
+
+    always_accepted: ClassVar[bool] = True
 
 
 class AbortPool(Message, frozen=True):
     """Parent to pool: close every connection now, leased ones too. Idempotent."""
+
+    always_accepted: ClassVar[bool] = True
 
 
 class PoolDrained(Message, frozen=True):
@@ -123,7 +130,11 @@ class PoolDrained(Message, frozen=True):
 
 
 class ConnectionGranted(Message, frozen=True):
-    """Pool to exchange: the lease. `fresh` says that the connection has carried no exchange yet."""
+    """Pool to exchange: the lease.
+
+    `fresh` says that the connection was opened this moment: it has carried no exchange, and has not
+    been idle long enough for its peer to leave.
+    """
 
     lease_id: int
     connection_id: int

@@ -6,6 +6,7 @@ idle, leased and streaming. It takes no decision: `policy/pool.py` alone talks t
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator
 
 import msgspec
@@ -52,7 +53,7 @@ class Lease:
 
 
 class Ledger:
-    """All connections of one pool incarnation.
+    """All connections of one pool incarnation. `idle` is in the order of idle_since_s.
 
     Args:
         incarnation: the upper bits of every id minted here, so that a lease or an opening of an
@@ -127,6 +128,20 @@ class Ledger:
         """Take out every opening: what still arrives of them is nobody's."""
         for connection_id in list(self._openings):
             self.end_opening(connection_id)
+
+    def move_opening(self) -> None:
+        """Count one of the openings for streams as one for a call from now on."""
+        found = next(x for x, purpose in self._openings.items() if purpose is Purpose.STREAM)
+        self._openings[found] = Purpose.CALL
+        self._opening[Purpose.STREAM] -= 1
+        self._opening[Purpose.CALL] += 1
+
+    def put_idle(self, connection: Connection) -> None:
+        """Enter a connection among the idle; its last use may be older than that of others."""
+        if self.idle and self.idle[-1].idle_since_s > connection.idle_since_s:
+            insort(self.idle, connection, key=lambda row: row.idle_since_s)
+        else:
+            self.idle.append(connection)
 
     def grant(self, connection: Connection, checkout: CheckoutConnection) -> Lease:
         """Enter a lease of a connection that is no longer among the idle."""

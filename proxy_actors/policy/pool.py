@@ -29,7 +29,7 @@ import msgspec
 from proxy_actors.errors import Reason
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
-from proxy_actors.policy.ledger import Connection, InheritedLease, Ledger
+from proxy_actors.policy.ledger import Connection, InheritedLease, Lease, Ledger
 
 SWEEP_INTERVAL_S = 1.0
 # Who is served first: what must never wait behind calls.
@@ -43,7 +43,8 @@ class PoolLimits(msgspec.Struct, frozen=True):
         connections_max: connections for calls, 1 to 10,000.
         reserve: further connections for what must never wait behind calls, 1 to 100.
         streams_max: connections that carry an event stream, 1 to 20,000.
-        waiters_max: exchanges that may wait for a connection, of each purpose, 0 to 100,000.
+        waiters_max: exchanges that may wait for a connection, of each purpose, 1 to 100,000. Every
+            exchange waits at first, if only while a connection is opened for it.
         idle_min: connections kept open without demand, 0 to connections_max.
         idle_timeout_s: an idle connection is closed after so long. Servers close after 5 s
             commonly, and the side that closes first loses no request.
@@ -80,8 +81,10 @@ class PoolPolicy:
 
     Args:
         limits: the bounds.
-        incarnation: counts up with every restart; leases of other incarnations are told apart.
-        inherited: the leases of earlier incarnations that are still out.
+        incarnation: counts up with every start under one name; leases of other incarnations are
+            told apart by it.
+        inherited: the leases of earlier incarnations that are still out, oldest first. Streams
+            past the bound count as calls, as they do when they become streams.
 
     The first message must be SweepDue(0), which opens `idle_min` connections.
     """
@@ -103,6 +106,8 @@ class PoolPolicy:
         self._sweep = 0
         self._sweep_armed = True
         for row in inherited:
+            if row.purpose is Purpose.STREAM and self._ledger.streams >= limits.streams_max:
+                row = msgspec.structs.replace(row, purpose=Purpose.CALL)
             self._ledger.inherit(row, limits.idle_timeout_s)
 
     def handle(self, message: PoolMessage, now_s: float) -> list[PoolEffect]:
@@ -178,16 +183,23 @@ class PoolPolicy:
         if lease is None:
             self._stale += 1
             return
+        if not reusable:
+            effects.append(m.Close(lease.connection.id))
+            return
+        lease.connection.idle_since_s = now_s
+        if idle_s_max is not None:
+            lease.connection.idle_s_max = min(idle_s_max, self.limits.idle_timeout_s)
+        self._keep(lease, now_s, effects)
+
+    def _keep(self, lease: Lease, now_s: float, effects: list[PoolEffect]) -> None:
+        """Put the connection of a lease that is over among the idle, or close it."""
         connection = lease.connection
         too_old = now_s - connection.opened_s >= self.limits.lifetime_max_s
         full = self._ledger.ordinary >= self.limits.ordinary_max
-        if not reusable or lease.inherited or self._draining or too_old or full:
+        if lease.inherited or self._draining or too_old or full:
             effects.append(m.Close(connection.id))
-            return
-        if idle_s_max is not None:
-            connection.idle_s_max = min(idle_s_max, self.limits.idle_timeout_s)
-        connection.idle_since_s = now_s
-        self._ledger.idle.append(connection)
+        else:
+            self._ledger.put_idle(connection)
 
     def _cancel(self, waiter_id: int, now_s: float, effects: list[PoolEffect]) -> None:
         for queue in self._waiting.values():
@@ -195,8 +207,10 @@ class PoolPolicy:
                 return
         lease = self._ledger.granted_to(waiter_id)
         if lease is not None:
-            # The grant crossed the cancel: nobody saw it, so nothing was sent on the connection.
-            self._return(lease.id, True, None, now_s, effects)
+            # The grant crossed the cancel: nobody saw it, so nothing was sent on the connection,
+            # and to its peer it has been idle all the time.
+            self._ledger.release(lease.id)
+            self._keep(lease, now_s, effects)
 
     def _became_stream(self, lease_id: int) -> None:
         lease = self._ledger.lease(lease_id)
@@ -211,6 +225,7 @@ class PoolPolicy:
         for queue in self._waiting.values():
             for waiter_id in [w for w, c in queue.items() if c.exchange_id == exchange_id]:
                 del queue[waiter_id]
+                effects.append(m.Refuse(waiter_id, Reason.INTERNAL))
         for lease in self._ledger.leases():
             if lease.checkout.exchange_id == exchange_id:
                 self._ledger.release(lease.id)
@@ -221,19 +236,23 @@ class PoolPolicy:
         if purpose is None:
             effects.append(m.Close(connection_id))
             return
-        wanted = bool(self._waiting[purpose])
-        if not wanted and (
-            self._draining or self._ledger.ordinary >= self.limits.ordinary_max
-        ):
-            effects.append(m.Close(connection_id))
-            return
         connection = Connection(connection_id, now_s, self.limits.idle_timeout_s)
-        self._ledger.idle.append(connection)
+        if self._waiting[purpose] and self._may_lease(purpose):
+            # It was opened within the budget of its purpose, so no other waiter may have it first.
+            _, checkout = self._waiting[purpose].popitem(last=False)
+            self._lease(connection, checkout, now_s, effects)
+        elif self._draining or self._ledger.ordinary >= self.limits.ordinary_max:
+            effects.append(m.Close(connection_id))
+        else:
+            self._ledger.put_idle(connection)
 
     def _failed(self, connection_id: int, effects: list[PoolEffect]) -> None:
         purpose = self._ledger.end_opening(connection_id)
-        if purpose is not None and self._waiting[purpose]:
-            waiter_id, _ = self._waiting[purpose].popitem(last=False)
+        if purpose is None:
+            return
+        queue = self._waiting[purpose]
+        if len(queue) > self._ledger.opening_for(purpose):
+            waiter_id, _ = queue.popitem(last=False)
             effects.append(m.Refuse(waiter_id, Reason.CONNECT_FAILED))
 
     def _idle_ended(self, connection_id: int, effects: list[PoolEffect]) -> None:
@@ -289,17 +308,45 @@ class PoolPolicy:
     def _serve(self, purpose: Purpose, now_s: float, effects: list[PoolEffect]) -> None:
         queue = self._waiting[purpose]
         idle = self._ledger.idle
-        while queue and idle and self._may_lease(purpose):
-            waiter_id, checkout = next(iter(queue.items()))
-            if now_s - idle[-1].idle_since_s > checkout.idle_s_max:
+        served: list[int] = []
+        for checkout in queue.values():
+            if not idle or not self._may_lease(purpose):
                 break
-            connection = idle.pop()
+            connection = self._take_fitting(checkout, now_s)
+            if connection is not None:
+                self._lease(connection, checkout, now_s, effects)
+                served.append(checkout.waiter_id)
+        for waiter_id in served:
             del queue[waiter_id]
-            fresh = connection.uses == 0
-            lease = self._ledger.grant(connection, checkout)
-            effects.append(m.Grant(waiter_id, lease.id, connection.id, fresh))
+        for _ in range(self._ledger.streams - self.limits.streams_max):
+            # A stream took an idle connection before the one being opened for it has arrived: the
+            # two change places, so that neither budget is exceeded.
+            self._ledger.move_opening()
         if queue:
             self._open_for(purpose, effects)
+
+    def _take_fitting(self, checkout: m.CheckoutConnection, now_s: float) -> Connection | None:
+        """Take out the last used idle connection, unless it has idled too long to be trusted."""
+        idle = self._ledger.idle
+        for place in range(len(idle) - 1, -1, -1):
+            idle_s = now_s - idle[place].idle_since_s
+            if idle_s > checkout.idle_s_max:
+                break
+            # A sweep may be a second late; the peer may be less patient.
+            if idle_s < idle[place].idle_s_max:
+                return idle.pop(place)
+        return None
+
+    def _lease(
+        self,
+        connection: Connection,
+        checkout: m.CheckoutConnection,
+        now_s: float,
+        effects: list[PoolEffect],
+    ) -> None:
+        fresh = connection.uses == 0 and connection.opened_s == now_s
+        lease = self._ledger.grant(connection, checkout)
+        effects.append(m.Grant(checkout.waiter_id, lease.id, connection.id, fresh))
 
     def _open_for(self, purpose: Purpose, effects: list[PoolEffect]) -> None:
         """Open one connection for each waiter that has none coming, within the budget."""
