@@ -15,7 +15,8 @@ from proxy_actors.errors import DeadlineError, StreamClosedError
 from proxy_actors.world.base import ExitStatus
 
 if TYPE_CHECKING:
-    from proxy_actors.world.sim_world import SimTask, SimWaiter, SimWorld
+    from proxy_actors.world.sim_waits import SimTask, SimWaiter
+    from proxy_actors.world.sim_world import SimWorld
 
 PIPE_BYTES_MAX = 65_536
 KILLED = 9
@@ -34,7 +35,8 @@ class SimPipe:
         self._shut = False
         self._reader: SimWaiter | None = None
         self._writer: SimWaiter | None = None
-        self.departure: Callable[[], None] | None = None
+        self._departure: Callable[[], None] | None = None
+        self.other_way: SimPipe | None = None
 
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
         """Take some of what has arrived, of a size by chance."""
@@ -45,7 +47,8 @@ class SimPipe:
             finally:
                 self._reader = None
         if self._arrived:
-            size = self._world.chance.choice((1, bytes_max, bytes_max))
+            world = self._world
+            size = 1 if world.draw(world.faults.fragment, "read_was_short") else bytes_max
             data = bytes(self._arrived[:size])
             del self._arrived[:size]
             self._wake_writer()
@@ -84,6 +87,12 @@ class SimPipe:
         self._wake_reader()
         self._wake_writer()
 
+    def on_departure(self, callback: Callable[[], None] | None) -> None:
+        """Be told of the end while nobody reads; soon, if it is known already."""
+        self._departure = callback
+        if callback is not None and (self._eof or self._broken):
+            self._world.soon(self._announce_departure)
+
     def quiet(self) -> bool:
         """Whether nothing has arrived, no end either."""
         return not self._arrived and not self._eof and not self._broken
@@ -100,7 +109,9 @@ class SimPipe:
         if data is None:
             self._eof = True
         elif self._world.draw(self._world.faults.reset, "connection_reset"):
-            self.break_off()
+            for pipe in (self, self.other_way):
+                if pipe is not None:
+                    pipe.break_off()
             return
         else:
             self._arrived += data
@@ -109,8 +120,12 @@ class SimPipe:
     def _wake_reader(self) -> None:
         if self._reader is not None:
             self._reader.set()
-        elif (self._eof or self._broken) and self.departure is not None:
-            callback, self.departure = self.departure, None
+        elif self._eof or self._broken:
+            self._announce_departure()
+
+    def _announce_departure(self) -> None:
+        callback, self._departure = self._departure, None
+        if callback is not None:
             callback()
 
     def _wake_writer(self) -> None:
@@ -129,7 +144,7 @@ class SimStream:
     @property
     def peer(self) -> str:
         """The virtual peer's address."""
-        return "192.0.2.1"
+        return "127.0.0.1"
 
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
         """Read as the port says."""
@@ -154,7 +169,7 @@ class SimStream:
         if self._out is not None:
             self._out.end()
         if self._in is not None:
-            self._in.departure = None
+            self._in.on_departure(None)
             self._in.break_off()
 
     def close_lingering(self, deadline_s: float) -> None:
@@ -178,7 +193,7 @@ class SimStream:
     def on_departure(self, callback: Callable[[], None] | None) -> None:
         """Be told of the peer's end while nobody reads."""
         if self._in is not None:
-            self._in.departure = callback
+            self._in.on_departure(callback)
 
     def break_off(self) -> None:
         """Reset both directions: a fault."""
@@ -244,6 +259,7 @@ class SimProcess:
 def stream_pair(world: SimWorld) -> tuple[SimStream, SimStream]:
     """Make the two ends of a virtual connection."""
     there, back = SimPipe(world), SimPipe(world)
+    there.other_way, back.other_way = back, there
     return SimStream(back, there), SimStream(there, back)
 
 

@@ -12,7 +12,7 @@ import heapq
 import logging
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +21,9 @@ import greenlet
 from proxy_actors.errors import ConnectError, DeadlineError, SpawnError
 from proxy_actors.world.base import ByteStream, ChildCommand, ExitStatus, Mailbox
 from proxy_actors.world.sim_streams import SimProcess, start_process, stream_pair
+from proxy_actors.world.sim_waits import SimTask, SimWaiter
+
+BUSY_S_MAX = 0.05
 
 logger = logging.getLogger("proxy_actors.world")
 
@@ -28,7 +31,8 @@ logger = logging.getLogger("proxy_actors.world")
 class Faults:
     """How often the virtual network and processes misbehave: chances from 0 to 1.
 
-    `heal` ends all faults, for the liveness phase of a run.
+    `fragment` is how often a read gets one byte of what is there, which is no fault. `heal` ends
+    all faults, for the liveness phase of a run.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Faults:
         stall_s_max: float = 5.0,
         latency_s_max: float = 0.01,
         spawn_fail: float = 0.0,
+        fragment: float = 0.3,
     ) -> None:
         self.refuse = refuse
         self.reset = reset
@@ -46,83 +51,11 @@ class Faults:
         self.stall_s_max = stall_s_max
         self.latency_s_max = latency_s_max
         self.spawn_fail = spawn_fail
+        self.fragment = fragment
 
     def heal(self) -> None:
         """Misbehave no more."""
         self.refuse = self.reset = self.stall = self.spawn_fail = 0.0
-
-
-class SimWaiter:
-    """The port's Waiter on virtual time."""
-
-    __slots__ = ("_cancel", "_error", "_parked", "_value", "_world", "is_set")
-
-    def __init__(self, world: SimWorld) -> None:
-        self._world = world
-        self._parked: greenlet.greenlet | None = None
-        self._value: Any = None  # Any: the value is the setter's
-        self._error: Exception | None = None
-        self._cancel: Callable[[], None] | None = None
-        self.is_set = False
-
-    def wait(self, deadline_s: float) -> Any:  # Any: the value is the setter's
-        """Park until set, or until the virtual clock reaches the deadline."""
-        if not self.is_set:
-            if deadline_s <= self._world.now_s():
-                raise DeadlineError
-            self._parked = greenlet.getcurrent()
-            if deadline_s < math.inf:
-                self._cancel = self._world.at(deadline_s, self._expire)
-            try:
-                self._world.park()
-            finally:
-                self._parked = None
-                if self._cancel is not None:
-                    self._cancel()
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def set(self, value: Any = None) -> bool:  # Any: the value is the setter's
-        """Unpark with a value; only the first of set and fail has an effect."""
-        return self._settle(value, None)
-
-    def fail(self, error: Exception) -> bool:
-        """Unpark with an error; only the first of set and fail has an effect."""
-        return self._settle(None, error)
-
-    def _settle(self, value: Any, error: Exception | None) -> bool:  # Any: see set
-        if self.is_set:
-            return False
-        self.is_set = True
-        self._value, self._error = value, error
-        if self._parked is not None:
-            self._world.unpark(self._parked)
-        return True
-
-    def _expire(self) -> None:
-        if not self.is_set:
-            self.is_set = True
-            self._error = DeadlineError()
-            if self._parked is not None:
-                self._world.unpark(self._parked)
-
-
-class SimTask:
-    """A greenlet of the simulation."""
-
-    def __init__(self, world: SimWorld, owner: str) -> None:
-        self.owner = owner
-        self.done = False
-        self.greenlet: greenlet.greenlet | None = None
-        self._world = world
-
-    def kill(self) -> None:
-        """Throw GreenletExit into it, as a fault: wherever it is parked, it ends there."""
-        if not self.done and self.greenlet is not None and self.greenlet:
-            self._world.kill(self.greenlet)
-        elif not self.done:
-            self.greenlet = None
 
 
 class SimListener:
@@ -137,7 +70,8 @@ class SimListener:
 
     def close(self) -> None:
         """Accept no more."""
-        self._world.listeners.pop(self.address, None)
+        if self._world.listeners.get(self.address) is self:
+            del self._world.listeners[self.address]
 
 
 class SimWorld:
@@ -156,7 +90,11 @@ class SimWorld:
         self.live: list[SimTask] = []
         self._now_s = 1000.0
         self._ready: list[Callable[[], None]] = []
-        self._timers: list[tuple[float, int, list[Callable[[], None]]]] = []
+        # When, in which order among equals, what to run (empty when cancelled), and how.
+        self._timers: list[
+            tuple[float, int, list[Callable[[], None]], Callable[[], None]]
+        ] = []
+        self._alarms: deque[list[Callable[[], None]]] = deque()
         self._serial = 0
         self._main = greenlet.getcurrent()
 
@@ -183,12 +121,15 @@ class SimWorld:
         return SimWaiter(self)
 
     def timer(self, after_s: float, mailbox: Mailbox, message: Any) -> Callable[[], None]:
-        """Tell `message` after `after_s` virtual seconds."""
+        """Tell `message` after `after_s` virtual seconds; timers tell in order of time."""
+        alarm: list[Callable[[], None]] = [lambda: _tell(mailbox, message)]
 
-        def ring() -> None:
-            mailbox.tell(message)
+        def due() -> None:
+            self._alarms.append(alarm)
+            self._ready.append(lambda: _run(self._alarms.popleft()))
 
-        return self.at(self._now_s + after_s, ring)
+        self._push(self._now_s + after_s, alarm, due)
+        return alarm.clear
 
     def spawn(
         self,
@@ -248,11 +189,20 @@ class SimWorld:
     def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
         """Connect to a virtual address, or be refused, or stall to the deadline."""
         self.pass_time(self.latency_s(), deadline_s)
-        listener = self.listeners.get((host, port))
+        listener = self.listeners.get(("127.0.0.1" if host == "localhost" else host, port))
         if listener is None or self.draw(self.faults.refuse, "connect_refused"):
-            raise ConnectError("connection refused")
+            raise ConnectError(f"{host}:{port} refused the connection")
+        accept = listener.accept
         near, far = stream_pair(self)
-        self.spawn("connection", lambda: listener.accept(far))
+
+        def serve() -> None:
+            try:
+                accept(far)
+            except BaseException:
+                far.close()
+                raise
+
+        self.spawn("connection", serve)
         return near
 
     def spawn_child(
@@ -272,26 +222,23 @@ class SimWorld:
 
     def at(self, time_s: float, function: Callable[[], None]) -> Callable[[], None]:
         """Run `function` at a virtual time; the result cancels it."""
-        self._serial += 1
-        functions = [function]
-        heapq.heappush(self._timers, (time_s, self._serial, functions))
-        return functions.clear
+        entry = [function]
+        self._push(time_s, entry, lambda: self._ready.append(lambda: _run(entry)))
+        return entry.clear
 
     def soon(self, function: Callable[[], None]) -> None:
         """Run `function` at some later step of the present moment."""
         self._ready.append(function)
 
     def park(self) -> None:
-        """Give way; whoever unparks this greenlet makes it ready again."""
+        """Give way until something switches to this greenlet again."""
         if self.in_turn:
-            raise AssertionError("an actor's turn must not switch greenlets")
+            error = AssertionError("an actor's turn must not switch greenlets")
+            self.errors.append(error)  # the actor takes whatever is raised for its own crash
+            raise error
         if greenlet.getcurrent() is self._main:
             raise AssertionError("the scheduler itself cannot wait: spawn what waits")
         self._main.switch()
-
-    def unpark(self, parked: greenlet.greenlet) -> None:
-        """Make a parked greenlet ready."""
-        self._ready.append(lambda: parked.switch() if parked else None)
 
     def kill(self, victim: greenlet.greenlet) -> None:
         """Throw GreenletExit into a parked greenlet."""
@@ -328,6 +275,8 @@ class SimWorld:
         self._main = greenlet.getcurrent()
         while not condition():
             if self._ready:
+                if self._is_slow():
+                    self._advance()
                 self._step()
             elif self._timers and self._timers[0][0] <= end_s:
                 self._advance()
@@ -335,6 +284,11 @@ class SimWorld:
                 self._now_s = max(self._now_s, end_s)
                 return condition()
         return True
+
+    def _is_slow(self) -> bool:
+        """Draw: a busy loop reaches times that are due while it still has work at hand."""
+        due = bool(self._timers) and self._timers[0][0] <= self._now_s + BUSY_S_MAX
+        return due and self.chance.random() < 0.1
 
     def _step(self) -> None:
         place = self.chance.randrange(len(self._ready))
@@ -346,7 +300,23 @@ class SimWorld:
             check()
 
     def _advance(self) -> None:
-        time_s, _, functions = heapq.heappop(self._timers)
-        if functions:
+        time_s, _, entry, due = heapq.heappop(self._timers)
+        if entry:
             self._now_s = max(self._now_s, time_s)
-            self._ready.extend(functions)
+            due()
+
+    def _push(
+        self, time_s: float, entry: list[Callable[[], None]], due: Callable[[], None]
+    ) -> None:
+        self._serial += 1
+        heapq.heappush(self._timers, (time_s, self._serial, entry, due))
+
+
+def _run(entry: list[Callable[[], None]]) -> None:
+    """Run what is scheduled, unless it was cancelled when its time had come already."""
+    for function in entry:
+        function()
+
+
+def _tell(mailbox: Mailbox, message: Any) -> None:  # Any: see Mailbox.tell
+    mailbox.tell(message)

@@ -1,0 +1,81 @@
+"""The contracts of the world's ports, run on the simulated world with several seeds."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy_actors.errors import DeadlineError
+from proxy_actors.world.base import World
+from proxy_actors.world.sim_streams import SimProcess
+from proxy_actors.world.sim_world import Faults, SimWorld
+
+HERE = Path(__file__).parent
+SEEDS = range(3)
+
+Contract = Callable[[World], None]
+
+
+def contracts() -> Iterator[tuple[str, Contract]]:
+    """Yield every contract of every suite; a suite imports `staging` as its neighbour."""
+    sys.path.insert(0, str(HERE))
+    try:
+        for path in sorted(HERE.glob("suite_*.py")):
+            suite = importlib.import_module(path.stem)
+            for name, contract in vars(suite).items():
+                if name.startswith("contract_"):
+                    yield f"{path.stem}-{name.removeprefix('contract_')}", contract
+    finally:
+        sys.path.remove(str(HERE))
+
+
+CONTRACTS = dict(contracts())
+
+
+def cat(process: SimProcess) -> int:
+    while data := process.input.read(65536, math.inf):
+        process.output.write((data,), math.inf)
+    return 0
+
+
+def stay(process: SimProcess) -> int:
+    try:
+        process.world.waiter().wait(process.world.now_s() + 60.0)
+    except DeadlineError:
+        pass
+    return 0
+
+
+def sh(process: SimProcess) -> int:
+    process.output.write((b"out\n",), math.inf)
+    process.errors.write((b"err\n",), math.inf)
+    return 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS.keys())
+def test_simulated_world_keeps(contract: Contract, seed: int) -> None:
+    """What the simulator shows must be able to happen in the real world, and the reverse."""
+    world = SimWorld(seed, Faults(fragment=0.0))
+    world.programs.update({"cat": cat, "sleep": stay, "sh": sh})
+    ended: list[BaseException | None] = []
+    world.spawn("contract", lambda: contract(world), ended.append)
+    assert world.run_until(lambda: bool(ended)), "the contract did not come to its end"
+    if ended[0] is not None:
+        raise ended[0]
+    world.run(120.0)
+    assert dict(world.tasks()) == {}
+    assert world.listeners == {}
+
+
+def test_there_are_contracts_for_every_port() -> None:
+    """Else everything above would pass."""
+    suites = {name.partition("-")[0] for name in CONTRACTS}
+    assert suites >= {
+        "suite_child", "suite_network", "suite_spawn", "suite_stream", "suite_time", "suite_waiter"
+    }
