@@ -148,6 +148,57 @@ class ProcessExited(Message, frozen=True):
     signal: int | None
 
 
+class ProcessGone(Message, frozen=True):
+    """Child actor to upstream: its process has ended, or could not be started; `text` says how."""
+
+    always_accepted: ClassVar[bool] = True
+    child: str
+    text: str
+
+
+class SubmitOwn(Message, frozen=True):
+    """Upstream to child, SHARED and POOL mode: run a request in the proxy's own name.
+
+    Answered by an OwnAnswered with the same `own_id`, always.
+    """
+
+    always_accepted: ClassVar[bool] = True
+    own_id: int
+    method: str
+    params: bytes
+
+
+class OwnAnswered(Message, frozen=True):
+    """Child to upstream: what came of a SubmitOwn; `error` is the raw JSON of an error.
+
+    Both are None when the child ended before it answered.
+    """
+
+    always_accepted: ClassVar[bool] = True
+    own_id: int
+    result: bytes | None
+    error: bytes | None
+
+
+class NotificationReceived(Message, frozen=True):
+    """Child to upstream, SHARED and POOL mode: a notification that belongs to no call."""
+
+    frame: jsonrpc.Message
+
+
+class DrainProcess(Message, frozen=True):
+    """Upstream to child actor: refuse new calls; tell ProcessDrained when none runs."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class ProcessDrained(Message, frozen=True):
+    """Child actor to upstream: no call runs any more."""
+
+    always_accepted: ClassVar[bool] = True
+    child: str
+
+
 class FrameReceived(Message, frozen=True):
     """Reader of stdout to child actor: one admitted frame."""
 

@@ -1,0 +1,165 @@
+"""Carries exchanges to a stdio upstream: to a session's own child, or to the shared ones.
+
+In SESSION mode a child is taken for each `initialize` and bound to the session that it opens; what
+the session sends goes to that child's actor. In the other modes the upstream's actor is sent
+everything, and `initialize` is answered from what the proxy's own handshake found.
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.refs import Slot
+from proxy_actors.errors import (
+    ActorStoppedError,
+    DeadlineError,
+    Executed,
+    FailedError,
+    Reason,
+)
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX, Forwarder
+from proxy_actors.gateway.handshake import Handshake, negotiated_version
+from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.messages.sessions import EndReason, EndSession, Session
+from proxy_actors.messages.stdio import (
+    AbandonCall,
+    BindChild,
+    CallAnswered,
+    CallStreaming,
+    DescribeServer,
+    OpenStandalone,
+    ReleaseChild,
+    SendMessage,
+    ServerDescribed,
+    StdioMode,
+    SubmitCall,
+    TakeChild,
+)
+from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.world.base import World
+
+DECIDE_S_MAX = 1.0
+# The child's actor ends every call at its deadline by itself; this is for the case that it cannot.
+_GRACE_S = 1.0
+
+
+class StdioForwarder(Forwarder):
+    """Carries exchanges to one stdio upstream.
+
+    Args:
+        slot: the upstream's actor.
+        processes: the children by name, for SESSION mode.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        slot: Slot,
+        processes: Directory,
+        mode: StdioMode,
+        handshake: Handshake,
+        registry: Slot,
+    ) -> None:
+        self._world = world
+        self._slot = slot
+        self._processes = processes
+        self._mode = mode
+        self._handshake = handshake
+        self._registry = registry
+        self._upstream = slot.name.rpartition("/")[2]
+
+    def initialize(self, exchange: Exchange) -> Response:
+        """Open a session: at a child of its own, or at the shared ones."""
+        deadline_s = self._world.now_s() + INITIALIZE_S_MAX
+        if self._mode is StdioMode.SESSION:
+            return self._initialize_own(exchange, deadline_s)
+        described: ServerDescribed = self._slot.ask(DescribeServer(), deadline_s)
+        assert exchange.message.id is not None
+        body = jsonrpc_rewrite.result(exchange.message.id, Raw(described.result))
+        answer = jsonrpc.admit(body)
+        assert isinstance(answer, Message)
+        return self._handshake.create(exchange, answer, described.version, "", None, True)
+
+    def call(self, exchange: Exchange) -> Response:
+        """Submit the request; JSON if nothing but its answer comes, else an event stream."""
+        session = exchange.in_session()
+        return self._submit(self._target(session), exchange, session.key, exchange.deadline_s)
+
+    def post(self, exchange: Exchange) -> None:
+        """Send a notification or a response, in order behind what was sent before."""
+        session = exchange.in_session()
+        if not self._target(session).tell(SendMessage(session.key, exchange.message)):
+            raise self._gone()
+
+    def open_standalone(self, exchange: Exchange) -> Response:
+        """Open the session's standalone stream, which the proxy itself makes."""
+        session = exchange.in_session()
+        deadline_s = self._world.now_s() + DECIDE_S_MAX
+        target = self._target(session)
+        name: CallStreaming = target.ask(OpenStandalone(session.key), deadline_s)
+        return Response(200, stream=name.stream)
+
+    def _initialize_own(self, exchange: Exchange, deadline_s: float) -> Response:
+        """Shake hands with a fresh child, and release it unless that opens a session."""
+        bound = False
+        try:
+            child: str = self._slot.ask(TakeChild(exchange.id, deadline_s), deadline_s)
+            response = self._submit(self._processes.find(child), exchange, "", deadline_s)
+            if response.stream is not None:
+                text = "the upstream's answer to initialize was no single message"
+                raise FailedError(
+                    Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN,
+                    upstream=self._upstream,
+                )
+            answer = jsonrpc.admit(response.body)
+            assert isinstance(answer, Message)
+            if answer.is_error:
+                return response
+            version = negotiated_version(answer, self._upstream)
+            response = self._handshake.create(exchange, answer, version, child, None, False)
+            bound = self._slot.tell(BindChild(child, exchange.in_session().key))
+            return response
+        finally:
+            if not bound:
+                self._slot.tell(ReleaseChild(exchange.id))
+
+    def _submit(
+        self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
+    ) -> Response:
+        ask = SubmitCall(exchange.id, session_key, exchange.message, deadline_s)
+        answered = False
+        try:
+            answer: CallAnswered | CallStreaming = target.ask(ask, deadline_s + _GRACE_S)
+            answered = True
+        except DeadlineError as error:
+            text = "the upstream did not answer in time"
+            raise FailedError(
+                Reason.UPSTREAM_TIMEOUT, text, executed=Executed.UNKNOWN, upstream=self._upstream
+            ) from error
+        except ActorStoppedError as error:
+            raise self._gone(Executed.UNKNOWN) from error
+        finally:
+            if not answered:
+                target.tell(AbandonCall(exchange.id))
+        if isinstance(answer, CallStreaming):
+            return Response(200, stream=answer.stream)
+        return json_response(answer.data)
+
+    def _target(self, session: Session) -> Slot:
+        if not session.endpoint:
+            return self._slot
+        try:
+            return self._processes.find(session.endpoint)
+        except ActorStoppedError as error:
+            # The child ended with its upstream's actor, which knows of no session any more.
+            self._registry.tell(EndSession(session.key, EndReason.LOST))
+            raise self._gone() from error
+
+    def _gone(self, executed: Executed = Executed.NO) -> FailedError:
+        text = "the server process has ended"
+        return FailedError(
+            Reason.PROCESS_EXITED, text, executed=executed, upstream=self._upstream
+        )
