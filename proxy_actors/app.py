@@ -20,10 +20,11 @@ from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
+from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
-from proxy_actors.errors import ActorStoppedError, DeadlineError, MailboxFullError
+from proxy_actors.errors import ActorStoppedError, DeadlineError, FailedError, MailboxFullError
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.handshake import Handshake
@@ -42,6 +43,7 @@ from proxy_actors.options import RunOptions
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool import PoolLimits
 from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import ByteStream, ChildCommand, Mailbox, SessionStore, World
 
@@ -205,23 +207,28 @@ class App:
             options.command, child_environment(self._environment, dict(options.env))
         )
         processes = Directory()
+        handshake = Handshake(self.registry, UPSTREAM)
         forwarder = StdioForwarder(
-            self._world, self.upstream, processes, mode, Handshake(self.registry, UPSTREAM)
+            self._world, self.upstream, processes, mode, handshake, self.registry
         )
 
-        def make_upstream() -> StdioUpstream:
+        def make_session() -> StdioUpstream:
             return StdioUpstream(
-                world=self._world,
-                slot=self.upstream,
-                upstream=UPSTREAM,
-                command=command,
-                mode=mode,
-                children=options.children,
-                registry=self.registry,
-                streams=self._streams,
-                processes=processes,
-                subscribers=self._subscribers,
-                failure=lambda id, error: rescue.message(error, id),
+                self._world, self.upstream, UPSTREAM, command, self.registry, self._streams,
+                processes, self._subscribers, _failure,
             )
 
-        return Worker(self.upstream, make_upstream), forwarder
+        def make_shared() -> StdioShared:
+            pool = mode is StdioMode.POOL
+            limits = SharedChildrenLimits(children=options.children if pool else 1)
+            return StdioShared(
+                self._world, self.upstream, UPSTREAM, command, pool, self._streams, processes,
+                self._subscribers, _failure, limits,
+            )
+
+        make = make_session if mode is StdioMode.SESSION else make_shared
+        return Worker(self.upstream, make), forwarder
+
+
+def _failure(id: bytes, error: FailedError) -> bytes:
+    return rescue.message(error, id)

@@ -184,5 +184,3 @@ class _DateField:
             self._second = second
             self._value = formatdate(second, usegmt=True).encode("ascii")
         return self._value
-
-

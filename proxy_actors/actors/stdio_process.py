@@ -21,7 +21,13 @@ from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.event_stream import EventStream
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.subscriber import Subscribers
-from proxy_actors.errors import FailedError, ProxyActorsError, Reason, RefusedError
+from proxy_actors.errors import (
+    Executed,
+    FailedError,
+    ProxyActorsError,
+    Reason,
+    RefusedError,
+)
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.lifecycle import ChildStopped
@@ -322,8 +328,11 @@ class StdioProcess(Actor):
         self._pipes.kill()
         self._pipes.end()
         for reply in self._asks.values():
-            text = "the server process is being stopped"
-            reply.fail(FailedError(Reason.UPSTREAM_UNAVAILABLE, text, upstream=self._upstream))
+            text = "the server process was stopped"
+            error = FailedError(
+                Reason.PROCESS_EXITED, text, executed=Executed.UNKNOWN, upstream=self._upstream
+            )
+            reply.fail(error)
         self._asks.clear()
 
     def _tell_parent(self, message: Any) -> None:  # Any: an upstream's vocabulary

@@ -14,7 +14,7 @@ from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.subscriber import Subscribers
-from proxy_actors.errors import FailedError
+from proxy_actors.errors import FailedError, ProxyActorsError
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
@@ -112,6 +112,8 @@ class StdioUpstream(Actor):
                 case e.ChildrenDrained():
                     if self.parent is not None:
                         self.parent.tell(UpstreamDrained(self.name))
+                case e.WakeTakeSweep() | e.AnswerDescribed() | e.FailDescribed():
+                    raise ProxyActorsError("an effect of the shared modes in SESSION mode")
                 case _:
                     assert_never(effect)
 

@@ -1,8 +1,9 @@
 """Carries exchanges to a stdio upstream: to a session's own child, or to the shared ones.
 
 In SESSION mode a child is taken for each `initialize` and bound to the session that it opens; what
-the session sends goes to that child's actor. In the other modes the upstream's actor is sent
-everything, and `initialize` is answered from what the proxy's own handshake found.
+the session sends goes to that child's actor. In SHARED mode calls go to the one child, found under
+a stable name, in POOL mode to a child taken for the call; what concerns a session rather than a
+call goes to the upstream's actor; `initialize` is answered from the proxy's own handshake.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from msgspec import Raw
 
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.stdio_shared import shared_name
 from proxy_actors.errors import (
     ActorStoppedError,
     DeadlineError,
@@ -33,15 +35,18 @@ from proxy_actors.messages.stdio import (
     ReleaseChild,
     SendMessage,
     ServerDescribed,
+    SessionSeen,
     StdioMode,
     SubmitCall,
     TakeChild,
 )
+from proxy_actors.policy.stdio_sessions import HANDLED_HERE
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.world.base import World
 
 DECIDE_S_MAX = 1.0
+SEEN_MAX = 100_000
 # The child's actor ends every call at its deadline by itself; this is for the case that it cannot.
 _GRACE_S = 1.0
 
@@ -70,6 +75,8 @@ class StdioForwarder(Forwarder):
         self._handshake = handshake
         self._registry = registry
         self._upstream = slot.name.rpartition("/")[2]
+        self._shared = shared_name(slot)
+        self._seen: set[str] = set()
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session: at a child of its own, or at the shared ones."""
@@ -86,19 +93,26 @@ class StdioForwarder(Forwarder):
     def call(self, exchange: Exchange) -> Response:
         """Submit the request; JSON if nothing but its answer comes, else an event stream."""
         session = exchange.in_session()
+        if self._mode is not StdioMode.SESSION:
+            self._make_known(session)
+            if exchange.message.method in HANDLED_HERE:
+                return self._submit(self._slot, exchange, session.key, exchange.deadline_s)
+            if self._mode is StdioMode.POOL:
+                return self._call_in_pool(exchange, session)
         return self._submit(self._target(session), exchange, session.key, exchange.deadline_s)
 
     def post(self, exchange: Exchange) -> None:
         """Send a notification or a response, in order behind what was sent before."""
         session = exchange.in_session()
-        if not self._target(session).tell(SendMessage(session.key, exchange.message)):
+        target = self._slot if self._mode is StdioMode.POOL else self._target(session)
+        if not target.tell(SendMessage(session.key, exchange.message)):
             raise self._gone()
 
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's standalone stream, which the proxy itself makes."""
         session = exchange.in_session()
         deadline_s = self._world.now_s() + DECIDE_S_MAX
-        target = self._target(session)
+        target = self._target(session) if self._mode is StdioMode.SESSION else self._slot
         name: CallStreaming = target.ask(OpenStandalone(session.key), deadline_s)
         return Response(200, stream=name.stream)
 
@@ -126,6 +140,27 @@ class StdioForwarder(Forwarder):
             if not bound:
                 self._slot.tell(ReleaseChild(exchange.id))
 
+    def _call_in_pool(self, exchange: Exchange, session: Session) -> Response:
+        deadline_s = exchange.deadline_s
+        answered = False
+        try:
+            child: str = self._slot.ask(TakeChild(exchange.id, deadline_s), deadline_s)
+            target = self._processes.find(child)
+            response = self._submit(target, exchange, session.key, deadline_s)
+            answered = True
+            return response
+        finally:
+            if not answered:
+                self._slot.tell(ReleaseChild(exchange.id))
+
+    def _make_known(self, session: Session) -> None:
+        """Have the upstream know of a session before anything of it can be in flight."""
+        if session.key not in self._seen:
+            if len(self._seen) >= SEEN_MAX:
+                self._seen.clear()
+            self._seen.add(session.key)
+            self._slot.tell(SessionSeen(session.key))
+
     def _submit(
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
     ) -> Response:
@@ -140,7 +175,9 @@ class StdioForwarder(Forwarder):
                 Reason.UPSTREAM_TIMEOUT, text, executed=Executed.UNKNOWN, upstream=self._upstream
             ) from error
         except ActorStoppedError as error:
-            raise self._gone(Executed.UNKNOWN) from error
+            # A name that nobody bears at the moment took nothing; an actor that ended might have.
+            running = target.ref is not None
+            raise self._gone(Executed.UNKNOWN if running else Executed.NO) from error
         finally:
             if not answered:
                 target.tell(AbandonCall(exchange.id))
@@ -149,8 +186,8 @@ class StdioForwarder(Forwarder):
         return json_response(answer.data)
 
     def _target(self, session: Session) -> Slot:
-        if not session.endpoint:
-            return self._slot
+        if self._mode is StdioMode.SHARED:
+            return self._processes.find(self._shared)
         try:
             return self._processes.find(session.endpoint)
         except ActorStoppedError as error:

@@ -22,10 +22,11 @@ class StdioMode(StrEnum):
 
 
 class TakeChild(Message, frozen=True):
-    """Exchange to stdio upstream, asked, for an `initialize` in SESSION mode: a child, please.
+    """Exchange to stdio upstream, asked: a child, please. SESSION mode: for an `initialize`.
 
     Answered with the name of a StdioProcess that nobody else has, or a FailedError. Every answer
-    must be followed by `BindChild` or `ReleaseChild`.
+    must be followed by `BindChild` or `ReleaseChild`. In POOL mode it is asked for every call, and
+    the call's end gives the child back, or `ReleaseChild` if there was no call.
     """
 
     exchange_id: int
@@ -109,6 +110,20 @@ class OpenStandalone(Message, frozen=True):
     """
 
     session_key: str
+
+
+class SessionSeen(Message, frozen=True):
+    """Exchange to upstream, SHARED and POOL mode: before a session's first call in this process."""
+
+    always_accepted: ClassVar[bool] = True
+    session_key: str
+
+
+class TakeSweepDue(Message, frozen=True):
+    """Timer to upstream: look at the deadlines of those that wait for a child."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
 
 
 class CallEnded(Message, frozen=True):

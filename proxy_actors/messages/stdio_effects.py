@@ -205,6 +205,26 @@ class WakeRespawn(Message, frozen=True):
     generation: int
 
 
+class WakeTakeSweep(Message, frozen=True):
+    """Tell TakeSweepDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
+class AnswerDescribed(Message, frozen=True):
+    """Answer everybody who asked who is behind the upstream."""
+
+    described: ServerDescribed
+
+
+class FailDescribed(Message, frozen=True):
+    """Answer everybody who asked who is behind the upstream with an error."""
+
+    text: str
+    retry_after_s: float
+
+
 class ChildrenDrained(Message, frozen=True):
     """Tell the parent that no call runs any more."""
 
@@ -217,5 +237,63 @@ ChildrenEffect = (
     | LoseSession
     | DrainChild
     | WakeRespawn
+    | WakeTakeSweep
+    | AnswerDescribed
+    | FailDescribed
     | ChildrenDrained
+)
+
+# Effects of the policy that owns the sessions of shared children.
+
+
+class AnswerOwn(Message, frozen=True):
+    """Answer the client's call, which the upstream handles itself, with this response."""
+
+    call_id: int
+    data: bytes
+
+
+class FailOwn(Message, frozen=True):
+    """Answer the client's call, which the upstream handles itself, with an error."""
+
+    call_id: int
+    reason: Reason
+    text: str
+
+
+class AskChildren(Message, frozen=True):
+    """Have every child run this request in the proxy's own name."""
+
+    own_id: int
+    method: str
+    params: bytes
+
+
+class StartSessionStream(Message, frozen=True):
+    """Start the session's standalone stream, and answer the asker with its name."""
+
+    session_key: str
+
+
+class EmitToSessionStream(Message, frozen=True):
+    """Give a notification to the session's standalone stream."""
+
+    session_key: str
+    data: bytes
+
+
+class CloseSessionStream(Message, frozen=True):
+    """End the session's standalone stream."""
+
+    session_key: str
+
+
+SharedSessionsEffect = (
+    AnswerOwn
+    | FailOwn
+    | AskChildren
+    | StartSessionStream
+    | EmitToSessionStream
+    | CloseSessionStream
+    | DropFrame
 )

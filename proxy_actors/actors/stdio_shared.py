@@ -1,0 +1,303 @@
+"""A stdio upstream in SHARED and POOL mode: parent of the children that serve all sessions.
+
+Owns the children, the sessions' standalone streams, and what is one for all at a child: the log
+level and the subscriptions. Calls go past it: in SHARED mode the data plane finds the child under a
+stable name, in POOL mode it takes a child for each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, assert_never
+
+from proxy_actors.actors.base import LATER, Actor
+from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.event_stream import EventStream
+from proxy_actors.actors.refs import Reply, Slot
+from proxy_actors.actors.stdio_process import StdioProcess
+from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.errors import FailedError, ProxyActorsError, Reason, RefusedError
+from proxy_actors.messages import stdio as m
+from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.lifecycle import ChildStopped, Stop
+from proxy_actors.messages.sessions import SessionEnded
+from proxy_actors.messages.stdio_effects import ChildrenEffect, SharedSessionsEffect
+from proxy_actors.messages.stream import CloseStream, EventReceived, MessageKind
+from proxy_actors.messages.upstream import (
+    DescribeReadiness,
+    DrainUpstream,
+    Readiness,
+    UpstreamDrained,
+)
+from proxy_actors.policy.stdio_sessions import SharedSessionsPolicy
+from proxy_actors.policy.stdio_shared import SharedPolicy
+from proxy_actors.policy.stdio_shared_children import (
+    SharedChildrenLimits,
+    SharedChildrenPolicy,
+)
+from proxy_actors.world.base import ChildCommand, World
+
+_FOR_CHILDREN = (
+    m.TakeChild, m.ReleaseChild, m.CallEnded, m.DescribeServer, m.ProcessGone, m.ProcessDrained,
+    m.RespawnDue, m.TakeSweepDue, DrainUpstream,
+)  # fmt: skip
+_FOR_SESSIONS = (
+    m.SubmitCall, m.AbandonCall, m.OpenStandalone, m.NotificationReceived, m.OwnAnswered,
+    m.SessionSeen, SessionEnded,
+)  # fmt: skip
+
+
+class StdioShared(Actor):
+    """The actor of one stdio upstream in SHARED or POOL mode.
+
+    Args:
+        slot: its stable name.
+        upstream: the upstream's configured name.
+        command: what every child executes.
+        pool: whether a child runs one call at a time.
+        streams, processes: where streams and children are listed.
+        failure: makes the JSON-RPC error that answers a call.
+    """
+
+    mail_max = 10_000
+
+    def __init__(
+        self,
+        world: World,
+        slot: Slot,
+        upstream: str,
+        command: ChildCommand,
+        pool: bool,
+        streams: Directory,
+        processes: Directory,
+        subscribers: Subscribers,
+        failure: Callable[[bytes, FailedError], bytes],
+        limits: SharedChildrenLimits = SharedChildrenLimits(),
+    ) -> None:
+        super().__init__(world, slot.name)
+        self._upstream = upstream
+        self._command = command
+        self._pool = pool
+        self._streams = streams
+        self._processes = processes
+        self._subscribers = subscribers
+        self._failure = failure
+        self._asks: dict[int, Reply] = {}
+        self._describers: list[Reply] = []
+        self._session_streams: dict[str, Slot] = {}
+        self._shared = Slot(shared_name(slot))
+        self._shared_child = ""
+        self._children = SharedChildrenPolicy(limits, self._name, world.random)
+        self._sessions = SharedSessionsPolicy(limits.children)
+
+    def on_start(self) -> None:
+        """Start the children."""
+        self._processes.enter(self._shared)
+        self._apply(self._children.begin())
+
+    def on_receive(self, message: Any) -> Any:  # Any: the vocabularies of two policies
+        """Apply the message to the policy that it is for."""
+        now_s = self.world.now_s()
+        if isinstance(message, DescribeReadiness):
+            return Readiness(self._children.ready, self._children.text)
+        self._note_asker(message)
+        if isinstance(message, m.OpenStandalone) and self._refuses(message):
+            return LATER
+        if isinstance(message, m.SendMessage):
+            self._send_to_all(message)
+        elif isinstance(message, m.ProcessReady):
+            self._apply(self._children.handle(message, now_s))
+            if message.described is not None:
+                self._apply_sessions(self._sessions.handle(message))
+        elif isinstance(message, _FOR_CHILDREN):
+            if isinstance(message, m.ProcessGone):
+                self._unname(message.child)
+            self._apply(self._children.handle(message, now_s))
+        elif isinstance(message, _FOR_SESSIONS):
+            self._apply_sessions(self._sessions.handle(message))
+        else:
+            raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
+        return LATER
+
+    def on_child_stopped(self, message: ChildStopped) -> None:
+        """A child's actor or a standalone stream has ended."""
+        self._unname(message.name)
+        self._processes.remove(message.name)
+        self._streams.remove(message.name)
+        for key, slot in list(self._session_streams.items()):
+            if slot.name == message.name:
+                del self._session_streams[key]
+                self._sessions.stream_ended(key)
+
+    def on_stop(self) -> None:
+        """Leave no asker waiting."""
+        self._leave()
+
+    def on_crash(self) -> None:
+        """Leave no asker waiting."""
+        self._leave()
+
+    def describe(self) -> dict[str, object]:
+        """State for operators."""
+        return {"ready": self._children.ready, "sessions": self._sessions.sessions}
+
+    def _note_asker(self, message: Any) -> None:  # Any: see on_receive
+        asked = self.asked_by
+        if asked is None:
+            return
+        match message:
+            case m.TakeChild(exchange_id):
+                self._asks[exchange_id] = asked
+            case m.SubmitCall(call_id):
+                self._asks[call_id] = asked
+            case m.DescribeServer():
+                self._describers.append(asked)
+
+    def _refuses(self, message: m.OpenStandalone) -> bool:
+        if message.session_key not in self._session_streams:
+            return False
+        if self.asked_by is not None:
+            text = "this session has a standalone stream already"
+            self.asked_by.fail(RefusedError(409, text))
+        return True
+
+    def _send_to_all(self, message: m.SendMessage) -> None:
+        for name in list(self.children):
+            if name not in self._session_stream_names():
+                self.children[name].tell(message)
+
+    def _session_stream_names(self) -> set[str]:
+        return {slot.name for slot in self._session_streams.values()}
+
+    def _apply(self, effects: list[ChildrenEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case e.StartProcess(child):
+                    self._start_process(child)
+                case e.StopProcess(child):
+                    self._tell_child(child, Stop())
+                case e.GiveChild(exchange_id, child):
+                    self._give(exchange_id, child)
+                case e.RefuseChild(exchange_id, reason, text, retry_after_s):
+                    self._fail(exchange_id, reason, text, retry_after_s)
+                case e.AnswerDescribed(described):
+                    for reply in self._describers:
+                        reply.set(described)
+                    self._describers.clear()
+                case e.FailDescribed(text, retry_after_s):
+                    error = self._unavailable(text, retry_after_s)
+                    for reply in self._describers:
+                        reply.fail(error)
+                    self._describers.clear()
+                case e.DrainChild(child):
+                    self._tell_child(child, m.DrainProcess())
+                case e.WakeRespawn(after_s, generation):
+                    self.world.timer(after_s, self.ref, m.RespawnDue(generation))
+                case e.WakeTakeSweep(after_s, generation):
+                    self.world.timer(after_s, self.ref, m.TakeSweepDue(generation))
+                case e.ChildrenDrained():
+                    if self.parent is not None:
+                        self.parent.tell(UpstreamDrained(self.name))
+                case e.LoseSession():
+                    raise ProxyActorsError("an effect of SESSION mode in a shared mode")
+                case _:
+                    assert_never(effect)
+
+    def _apply_sessions(self, effects: list[SharedSessionsEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case e.AnswerOwn(call_id, data):
+                    reply = self._asks.pop(call_id, None)
+                    if reply is not None:
+                        reply.set(m.CallAnswered(data))
+                case e.FailOwn(call_id, reason, text):
+                    self._fail(call_id, reason, text, None)
+                case e.AskChildren(own_id, method, params):
+                    self._ask_children(m.SubmitOwn(own_id, method, params))
+                case e.StartSessionStream(session_key):
+                    self._start_stream(session_key)
+                case e.EmitToSessionStream(session_key, data):
+                    event = EventReceived(data, MessageKind.NOTIFICATION)
+                    self._session_streams[session_key].tell(event)
+                case e.CloseSessionStream(session_key):
+                    self._session_streams[session_key].tell(CloseStream())
+                case e.DropFrame():
+                    self.undelivered += 1
+                case _:
+                    assert_never(effect)
+
+    def _ask_children(self, ask: m.SubmitOwn) -> None:
+        streams = self._session_stream_names()
+        accepted = [ref.tell(ask) for name, ref in self.children.items() if name not in streams]
+        if not any(accepted):
+            self.ref.tell(m.OwnAnswered(ask.own_id, None, None))
+
+    def _give(self, exchange_id: int, child: str) -> None:
+        reply = self._asks.pop(exchange_id, None)
+        if reply is None or reply.settled:
+            self.ref.tell(m.ReleaseChild(exchange_id))
+        else:
+            reply.set(child)
+
+    def _fail(
+        self, call_id: int, reason: Reason, text: str, retry_after_s: float | None
+    ) -> None:
+        reply = self._asks.pop(call_id, None)
+        if reply is not None:
+            reply.fail(
+                FailedError(reason, text, upstream=self._upstream, retry_after_s=retry_after_s)
+            )
+
+    def _unavailable(self, text: str, retry_after_s: float) -> FailedError:
+        return FailedError(
+            Reason.UPSTREAM_UNAVAILABLE, text, upstream=self._upstream,
+            retry_after_s=retry_after_s,
+        )
+
+    def _start_process(self, name: str) -> None:
+        process = StdioProcess(
+            self.world,
+            name,
+            self._command,
+            SharedPolicy(announces_ends=self._pool),
+            self._upstream,
+            self._streams,
+            self._subscribers,
+            self._failure,
+        )
+        self._processes.enter(process.slot)
+        ref = self.start_child(process)
+        if not self._pool:
+            self._shared.ref, self._shared_child = ref, name
+
+    def _unname(self, child: str) -> None:
+        """Nobody bears the stable name between two children."""
+        if child == self._shared_child:
+            self._shared.ref = None
+
+    def _start_stream(self, session_key: str) -> None:
+        name = f"{self.name}/standalone-{self.world.token(9)}"
+        stream = EventStream(self.world, name, self._subscribers)
+        self._streams.enter(stream.slot)
+        self._session_streams[session_key] = stream.slot
+        self.start_child(stream)
+        if self.asked_by is not None:
+            self.asked_by.set(m.CallStreaming(name))
+
+    def _tell_child(self, name: str, message: Any) -> None:  # Any: a child's vocabulary
+        child = self.children.get(name)
+        if child is not None:
+            child.tell(message)
+
+    def _leave(self) -> None:
+        error = self._unavailable("the upstream is being restarted", 1.0)
+        for reply in (*self._asks.values(), *self._describers):
+            reply.fail(error)
+
+    def _name(self, serial: int) -> str:
+        return f"{self.name}/child-{self.incarnation}-{serial}"
+
+
+def shared_name(slot: Slot) -> str:
+    """Return the stable name under which the one child of SHARED mode is found."""
+    return f"{slot.name}/shared"

@@ -1,0 +1,231 @@
+"""Which children serve all sessions in SHARED and POOL mode, and who waits for one.
+
+Owns the children by state: starting, free, busy with one call (POOL), or waiting out a backoff. In
+SHARED mode there is one, and it takes any number of calls by itself. In POOL mode a call checks a
+child out and its end gives it back; who finds none free waits, in order, up to its deadline.
+`actors/stdio_shared.py` is the shell.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
+
+import msgspec
+
+from proxy_actors.errors import Reason
+from proxy_actors.messages import stdio as m
+from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.stdio_effects import ChildrenEffect
+from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.policy.backoff import Backoff, BackoffLimits
+
+TAKE_SWEEP_S = 0.5
+# A child that has lived so long was no failure to start.
+STEADY_S = 10.0
+
+SharedChildrenMessage = (
+    m.TakeChild | m.ReleaseChild | m.CallEnded | m.DescribeServer | m.ProcessReady
+    | m.ProcessGone | m.ProcessDrained | m.RespawnDue | m.TakeSweepDue | DrainUpstream
+)  # fmt: skip
+
+
+class SharedChildrenLimits(msgspec.Struct, frozen=True):
+    """`children` run at once, 1 to 256; `waiters_max` may wait for one, 0 to 100,000."""
+
+    children: int = 1
+    waiters_max: int = 1000
+    backoff: BackoffLimits = BackoffLimits()
+
+
+class SharedChildrenPolicy:
+    """Decides for one upstream. `name` makes the name of the n-th child that is started."""
+
+    def __init__(
+        self,
+        limits: SharedChildrenLimits,
+        name: Callable[[int], str],
+        random: Callable[[], float],
+    ) -> None:
+        self._limits = limits
+        self._name = name
+        self._backoff = Backoff(limits.backoff, random)
+        self._serial = 0
+        self._starting: set[str] = set()
+        self._free: list[str] = []
+        self._busy: dict[int, str] = {}
+        self._waiting: deque[m.TakeChild] = deque()
+        self._described: m.ServerDescribed | None = None
+        self._ready_since_s: dict[str, float] = {}
+        self._respawn_at_s: float | None = None
+        self._generation = 0
+        self._sweep = 0
+        self._sweep_armed = False
+        self._undrained: set[str] | None = None
+        self.text = "not tried yet"
+
+    @property
+    def ready(self) -> bool:
+        """Whether a child can serve."""
+        return bool(self._ready_since_s)
+
+    def begin(self) -> list[ChildrenEffect]:
+        """Start the children."""
+        effects: list[ChildrenEffect] = []
+        self._start_missing(effects)
+        return effects
+
+    def handle(self, message: SharedChildrenMessage, now_s: float) -> list[ChildrenEffect]:
+        """Apply one message and return what is to be done, in order."""
+        effects: list[ChildrenEffect] = []
+        match message:
+            case m.TakeChild():
+                self._take(message, now_s, effects)
+            case m.ReleaseChild(exchange_id):
+                self._release(exchange_id)
+            case m.CallEnded(_, call_id):
+                self._release(call_id)
+            case m.DescribeServer():
+                self._describe(now_s, effects)
+            case m.ProcessReady(child, described):
+                self._became_ready(child, described, now_s, effects)
+            case m.ProcessGone(child, text):
+                self._gone(child, text, now_s, effects)
+            case m.RespawnDue(generation):
+                if generation == self._generation:
+                    self._respawn_at_s = None
+                    self._start_missing(effects)
+            case m.TakeSweepDue(generation):
+                if generation == self._sweep:
+                    self._sweep_armed = False
+                    self._expire(now_s, effects)
+            case DrainUpstream():
+                self._drain(effects)
+            case m.ProcessDrained(child):
+                self._drained(child, effects)
+            case _:
+                assert_never(message)
+        self._serve(effects)
+        return effects
+
+    def _take(self, take: m.TakeChild, now_s: float, effects: list[ChildrenEffect]) -> None:
+        if self._undrained is not None:
+            text = "the upstream is being drained"
+            effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))
+        elif not self.ready and not self._starting:
+            effects.append(
+                e.RefuseChild(
+                    take.exchange_id, Reason.UPSTREAM_UNAVAILABLE,
+                    "the server process does not start", self._wait_s(now_s),
+                )
+            )
+        elif len(self._waiting) >= self._limits.waiters_max:
+            text = "too many calls wait for a server process"
+            effects.append(e.RefuseChild(take.exchange_id, Reason.OVERLOADED, text, 1.0))
+        else:
+            self._waiting.append(take)
+
+    def _release(self, exchange_id: int) -> None:
+        child = self._busy.pop(exchange_id, None)
+        if child is not None:
+            self._free.append(child)
+            return
+        self._waiting = deque(x for x in self._waiting if x.exchange_id != exchange_id)
+
+    def _describe(self, now_s: float, effects: list[ChildrenEffect]) -> None:
+        if self._described is not None and self.ready:
+            effects.append(e.AnswerDescribed(self._described))
+        elif not self._starting:
+            text = "the server process does not start"
+            effects.append(e.FailDescribed(text, self._wait_s(now_s)))
+
+    def _became_ready(
+        self,
+        child: str,
+        described: m.ServerDescribed | None,
+        now_s: float,
+        effects: list[ChildrenEffect],
+    ) -> None:
+        if described is None or child not in self._starting:
+            return
+        self._starting.discard(child)
+        self._ready_since_s[child] = now_s
+        self._free.append(child)
+        self._described = described
+        self.text = ""
+        effects.append(e.AnswerDescribed(described))
+
+    def _gone(
+        self, child: str, text: str, now_s: float, effects: list[ChildrenEffect]
+    ) -> None:
+        since_s = self._ready_since_s.pop(child, None)
+        known = since_s is not None or child in self._starting
+        self._starting.discard(child)
+        self._free = [other for other in self._free if other != child]
+        self._busy = {x: other for x, other in self._busy.items() if other != child}
+        self._drained(child, effects)
+        if not known:
+            return
+        if since_s is not None and now_s - since_s >= STEADY_S:
+            self._backoff.succeeded()
+        self.text = text
+        wait_s = self._backoff.failed()
+        self._respawn_at_s = now_s + wait_s
+        self._generation += 1
+        effects.append(e.WakeRespawn(wait_s, self._generation))
+        if not self.ready and not self._starting:
+            self._fail_waiting(text, wait_s, effects)
+
+    def _fail_waiting(self, text: str, wait_s: float, effects: list[ChildrenEffect]) -> None:
+        effects.append(e.FailDescribed(text, wait_s))
+        while self._waiting:
+            take = self._waiting.popleft()
+            reason = Reason.UPSTREAM_UNAVAILABLE
+            effects.append(e.RefuseChild(take.exchange_id, reason, text, wait_s))
+
+    def _serve(self, effects: list[ChildrenEffect]) -> None:
+        while self._waiting and self._free:
+            take, child = self._waiting.popleft(), self._free.pop()
+            self._busy[take.exchange_id] = child
+            effects.append(e.GiveChild(take.exchange_id, child))
+        if self._waiting and not self._sweep_armed:
+            self._sweep += 1
+            self._sweep_armed = True
+            effects.append(e.WakeTakeSweep(TAKE_SWEEP_S, self._sweep))
+
+    def _expire(self, now_s: float, effects: list[ChildrenEffect]) -> None:
+        late = [take for take in self._waiting if take.deadline_s <= now_s]
+        for take in late:
+            self._waiting.remove(take)
+            text = "no server process became free in time"
+            effects.append(e.RefuseChild(take.exchange_id, Reason.POOL_EXHAUSTED, text, 1.0))
+
+    def _start_missing(self, effects: list[ChildrenEffect]) -> None:
+        missing = self._limits.children - len(self._starting) - len(self._ready_since_s)
+        for _ in range(missing if self._undrained is None else 0):
+            self._serial += 1
+            child = self._name(self._serial)
+            self._starting.add(child)
+            effects.append(e.StartProcess(child))
+
+    def _wait_s(self, now_s: float) -> float:
+        return 0.0 if self._respawn_at_s is None else max(self._respawn_at_s - now_s, 0.0)
+
+    def _drain(self, effects: list[ChildrenEffect]) -> None:
+        self._undrained = {*self._starting, *self._ready_since_s}
+        while self._waiting:
+            take = self._waiting.popleft()
+            text = "the upstream is being drained"
+            effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))
+        effects.extend(e.DrainChild(child) for child in sorted(self._undrained))
+        self._finish_drain(effects)
+
+    def _drained(self, child: str, effects: list[ChildrenEffect]) -> None:
+        if self._undrained is not None and child in self._undrained:
+            self._undrained.discard(child)
+            self._finish_drain(effects)
+
+    def _finish_drain(self, effects: list[ChildrenEffect]) -> None:
+        if not self._undrained:
+            effects.append(e.ChildrenDrained())
