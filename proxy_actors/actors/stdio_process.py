@@ -36,6 +36,7 @@ from proxy_actors.messages.stream import (
     CallCancelled,
     CloseStream,
     EventReceived,
+    RequestOpened,
     SourceEnded,
 )
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
@@ -118,6 +119,8 @@ class StdioProcess(Actor):
                 self._pipes.kill()  # nothing after it can be trusted; the exit tells the rest
             case m.StopStepDue(generation):
                 self._stop_step(generation)
+            case RequestOpened():
+                pass  # told by a stream of ours, which had it from the ledger
             case _:
                 raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
         return None
