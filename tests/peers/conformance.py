@@ -15,7 +15,7 @@ from pathlib import Path
 from peers.upstreams import NODE, SCOPE
 
 SUITE = SCOPE / "conformance"
-SUITE_WITHIN_S = 120
+SUITE_WITHIN_S = 60
 RESULT_DIRECTORY = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
 
 

@@ -204,7 +204,7 @@ const inTime = promise => new Promise((resolve, reject) => {
   promise.then(resolve, reject).finally(() => clearTimeout(late));
 });
 
-const peer = await new Peer('peer').connect();
+const peer = await inTime(new Peer('peer').connect());
 for (const scenario of chosen.length ? chosen : Object.keys(scenarios)) {
   try {
     console.log(JSON.stringify({ scenario, saw: await inTime(scenarios[scenario](peer)) }));
