@@ -103,6 +103,10 @@ class Actor(pykka.Actor):
     def on_child_stopped(self, message: ChildStopped) -> None:
         """A child has ended. By default a parent goes on without it."""
 
+    def on_stop_requested(self) -> None:
+        """The parent wants this actor to end: at once, or `stop` when what it owns has ended."""
+        self.stop()
+
     def on_stop(self) -> None:
         """Clean up after an orderly stop; children have ended already."""
 
@@ -219,7 +223,7 @@ class Actor(pykka.Actor):
             case DescribeState():
                 return self._state()
             case Stop():
-                self.stop()
+                self.on_stop_requested()
             case ChildStopped():
                 self._forget_child(message)
                 self.on_child_stopped(message)
@@ -316,6 +320,11 @@ class Actor(pykka.Actor):
             self._parked.set()
         return True
 
+    def delivered(self, message: Message) -> bool:
+        """Handle a mail of the data plane, for `Ref` alone: inline when this actor is idle."""
+        mail = Mail(message, None, self.world.now_s())
+        return self._handled_inline(mail) or self.post(mail)
+
     def asked(self, message: Message, deadline_s: float) -> Any:  # Any: see Ref.ask
         """Handle an ask, for `Ref` alone: inline when this actor is idle, else through the box."""
         if self.actor_stopped.is_set():
@@ -324,15 +333,28 @@ class Actor(pykka.Actor):
             raise ProxyActorsError(f"{self.name} is spoken to by messages, not through a proxy")
         reply = Reply(self)
         mail = Mail(message, reply, self.world.now_s())
-        parked = self._parked
-        idle = parked is not None and not parked.is_set and self._ending is None
-        if idle and self.actor_inbox.empty() and self.world.may_inline():
-            self._turn(mail)
-            if self._ending is not None and parked is not None:
-                parked.set()  # the loop has the last words to say
-        elif not self.post(mail):
+        if not self._handled_inline(mail) and not self.post(mail):
             raise MailboxFullError(f"{self.name} has a full box")
         return reply.wait(self.world, deadline_s)
+
+    def _handled_inline(self, mail: Mail) -> bool:
+        """Take the turn on the sender's stack if this actor is parked with an empty box."""
+        parked = self._parked
+        if (
+            parked is None
+            or parked.is_set
+            or self._ending is not None
+            or not self.actor_inbox.empty()
+            or not self.world.may_inline()
+        ):
+            return False
+        self._turn(mail)
+        if self._is_ending():
+            parked.set()  # the loop has the last words to say
+        return True
+
+    def _is_ending(self) -> bool:
+        return self._ending is not None
 
     def wait_for_room(self, deadline_s: float) -> None:
         """Park the calling greenlet until the box may have room, for `Ref` alone."""

@@ -89,9 +89,9 @@ class HttpUpstream(Supervisor):
         self._tasks = tasks
         self._policy = HttpUpstreamPolicy()
 
-    def on_start(self) -> None:
-        """Start the pool and find out whether the upstream can be reached."""
-        super().on_start()
+    def on_ready(self) -> None:
+        """The pool has started: find out whether the upstream can be reached."""
+        super().on_ready()
         self._apply(self._policy.begin())
 
     def on_receive(self, message: Any) -> Any:  # Any: an upstream's and a supervisor's vocabulary

@@ -89,6 +89,13 @@ class Ref(pykka.ActorRef["Actor"]):
         """Put `message` in the box. False when the actor has stopped or its box is full."""
         return self._own.post(Mail(message, None, self._own.world.now_s()))
 
+    def deliver(self, message: Message) -> bool:
+        """Like tell, for greenlets of the data plane alone: an idle actor handles it at once.
+
+        Never from within an actor's turn, whose own turn would then have another within it.
+        """
+        return self._own.delivered(message)
+
     def ask(  # type: ignore[override]  # Pykka's may block for ever; ours names its deadline
         self, message: Message, deadline_s: float
     ) -> Any:  # Any: the answer is the actor's vocabulary
@@ -132,6 +139,10 @@ class Slot:
     def tell(self, message: Message) -> bool:
         """Tell the present incarnation; False when there is none, or it did not accept."""
         return self.ref is not None and self.ref.tell(message)
+
+    def deliver(self, message: Message) -> bool:
+        """Tell the present incarnation as `Ref.deliver` does; False when there is none."""
+        return self.ref is not None and self.ref.deliver(message)
 
     def ask(self, message: Message, deadline_s: float) -> Any:  # Any: see Ref.ask
         """Ask the present incarnation. Raises as `Ref.ask` does."""

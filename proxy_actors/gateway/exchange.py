@@ -7,8 +7,8 @@ whoever forwards it finds everything here.
 from __future__ import annotations
 
 from proxy_actors.errors import RefusedError
+from proxy_actors.gateway.http_fields import Forwarded
 from proxy_actors.messages.sessions import Session
-from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import Message
 
@@ -34,7 +34,12 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, exchange_id: int, request: Request, forwarded: Fields, peer: str, deadline_s: float
+        self,
+        exchange_id: int,
+        request: Request,
+        forwarded: Forwarded,
+        peer: str,
+        deadline_s: float,
     ) -> None:
         self.id = exchange_id
         self.request = request

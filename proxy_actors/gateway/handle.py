@@ -18,13 +18,12 @@ from proxy_actors.gateway import rescue
 from proxy_actors.gateway.answer import answer
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import CALL_S_MAX
-from proxy_actors.gateway.http_fields import forwarded_fields
+from proxy_actors.gateway.http_fields import Forwarded, forwarded_fields
 from proxy_actors.gateway.relay import write_response
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.stack import check_head
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.sessions import EndUse
-from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_request import Request, RequestHead, RequestParser
 from proxy_actors.protocol.http1_write import CONTINUE
 from proxy_actors.world.base import ByteStream
@@ -40,10 +39,10 @@ class ClientConnection:
         self._wiring = wiring
         self._parser = RequestParser(wiring.http)
         self._left = wiring.limits.requests_max
-        self._checked: RequestHead | None = None
+        self._early: RequestHead | None = None
+        self._accepted: RequestHead | None = None
         self._held_bytes = 0
-        self._fields: Fields = []
-        self._forwarded: Fields = []
+        self._forwarded = Forwarded([])
         self.idle = True
 
     def serve(self) -> None:
@@ -56,6 +55,10 @@ class ClientConnection:
         finally:
             self._hold(0)
             self._stream.close()
+
+    def close(self) -> None:
+        """End the connection in whatever it is doing."""
+        self._stream.close()
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is underway; then it ends after its answer."""
@@ -81,9 +84,14 @@ class ClientConnection:
         try:
             exchange_id = wiring.next_exchange_id()
             try:
-                if self._checked is not request.head:
-                    check_head(request.head, wiring)
-                exchange = self._exchange(exchange_id, request)
+                self._check(request.head)
+                exchange = Exchange(
+                    exchange_id,
+                    request,
+                    self._forwarded,
+                    self._stream.peer,
+                    wiring.world.now_s() + CALL_S_MAX,
+                )
                 response = answer(exchange, wiring)
             except Exception as error:  # whatever it is, the client gets an answer
                 id = None if exchange is None else exchange.answer_id
@@ -92,7 +100,7 @@ class ClientConnection:
             return self._write(response, request.head, close, exchange)
         finally:
             if exchange is not None and exchange.session is not None:
-                wiring.registry.tell(EndUse(exchange.session.key))
+                wiring.registry.deliver(EndUse(exchange.session.key))
 
     def _write(
         self, response: Response, head: RequestHead, close: bool, exchange: Exchange | None
@@ -107,14 +115,12 @@ class ClientConnection:
             sorry = rescue.respond(error, id, request_id)
             return write_response(self._stream, sorry, head, self._wiring, True)
 
-    def _exchange(self, exchange_id: int, request: Request) -> Exchange:
-        fields = request.head.fields
-        if fields != self._fields:
-            # Clients repeat their fields: what may pass on is worked out when they change.
-            self._forwarded = forwarded_fields(fields, request.head.host, self._stream.peer)
-            self._fields = fields
-        deadline_s = self._wiring.world.now_s() + CALL_S_MAX
-        return Exchange(exchange_id, request, self._forwarded, self._stream.peer, deadline_s)
+    def _check(self, head: RequestHead) -> None:
+        """Refuse by the head, and work out what of it passes on; once for a head that repeats."""
+        if head is not self._accepted:
+            check_head(head, self._wiring)
+            self._forwarded = forwarded_fields(head.fields, head.host, self._stream.peer)
+            self._accepted = head
 
     # Reading.
 
@@ -129,7 +135,7 @@ class ClientConnection:
         began_s: float | None = None
         while (request := parser.take()) is None:
             now_s = self._wiring.world.now_s()
-            self._checked = self._check_early(parser.head)
+            self._check_early(parser.head)
             if not parser.mid_message:
                 deadline_s = now_s + limits.idle_s_max
             else:
@@ -144,18 +150,18 @@ class ClientConnection:
             parser.feed(data)
             self._hold(parser.body_bytes_buffered)
         self.idle = False
+        self._early = None
         self._hold(len(request.body))
         return request
 
-    def _check_early(self, head: RequestHead | None) -> RequestHead | None:
+    def _check_early(self, head: RequestHead | None) -> None:
         """Refuse by the head, or ask for the body, while the body is still to come."""
-        if head is None or head is self._checked:
-            return head
-        check_head(head, self._wiring)
-        if head.expects_continue:
-            deadline_s = self._wiring.world.now_s() + self._wiring.limits.write_s_max
-            self._stream.write([CONTINUE], deadline_s)
-        return head
+        if head is not None and head is not self._early:
+            self._check(head)
+            if head.expects_continue:
+                deadline_s = self._wiring.world.now_s() + self._wiring.limits.write_s_max
+                self._stream.write([CONTINUE], deadline_s)
+        self._early = head
 
     def _read(self, deadline_s: float) -> bytes:
         self.idle = not self._parser.mid_message

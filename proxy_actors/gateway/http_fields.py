@@ -9,9 +9,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from proxy_actors.errors import ConfigurationError, RefusedError
-from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.headers import Fields, first, forwardable
+from proxy_actors.protocol.http1_write import request_head
 from proxy_actors.protocol.revisions import requires_version_header
 
 PSEUDONYM = b"proxy-actors"
@@ -32,6 +32,20 @@ _OURS = frozenset(
 )  # fmt: skip
 _OUR_PREFIXES = (b"x-forwarded-", b"x-proxy-actors-", b"x-real-ip", b"sec-", b"proxy-")
 _SESSION_ID_BYTES_MAX = 1024
+_HEADS_MAX = 64
+
+
+class Forwarded:
+    """What of a client's fields passes on, worked out once for as long as they stay the same.
+
+    `heads` remembers the heads rendered from them, by session and length of the body.
+    """
+
+    __slots__ = ("fields", "heads")
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        self.heads: dict[tuple[str, int], bytes] = {}
 
 
 class UpstreamUrl:
@@ -59,20 +73,31 @@ class UpstreamFields:
         self.target = url.target
         self._host = (b"host", url.authority)
 
-    def for_post(self, exchange: Exchange, session: Session | None, body_bytes: int) -> Fields:
-        """Return the fields of a POST on behalf of a client."""
-        return [
-            self._host,
-            _CONTENT_JSON,
-            _ACCEPT_BOTH,
-            (b"content-length", b"%d" % body_bytes),
-            *_session_fields(session),
-            *exchange.forwarded,
-        ]
+    def head_of_post(
+        self, forwarded: Forwarded, session: Session | None, body_bytes: int
+    ) -> bytes:
+        """Return the head of a POST on behalf of a client."""
+        key = ("" if session is None else session.key, body_bytes)
+        head = forwarded.heads.get(key)
+        if head is None:
+            fields = [
+                self._host,
+                _CONTENT_JSON,
+                _ACCEPT_BOTH,
+                (b"content-length", b"%d" % body_bytes),
+                *_session_fields(session),
+                *forwarded.fields,
+            ]
+            head = request_head(b"POST", self.target, fields)
+            if len(forwarded.heads) >= _HEADS_MAX:
+                forwarded.heads.clear()
+            forwarded.heads[key] = head
+        return head
 
-    def for_get(self, exchange: Exchange, session: Session) -> Fields:
-        """Return the fields of a GET for a standalone stream on behalf of a client."""
-        return [self._host, _ACCEPT_STREAM, *_session_fields(session), *exchange.forwarded]
+    def head_of_get(self, forwarded: Forwarded, session: Session) -> bytes:
+        """Return the head of a GET for a standalone stream on behalf of a client."""
+        fields = [self._host, _ACCEPT_STREAM, *_session_fields(session), *forwarded.fields]
+        return request_head(b"GET", self.target, fields)
 
     def own(self, session_id: str | None, version: str, body_bytes: int = 0) -> Fields:
         """Return the fields of a request in the proxy's own name."""
@@ -82,7 +107,7 @@ class UpstreamFields:
         return [*fields, *_session_id_fields(session_id, version)]
 
 
-def forwarded_fields(fields: Fields, host: bytes, peer: str) -> Fields:
+def forwarded_fields(fields: Fields, host: bytes, peer: str) -> Forwarded:
     """Return what of a client's request passes on, with what the proxy says about the client.
 
     Raises:
@@ -97,14 +122,14 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str) -> Fields:
         for field in forwardable(fields)
         if field[0] not in _OURS and not field[0].startswith(_OUR_PREFIXES)
     ]
-    return [
-        *passed,
+    ours: Fields = [
         (b"via", _VIA if via is None else via + b", " + _VIA),
         _IDENTITY,
         (b"x-forwarded-for", peer.encode("ascii", "replace")),
         (b"x-forwarded-host", host),
         (b"x-forwarded-proto", b"http"),
     ]
+    return Forwarded([*passed, *ours])
 
 
 def session_id_of(fields: Fields) -> str | None:

@@ -73,7 +73,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         fields: UpstreamFields,
         handshake: Handshake,
         registry: Slot,
-        limits: HttpLimits,
+        limits: HttpLimits = HttpLimits(),
     ) -> None:
         self._world = world
         self._slot = slot
@@ -147,7 +147,8 @@ class HttpForwarder(Forwarder, HttpTasks):
         name: str | None = None
         try:
             upstream = self._exchange(exchange.id, b"GET", Purpose.STREAM, deadline_s, None, False)
-            head = upstream.send([self._get(exchange, session)], deadline_s)
+            get = self._fields.head_of_get(exchange.forwarded, session)
+            head = upstream.send([get], deadline_s)
             if head.status != 200 or not upstream.is_event_stream:
                 raise self._refusal(head, upstream.body(deadline_s), session)
             ask = OpenStandaloneStream(exchange.id, session.key)
@@ -216,12 +217,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         return HttpExchange(lease, method, self._limits, self._pool.upstream, request_id)
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
-        fields = self._fields.for_post(exchange, session, len(body))
-        return [request_head(b"POST", self._fields.target, fields), body]
-
-    def _get(self, exchange: Exchange, session: Session) -> bytes:
-        fields = self._fields.for_get(exchange, session)
-        return request_head(b"GET", self._fields.target, fields)
+        return [self._fields.head_of_post(exchange.forwarded, session, len(body)), body]
 
     def _answer(
         self,

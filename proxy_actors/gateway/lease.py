@@ -40,7 +40,7 @@ class Lease:
 
     def became_stream(self) -> None:
         """Count the connection as a stream from now on."""
-        self._pool.slot.tell(ConnectionBecameStream(self._grant.lease_id))
+        self._pool.slot.deliver(ConnectionBecameStream(self._grant.lease_id))
 
     def release(self, reusable: bool, idle_s_max: float | None = None) -> None:
         """Give the connection back. Idempotent.
@@ -53,7 +53,7 @@ class Lease:
             return
         self._released = True
         lease_id = self._grant.lease_id
-        if not self._pool.slot.tell(ReturnConnection(lease_id, reusable, idle_s_max)):
+        if not self._pool.slot.deliver(ReturnConnection(lease_id, reusable, idle_s_max)):
             self._pool.table.discard_lease(lease_id)
 
 
@@ -97,4 +97,4 @@ class Pool:
             ) from error
         finally:
             if grant is None:
-                self.slot.tell(CancelCheckout(waiter_id))
+                self.slot.deliver(CancelCheckout(waiter_id))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from proxy_actors.actors.subscriber import Subscriber
-
 from proxy_actors.protocol.headers import Fields
 
 JSON = (b"content-type", b"application/json")
+JSON_FIELDS: Fields = [JSON]
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -26,7 +26,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
 def json_response(body: bytes, fields: Fields | None = None, status: int = 200) -> Response:
     """Make an answer of one JSON text."""
-    return Response(status, [JSON, *(fields or [])], body)
+    return Response(status, [JSON, *fields] if fields else JSON_FIELDS, body)
 
 
 ACCEPTED = Response(202)

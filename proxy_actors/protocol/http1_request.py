@@ -90,7 +90,7 @@ class RequestParser:
 
     __slots__ = (
         "_blank_line_skipped", "_body", "_buffer", "_chunks", "_error", "_head", "_heads",
-        "_limits", "_ready", "_stopped",
+        "_last_head", "_last_raw", "_limits", "_ready", "_stopped",
     )  # fmt: skip
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -104,6 +104,9 @@ class RequestParser:
         self._ready: Request | None = None
         self._error: RefusedError | None = None
         self._stopped = False
+        # A client repeats its head for hours, so that the last one is remembered once accepted.
+        self._last_raw = b""
+        self._last_head: RequestHead | None = None
 
     @property
     def head(self) -> RequestHead | None:
@@ -189,7 +192,11 @@ class RequestParser:
         if raw is None:
             return None
         self._blank_line_skipped = False
-        self._head = head = _read_head(raw, self._limits)
+        head = self._last_head
+        if head is None or raw != self._last_raw:
+            head = _read_head(raw, self._limits)
+            self._last_raw, self._last_head = raw, head
+        self._head = head
         if head.chunked:
             self._chunks = ChunkedBody(self._limits, self._limits.body_bytes_max)
         return head

@@ -8,6 +8,7 @@ never retries. The gateway's lease feeds it and drains it, one parser an exchang
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NoReturn
 
 import msgspec
@@ -188,6 +189,8 @@ class ResponseParser:
             buffer.clear()
 
 
+# An upstream's heads repeat for a second at least, until their Date moves on.
+@lru_cache(maxsize=256)
 def _read_head(raw: bytes, limits: HttpLimits) -> ResponseHead:
     match = _STATUS_LINE.match(raw)
     if match is None:
