@@ -345,12 +345,15 @@ class Actor(pykka.Actor):
             or parked.is_set
             or self._ending is not None
             or not self.actor_inbox.empty()
+            or mail.message.__class__ in _PROXY_CALLS
             or not self.world.may_inline()
         ):
             return False
+        self._parked = None  # busy: what the turn sends to its own actor must go through the box
         self._turn(mail)
-        if self._is_ending():
-            parked.set()  # the loop has the last words to say
+        self._parked = parked
+        if self._is_ending() or not self.actor_inbox.empty():
+            parked.set()  # the loop has the mail, or the last words to say
         return True
 
     def _is_ending(self) -> bool:
