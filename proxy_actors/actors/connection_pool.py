@@ -40,11 +40,19 @@ class ConnectionTable:
     """The connections of one upstream and who holds them; survives the pool actor.
 
     Holders of a lease use it to reach their connection by its id.
+
+    Attributes:
+        kept: the leases that their holders keep between two exchanges, longest kept first, with
+            the time until which the connection may idle. Whoever removes a row has the lease: the
+            holder to use it, or the pool to take it back.
+        wanted: whether somebody waits for a connection, so that none should be kept.
     """
 
     def __init__(self) -> None:
         self.streams: dict[int, ByteStream] = {}
         self.leases: dict[int, InheritedLease] = {}
+        self.kept: dict[int, float] = {}
+        self.wanted = False
 
     def granted_to(self, waiter_id: int) -> InheritedLease | None:
         """Find the lease that was granted to a waiter."""
@@ -68,6 +76,7 @@ class ConnectionTable:
 
     def discard_lease(self, lease_id: int) -> None:
         """Close what a lease holds: for a return that found no pool to go to."""
+        self.kept.pop(lease_id, None)
         row = self.leases.pop(lease_id, None)
         if row is not None:
             self.close(row.connection_id)
@@ -92,6 +101,7 @@ class ConnectionTable:
     def close_all(self) -> None:
         """Close every connection. Leases then find nothing to close."""
         self.leases.clear()
+        self.kept.clear()
         for connection_id in list(self.streams):
             self.close(connection_id)
 
@@ -187,11 +197,14 @@ class ConnectionPool(Actor):
         todo = [message]
         for following in todo:
             for effect in self._policy.handle(following, self.world.now_s()):
+                # In a loop, not by recursion: hundreds of idle connections may die at once.
                 if isinstance(effect, m.Grant):
-                    # In a loop, not by recursion: hundreds of idle connections may die at once.
                     todo.extend(self._grant(effect))
+                elif isinstance(effect, m.Recall):
+                    todo.extend(self._recall(effect))
                 else:
                     self._perform(effect)
+        self._table.wanted = bool(self._asks)
 
     def _perform(self, effect: m.Refuse | m.Open | m.Close | m.Wake | m.Drained) -> None:
         match effect:
@@ -210,6 +223,19 @@ class ConnectionPool(Actor):
                     self.parent.tell(m.PoolDrained())
             case _:
                 assert_never(effect)
+
+    def _recall(self, recall: m.Recall) -> list[PoolMessage]:
+        """Take back leases that nobody uses at the moment; what is returned gives them back."""
+        kept, now_s = self._table.kept, self.world.now_s()
+        taken = [
+            lease_id
+            for lease_id, until_s in kept.items()
+            if not recall.overdue or until_s <= now_s
+        ][: recall.leases_max]
+        for lease_id in taken:
+            del kept[lease_id]
+            self._closed(self._table.leases.get(lease_id))
+        return [m.ReturnConnection(lease_id, reusable=not recall.overdue) for lease_id in taken]
 
     def _grant(self, grant: m.Grant) -> list[PoolMessage]:
         """Hand a connection over; what is returned says that it was not."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
+from proxy_actors.gateway.lease import Keeper
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import Message
@@ -24,13 +25,14 @@ class Exchange:
         deadline_s: when the answer must have come.
         messages: the JSON-RPC messages of the body: one, or those of a batch.
         batch: whether the body was an array.
+        keeper: keeps the upstream connection for the client connection's next exchange.
         principal: whose request it is.
         session: the client's session; None before and during `initialize`.
     """
 
     __slots__ = (
-        "batch", "deadline_s", "forwarded", "head", "id", "messages", "peer", "principal",
-        "request", "session",
+        "batch", "deadline_s", "forwarded", "head", "id", "keeper", "messages", "peer",
+        "principal", "request", "session",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +42,7 @@ class Exchange:
         forwarded: Forwarded,
         peer: str,
         deadline_s: float,
+        keeper: Keeper | None = None,
     ) -> None:
         self.id = exchange_id
         self.request = request
@@ -47,6 +50,7 @@ class Exchange:
         self.forwarded = forwarded
         self.peer = peer
         self.deadline_s = deadline_s
+        self.keeper = keeper
         self.messages: tuple[Message, ...] = ()
         self.batch = False
         self.principal = ANONYMOUS

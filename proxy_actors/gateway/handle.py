@@ -19,6 +19,7 @@ from proxy_actors.gateway.answer import answer
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.http_fields import Forwarded, forwarded_fields
+from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.relay import write_response
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.stack import check_head
@@ -43,6 +44,7 @@ class ClientConnection:
         self._accepted: RequestHead | None = None
         self._held_bytes = 0
         self._forwarded = Forwarded([])
+        self._keeper = Keeper(wiring.world.now_s)
         self.idle = True
 
     def serve(self) -> None:
@@ -54,6 +56,7 @@ class ClientConnection:
             pass  # the client has gone, or takes nothing: there is nobody to tell
         finally:
             self._hold(0)
+            self._keeper.close()
             self._stream.close()
 
     def close(self) -> None:
@@ -91,6 +94,7 @@ class ClientConnection:
                     self._forwarded,
                     self._stream.peer,
                     wiring.world.now_s() + CALL_S_MAX,
+                    self._keeper,
                 )
                 response = answer(exchange, wiring)
             except Exception as error:  # whatever it is, the client gets an answer

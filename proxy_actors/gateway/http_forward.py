@@ -26,7 +26,7 @@ from proxy_actors.gateway.forwarder import (
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
-from proxy_actors.gateway.lease import Pool
+from proxy_actors.gateway.lease import Keeper, Pool
 from proxy_actors.gateway.response import Response, json_response
 from proxy_actors.messages.http_upstream import (
     ClientAnswered,
@@ -111,7 +111,8 @@ class HttpForwarder(Forwarder, HttpTasks):
         repeatable = message.method in _REPEATABLE
         deadline_s = exchange.deadline_s
         upstream = self._exchange(
-            exchange.id, b"POST", Purpose.CALL, deadline_s, message.id, repeatable
+            exchange.id, b"POST", Purpose.CALL, deadline_s, message.id, repeatable,
+            exchange.keeper,
         )
         head = upstream.send(self._post(exchange, message.raw, session), deadline_s)
         if head.status != 200 or not upstream.is_event_stream:
@@ -211,9 +212,10 @@ class HttpForwarder(Forwarder, HttpTasks):
         deadline_s: float,
         request_id: bytes | None,
         repeatable: bool,
+        keeper: Keeper | None = None,
     ) -> HttpExchange:
         now_s = self._world.now_s()
-        lease = self._pool.checkout(exchange_id, purpose, now_s, deadline_s, repeatable)
+        lease = self._pool.checkout(exchange_id, purpose, now_s, deadline_s, repeatable, keeper)
         return HttpExchange(lease, method, self._limits, self._pool.upstream, request_id)
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:

@@ -7,6 +7,7 @@ does not end in an answer ends in a cancel, and a lease ends in a return, whatev
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 from proxy_actors.actors.connection_pool import ConnectionTable
 from proxy_actors.actors.refs import Slot
@@ -25,25 +26,31 @@ POOL_WAIT_S_MAX = 5.0
 # A peer that is about to close an idle connection has most often done so after its first second.
 IDLE_S_MAX = 1.0
 IDLE_REPEATABLE_S_MAX = 60.0
+# Servers commonly close an idle connection after 5 s; the pool recalls what is kept before that.
+KEPT_S_MAX = 3.0
 
 
 class Lease:
-    """The right to read and write one connection."""
+    """The right to read and write one connection, for one exchange."""
 
-    __slots__ = ("_grant", "_pool", "_released", "stream")
+    __slots__ = ("_keeper", "_lease_id", "_pool", "_released", "stream")
 
-    def __init__(self, pool: Pool, grant: ConnectionGranted, stream: ByteStream) -> None:
+    def __init__(
+        self, pool: Pool, lease_id: int, stream: ByteStream, keeper: Keeper | None
+    ) -> None:
         self._pool = pool
-        self._grant = grant
+        self._lease_id = lease_id
+        self._keeper = keeper
         self._released = False
         self.stream = stream
 
     def became_stream(self) -> None:
         """Count the connection as a stream from now on."""
-        self._pool.slot.deliver(ConnectionBecameStream(self._grant.lease_id))
+        self._keeper = None
+        self._pool.slot.deliver(ConnectionBecameStream(self._lease_id))
 
     def release(self, reusable: bool, idle_s_max: float | None = None) -> None:
-        """Give the connection back. Idempotent.
+        """End the lease, or leave it with its keeper. Idempotent.
 
         Args:
             reusable: whether it stands between two messages.
@@ -52,9 +59,64 @@ class Lease:
         if self._released:
             return
         self._released = True
-        lease_id = self._grant.lease_id
-        if not self._pool.slot.deliver(ReturnConnection(lease_id, reusable, idle_s_max)):
-            self._pool.table.discard_lease(lease_id)
+        pool = self._pool
+        if reusable and self._keeper is not None and not pool.table.wanted:
+            self._keeper.keep(pool, self._lease_id, self.stream, idle_s_max)
+        else:
+            pool.give_back(self._lease_id, reusable, idle_s_max)
+
+
+class Keeper:
+    """Keeps the lease of a client's connection from one exchange to the next.
+
+    The pool may take a kept lease back whenever it wants: the row in its table's `kept` is the
+    lease, and whoever removes it has it. One at most is kept, since a connection has one exchange
+    at a time.
+    """
+
+    __slots__ = ("_lease_id", "_now_s", "_pool", "_since_s", "_stream")
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._pool: Pool | None = None
+        self._lease_id = 0
+        self._since_s = 0.0
+        self._stream: ByteStream | None = None
+
+    def keep(
+        self, pool: Pool, lease_id: int, stream: ByteStream, idle_s_max: float | None
+    ) -> None:
+        """Keep a lease whose exchange is over."""
+        self.close()
+        now_s = self._now_s()
+        until_s = now_s + min(KEPT_S_MAX, KEPT_S_MAX if idle_s_max is None else idle_s_max)
+        self._pool, self._lease_id, self._stream, self._since_s = pool, lease_id, stream, now_s
+        pool.table.kept[lease_id] = until_s
+
+    def take(self, pool: Pool, repeatable: bool) -> Lease | None:
+        """Take the kept lease for the next exchange; None if there is none that will do."""
+        stream = self._stream
+        if stream is None or self._pool is not pool:
+            return None
+        self._stream = None
+        until_s = pool.table.kept.pop(self._lease_id, None)
+        if until_s is None:
+            return None  # the pool has taken it back
+        now_s = self._now_s()
+        idle_s = now_s - self._since_s
+        if until_s <= now_s or idle_s > (IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX):
+            pool.give_back(self._lease_id, True, None)
+            return None
+        if not stream.is_quiet():
+            pool.give_back(self._lease_id, False, None)
+            return None
+        return Lease(pool, self._lease_id, stream, self)
+
+    def close(self) -> None:
+        """Give back what is kept. Idempotent."""
+        pool, self._stream = self._pool, None
+        if pool is not None and pool.table.kept.pop(self._lease_id, None) is not None:
+            pool.give_back(self._lease_id, True, None)
 
 
 class Pool:
@@ -73,14 +135,18 @@ class Pool:
         now_s: float,
         deadline_s: float,
         repeatable: bool,
+        keeper: Keeper | None = None,
     ) -> Lease:
-        """Ask for a connection and wait for it.
+        """Take the connection that `keeper` has, or ask for one and wait for it.
 
         Raises:
             FailedError: none became free in time, or the upstream cannot be connected to; nothing
                 was sent to it.
             ActorStoppedError: the pool crashed meanwhile.
         """
+        kept = None if keeper is None else keeper.take(self, repeatable)
+        if kept is not None:
+            return kept
         waiter_id = next(self._waiter_ids)
         wait_until_s = min(deadline_s, now_s + POOL_WAIT_S_MAX)
         idle_s_max = IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX
@@ -89,7 +155,7 @@ class Pool:
         try:
             grant = self.slot.ask(ask, wait_until_s)
             assert grant is not None
-            return Lease(self, grant, self.table.streams[grant.connection_id])
+            return Lease(self, grant.lease_id, self.table.streams[grant.connection_id], keeper)
         except DeadlineError as error:
             text = "no upstream connection became free in time"
             raise FailedError(
@@ -98,3 +164,8 @@ class Pool:
         finally:
             if grant is None:
                 self.slot.deliver(CancelCheckout(waiter_id))
+
+    def give_back(self, lease_id: int, reusable: bool, idle_s_max: float | None) -> None:
+        """Return a lease to the pool, or close its connection when there is no pool to go to."""
+        if not self.slot.deliver(ReturnConnection(lease_id, reusable, idle_s_max)):
+            self.table.discard_lease(lease_id)

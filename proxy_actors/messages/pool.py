@@ -169,6 +169,17 @@ class Close(Message, frozen=True):
     connection_id: int
 
 
+class Recall(Message, frozen=True):
+    """Effect: take back leases that their holders keep between two exchanges.
+
+    At most `leases_max` of them, the longest kept first; of those only the `overdue` ones, whose
+    connection has idled as long as it may, if that is asked for.
+    """
+
+    leases_max: int
+    overdue: bool
+
+
 class Wake(Message, frozen=True):
     """Effect: tell SweepDue(generation) after `after_s` seconds."""
 
@@ -194,4 +205,4 @@ PoolMessage = (
     | DrainPool
     | AbortPool
 )
-PoolEffect = Grant | Refuse | Open | Close | Wake | Drained
+PoolEffect = Grant | Refuse | Open | Close | Recall | Wake | Drained

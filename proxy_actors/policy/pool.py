@@ -14,6 +14,10 @@ standalone stream from its checkout on, a call's answer from the moment that its
 text/event-stream. So neither open streams nor calls that wait for an answer of their own client
 can keep that answer from passing.
 
+Kept leases. A holder that is about to need a connection again may keep its lease between two
+exchanges, which saves asking. To the ledger it is leased all the while. Whenever somebody waits
+and no connection is coming, and when a kept one has idled too long, the policy recalls.
+
 Incarnations. Lease ids carry the incarnation of the pool. After a crash the new incarnation closes
 what was idle, counts what was leased as leased, and closes each of those when it comes back.
 """
@@ -151,11 +155,10 @@ class PoolPolicy:
     def gauges(self) -> PoolGauges:
         """Return the ledger in figures."""
         ledger = self._ledger
-        leased = ledger.leased(Purpose.CALL) + ledger.leased(Purpose.RESERVED)
         return PoolGauges(
             opening=ledger.opening,
             idle=len(ledger.idle),
-            leased=leased,
+            leased=self._leased(),
             streaming=ledger.leased(Purpose.STREAM),
             waiting=sum(len(queue) for queue in self._waiting.values()),
             stale=self._stale,
@@ -284,6 +287,8 @@ class PoolPolicy:
             for waiter_id in [w for w, c in queue.items() if c.deadline_s <= now_s]:
                 del queue[waiter_id]
                 effects.append(m.Refuse(waiter_id, Reason.POOL_EXHAUSTED))
+        if self._leased():
+            effects.append(m.Recall(self._leased(), overdue=True))
         if not self._draining:
             for _ in range(self.limits.idle_min - self._ledger.ordinary):
                 effects.append(m.Open(self._ledger.begin_opening(Purpose.CALL)))
@@ -294,13 +299,15 @@ class PoolPolicy:
         self._refuse_waiting(Purpose.STREAM, effects)
         while self._ledger.idle:
             effects.append(m.Close(self._ledger.idle.pop().id))
+        if self._leased():
+            effects.append(m.Recall(self._leased(), overdue=False))
 
     def _abort(self, effects: list[PoolEffect]) -> None:
-        self._drain(effects)
-        self._refuse_waiting(Purpose.RESERVED, effects)
         for lease in self._ledger.leases():
             self._ledger.release(lease.id)
             effects.append(m.Close(lease.connection.id))
+        self._drain(effects)
+        self._refuse_waiting(Purpose.RESERVED, effects)
         self._ledger.forget_openings()
 
     # What goes out.
@@ -384,10 +391,26 @@ class PoolPolicy:
         effects.extend(m.Refuse(waiter_id, Reason.DRAINING) for waiter_id in queue)
         queue.clear()
 
+    def _leased(self) -> int:
+        """Count the leases that a holder might keep."""
+        return self._ledger.leased(Purpose.CALL) + self._ledger.leased(Purpose.RESERVED)
+
+    def _recall(self, effects: list[PoolEffect]) -> None:
+        """Ask for as many kept leases as there are waiters without a connection coming."""
+        missing = sum(
+            max(len(self._waiting[purpose]) - self._ledger.opening_for(purpose), 0)
+            for purpose in (Purpose.CALL, Purpose.RESERVED)
+        )
+        if missing:
+            effects.append(m.Recall(missing, overdue=False))
+
     def _finish(self, effects: list[PoolEffect]) -> None:
         waiting = any(self._waiting.values())
+        leased = self._leased()
+        if waiting and leased:
+            self._recall(effects)
         if not self._sweep_armed and (
-            waiting or self._ledger.idle or (self.limits.idle_min and not self._draining)
+            waiting or leased or self._ledger.idle or (self.limits.idle_min and not self._draining)
         ):
             self._sweep += 1
             self._sweep_armed = True

@@ -28,12 +28,15 @@ class Bench:
         self.tell(m.SweepDue(0))
 
     def tell(self, message: PoolMessage) -> list[PoolEffect]:
-        """Tell a message; sweeps are told apart, so their Wake is not among the effects."""
+        """Tell a message; Wake and Recall are told apart and not among the effects."""
         self.effects = []
+        self.recalls: list[m.Recall] = []
         for effect in self.policy.handle(message, self.now_s):
             if isinstance(effect, m.Wake):
                 assert effect.after_s == SWEEP_INTERVAL_S
                 self.sweep = effect.generation
+            elif isinstance(effect, m.Recall):
+                self.recalls.append(effect)
             else:
                 self.effects.append(effect)
         return self.effects

@@ -63,6 +63,7 @@ class PoolModel:
         self.draining = False
         self.drained = False
         self.opened_now: list[int] = []
+        self.recalled = 0
         self.turned_away = False
         self.seen_max = max((row.lease_id for row in inherited), default=0)
         self.last_lease = 0
@@ -78,6 +79,7 @@ class PoolModel:
         known = set(self.loans)
         arrived = set(loose) if isinstance(message, m.ConnectionOpened) else set()
         self.opened_now = []
+        self.recalled = 0
         for effect in effects:
             self._follow(effect, loose, doomed)
         check(not doomed, f"connections {doomed} had to be closed")
@@ -173,6 +175,9 @@ class PoolModel:
                 free = bool(found) or connection_id in doomed
                 check(free, f"connection {connection_id} was closed, but is in use or unknown")
                 doomed.discard(connection_id)
+            case m.Recall(leases_max, overdue):
+                check(leases_max > 0 and bool(self.loans), "recalled what nobody holds")
+                self.recalled += 0 if overdue else leases_max
             case m.Wake(_, generation):
                 check(self.armed is None, "two sweeps are underway")
                 self.armed = generation
@@ -211,6 +216,12 @@ class PoolModel:
         check(gauges.idle == len(self.idle), "idle connections were lost or invented")
         check(gauges.leased + gauges.streaming == len(self.loans), "leases were lost or invented")
         check(gauges.waiting == len(self.waiting), "waiters were lost or invented")
+        missing = sum(
+            max(len(self._waiting_for(purpose)) - ledger.opening_for(purpose), 0)
+            for purpose in (Purpose.CALL, Purpose.RESERVED)
+        )
+        if missing and gauges.leased:
+            check(self.recalled >= missing, "somebody waits, and a kept lease is not recalled")
         rows = gauges.opening + gauges.idle + gauges.leased + gauges.streaming
         check(rows == ledger.owned, "the rows do not add up")
         check(ledger.ordinary <= limits.ordinary_max, "more connections than allowed")

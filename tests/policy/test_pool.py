@@ -10,7 +10,7 @@ import pytest
 from proxy_actors.errors import Reason
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import Purpose
-from proxy_actors.policy.pool import PoolGauges, PoolLimits
+from proxy_actors.policy.pool import SWEEP_INTERVAL_S, PoolGauges, PoolLimits
 from tests.policy.pool_bench import CALL, RESERVED, SMALL, STREAM, Bench, gauges
 
 # Opening and reuse.
@@ -361,3 +361,33 @@ def test_sweep_of_another_generation_is_none() -> None:
     for generation in (bench.sweep - 1, bench.sweep + 1):
         assert bench.tell(m.SweepDue(generation)) == []
     assert bench.tell(m.SweepDue(bench.sweep)) == [m.Close(grant.connection_id)]
+
+
+def test_kept_leases_are_recalled_for_waiters_that_have_no_connection_coming() -> None:
+    bench = Bench(PoolLimits(connections_max=1, reserve=1))
+    bench.ask()
+    assert bench.recalls == []  # a connection is being opened for this one
+    bench.tell(m.ConnectionOpened(bench.opened()))
+    bench.ask()
+    assert bench.recalls == [m.Recall(1, overdue=False)]
+    bench.ask()
+    assert bench.recalls == [m.Recall(2, overdue=False)]
+
+
+def test_sweep_recalls_what_is_kept_too_long_and_goes_on_while_anything_is_leased() -> None:
+    bench = Bench()
+    bench.lease()
+    for _ in range(3):
+        bench.now_s += SWEEP_INTERVAL_S
+        sweep = bench.sweep
+        bench.tell(m.SweepDue(sweep))
+        assert bench.recalls == [m.Recall(1, overdue=True)]
+        assert bench.sweep == sweep + 1
+
+
+def test_drain_recalls_every_kept_lease() -> None:
+    bench = Bench()
+    bench.lease()
+    bench.lease()
+    bench.tell(m.DrainPool())
+    assert bench.recalls == [m.Recall(2, overdue=False)]
