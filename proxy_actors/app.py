@@ -1,8 +1,8 @@
 """The composition root: from options to a tree of actors.
 
     root (one for one)
-      registry          the sessions
       upstream          HTTP: its connection pool and its streams; stdio: its children and streams
+      registry          the sessions
       server            the listener of clients
 
 Owns nothing after it has built the tree; `service.py` runs it. The data plane is wired here with
@@ -92,8 +92,8 @@ class App:
             date,
         )
         workers = [
+            upstream,  # before the registry, which may have ends of sessions to tell it
             Worker(self.registry, lambda: self._make_registry(store)),
-            upstream,
             Worker(self.server, self._make_server),
         ]
         self.root = Root(world, self.health.name, workers)

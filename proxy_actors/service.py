@@ -54,12 +54,13 @@ class _Service:
         from proxy_actors.app import App
         from proxy_actors.storage.open import open_store
         from proxy_actors.transports.guardian_client import GuardianClient
+        from proxy_actors.transports.store_thread import StoreThread
         from proxy_actors.world.gevent_world import GeventWorld
 
         self._options = options
         self._guardian = None if guardian is None else GuardianClient(*guardian)
         self._world = GeventWorld(self._guardian)
-        self._store = open_store(options.state_dir)
+        self._store = open_store(options.state_dir, StoreThread)
         self._date = _DateField(self._world.wall_s)
         self._app = App(self._world, options, self._store, self._date, dict(os.environ))
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent

@@ -28,11 +28,12 @@ class Exchange:
         keeper: keeps the upstream connection for the client connection's next exchange.
         principal: whose request it is.
         session: the client's session; None before and during `initialize`.
+        uses_session: whether the registry counts the exchange as a use, or may do so.
     """
 
     __slots__ = (
         "batch", "deadline_s", "forwarded", "head", "id", "keeper", "messages", "peer",
-        "principal", "request", "session",
+        "principal", "request", "session", "uses_session",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class Exchange:
         self.batch = False
         self.principal = ANONYMOUS
         self.session: Session | None = None
+        self.uses_session = False
 
     @property
     def request_id(self) -> str:

@@ -103,8 +103,8 @@ class ClientConnection:
             close = close or response.close or wiring.draining
             return self._write(response, request.head, close, exchange)
         finally:
-            if exchange is not None and exchange.session is not None:
-                wiring.registry.deliver(EndUse(exchange.session.key))
+            if exchange is not None and exchange.uses_session:
+                wiring.registry.deliver(EndUse(exchange_id=exchange.id))
 
     def _write(
         self, response: Response, head: RequestHead, close: bool, exchange: Exchange | None

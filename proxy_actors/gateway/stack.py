@@ -85,7 +85,8 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
     if front_id is None:
         raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
     deadline_s = wiring.world.now_s() + LOOK_UP_S_MAX
-    ask = BeginUse(front_id.decode("ascii", "replace"), exchange.principal)
+    ask = BeginUse(front_id.decode("ascii", "replace"), exchange.principal, exchange.id)
+    exchange.uses_session = True
     exchange.session = wiring.registry.ask(ask, deadline_s)
 
 
