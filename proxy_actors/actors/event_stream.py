@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import assert_never
 
-from proxy_actors.actors.base import Actor
+from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.refs import Ref
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, RefusedError
@@ -61,6 +61,8 @@ class EventStream(Actor):
         self._source = source
         self._policy = EventStreamPolicy(failure is None, deadline_s)
         self._dropped = 0
+        # A timer holds its actor: left alone, ended streams would stay until their deadlines.
+        self._cancel_timer: Callable[[], None] = lambda: None
 
     def on_start(self) -> None:
         """Start the clock and the reader."""
@@ -71,14 +73,11 @@ class EventStream(Actor):
             self.world.spawn("stream reader", lambda: source.read_into(self.ref))
 
     def on_receive(self, message: StreamMessage) -> object:
-        """Apply the message. Subscribe is answered with True."""
-        if isinstance(message, m.Subscribe) and self._policy.subscriber_id is not None:
-            if self.asked_by is not None:
-                self.asked_by.fail(RefusedError(409, "this stream has a reader already"))
-        else:
-            for effect in self._policy.handle(message, self.world.now_s()):
-                self._perform(effect)
-        return True
+        """Apply the message. Subscribe is answered with True, or with a refusal."""
+        for effect in self._policy.handle(message, self.world.now_s()):
+            self._perform(effect)
+        reply = self.asked_by
+        return LATER if reply is not None and reply.settled else True
 
     def on_stop(self) -> None:
         """Leave no subscriber waiting and no reader reading."""
@@ -99,6 +98,9 @@ class EventStream(Actor):
             case m.PushFailure(reason, text, executed):
                 if self._failure is not None:
                     self._push(self._failure(FailedError(reason, text, executed=executed)))
+            case m.RefuseSubscriber():
+                if self.asked_by is not None:
+                    self.asked_by.fail(RefusedError(409, "this stream has a reader already"))
             case m.EndSubscriber():
                 self._end_subscriber()
             case m.CloseSource(cancel):
@@ -108,7 +110,9 @@ class EventStream(Actor):
                 if self.parent is not None:
                     self.parent.tell(m.RequestOpened(self.name, id))
             case m.WakeStream(after_s, generation):
-                self.world.timer(after_s, self.ref, m.StreamDeadlineDue(generation))
+                self._cancel_timer()
+                due = m.StreamDeadlineDue(generation)
+                self._cancel_timer = self.world.timer(after_s, self.ref, due)
             case m.CountDropped():
                 self._dropped += 1
             case m.Finish():
@@ -132,6 +136,7 @@ class EventStream(Actor):
             subscriber.end()
 
     def _leave(self) -> None:
+        self._cancel_timer()
         self._end_subscriber()
         if self._source is not None:
             self._source.close(cancel=False)

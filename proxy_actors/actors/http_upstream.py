@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, assert_never
 
+from proxy_actors.actors.base import LATER
 from proxy_actors.actors.connection_pool import ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.event_stream import EventSource, EventStream
@@ -49,11 +50,14 @@ class HttpTasks(ABC):
         """Send DELETE for a session of the upstream; its answer does not matter (MCP-S-6)."""
 
     @abstractmethod
-    def take_source(self, exchange_id: int) -> EventSource:
-        """Hand over the source of an exchange whose answer has become an event stream."""
+    def take_source(self, exchange_id: int) -> EventSource | None:
+        """Hand over the source of an exchange whose answer has become an event stream.
+
+        None when the exchange has given up waiting for a stream to take it.
+        """
 
     @abstractmethod
-    def failure(self, request_id: bytes, error: FailedError) -> bytes:
+    def failure(self, exchange_id: int, request_id: bytes, error: FailedError) -> bytes:
         """Make the JSON-RPC error that answers a call, under the error contract."""
 
 
@@ -99,18 +103,18 @@ class HttpUpstream(Supervisor):
         match message:
             case m.OpenCallStream():
                 return self._open_call_stream(message)
-            case m.OpenStandaloneStream(exchange_id, session_key):
-                return self._open_stream(exchange_id, session_key)
-            case m.ReserveStandalone(session_key):
-                if not self._policy.reserve_standalone(session_key) and self.asked_by is not None:
-                    text = "this session has a standalone stream already"
-                    self.asked_by.fail(RefusedError(409, text))
-                return True
+            case m.OpenStandaloneStream():
+                return self._open_standalone_stream(message)
+            case m.ReserveStandalone(session_key, exchange_id):
+                if self._policy.reserve_standalone(session_key, exchange_id):
+                    return True
+                return self._refuse_standalone()
             case DescribeReadiness():
                 reached = self._policy.reached
                 text = "not tried yet" if reached is None else "the last connect failed"
                 return Readiness(reached is True, "" if reached else text)
             case DrainUpstream():
+                self._apply(self._policy.handle(message))
                 self._pool.tell(pool.DrainPool())
             case pool.PoolDrained():
                 if self.parent is not None:
@@ -138,49 +142,64 @@ class HttpUpstream(Supervisor):
         self._apply(self._policy.handle(m.StreamStopped(message.name)))
 
     def on_stop(self) -> None:
-        """Leave no connection open."""
-        self._table.close_all()
+        """Leave no connection open and no stream listed."""
+        self._leave()
 
     def on_crash(self) -> None:
-        """Leave no connection open: the next incarnation begins anew."""
-        self._table.close_all()
+        """Leave no connection open and no stream listed: the next incarnation begins anew."""
+        self._leave()
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
         return {
             **super().describe(),
             "reached": self._policy.reached,
-            "streams": self._policy.streams(),
+            "streams": len(self._policy.streams()),
         }
 
-    def _open_call_stream(self, message: m.OpenCallStream) -> str:
-        request_id = message.request_id
-        name = self._stream_name("call")
+    def _leave(self) -> None:
+        for name in self._policy.streams():
+            self._streams.remove(name)
+        self._table.close_all()
+
+    def _open_call_stream(self, message: m.OpenCallStream) -> object:
+        source = self._tasks.take_source(message.exchange_id)
+        if source is None:
+            return LATER  # nobody waits for the answer
         stream = EventStream(
             self.world,
-            name,
+            self._stream_name("call"),
             self._subscribers,
-            lambda error: self._tasks.failure(request_id, error),
+            lambda error: self._tasks.failure(message.exchange_id, message.request_id, error),
             message.deadline_s,
-            self._tasks.take_source(message.exchange_id),
+            source,
         )
-        self._start_stream(stream, message.session_key, request_id)
+        self._policy.enter_call(stream.name, message.session_key, message.request_id)
+        self._streams.enter(stream.slot)
+        self.start_child(stream)
+        return stream.name
+
+    def _open_standalone_stream(self, message: m.OpenStandaloneStream) -> object:
+        if not self._policy.reserve_standalone(message.session_key, message.exchange_id):
+            return self._refuse_standalone()
+        source = self._tasks.take_source(message.exchange_id)
+        if source is None:
+            return LATER  # nobody waits for the answer; the reservation is about to be released
+        name = self._stream_name("standalone")
+        stream = EventStream(self.world, name, self._subscribers, source=source)
+        self._streams.enter(stream.slot)
+        self.start_child(stream)
+        self._apply(self._policy.enter_standalone(name, message.session_key))
         return name
 
-    def _open_stream(self, exchange_id: int, session_key: str) -> str:
-        name = self._stream_name("standalone")
-        source = self._tasks.take_source(exchange_id)
-        stream = EventStream(self.world, name, self._subscribers, source=source)
-        self._start_stream(stream, session_key, None)
-        return name
+    def _refuse_standalone(self) -> object:
+        if self.asked_by is not None:
+            text = "this session has a standalone stream already"
+            self.asked_by.fail(RefusedError(409, text))
+        return LATER
 
     def _stream_name(self, kind: str) -> str:
         return f"{self.name}/{kind}-{self.world.token(9)}"
-
-    def _start_stream(self, stream: EventStream, session_key: str, call_id: bytes | None) -> None:
-        self._streams.enter(stream.slot)
-        self._policy.enter_stream(stream.name, session_key, call_id)
-        self.start_child(stream)
 
     def _apply(self, effects: list[HttpUpstreamEffect]) -> None:
         for effect in effects:

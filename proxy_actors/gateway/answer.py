@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from proxy_actors.actors.subscriber import Subscriber
-from proxy_actors.errors import ProxyActorsError, RefusedError
+from proxy_actors.errors import RefusedError
 from proxy_actors.gateway import rescue, stack
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.relay import messages_of
@@ -117,6 +117,6 @@ def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
             return
         for data in messages_of(str(response.stream), wiring):
             merged.push(data)
-    except ProxyActorsError as error:
+    except Exception as error:  # whatever it is, the message gets an answer
         known = rescue.classify(error, exchange.request_id)
         merged.push(rescue.message(known, exchange.message.id, exchange.request_id))

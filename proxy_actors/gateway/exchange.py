@@ -11,7 +11,7 @@ from proxy_actors.gateway.http_fields import Forwarded
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
-from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.protocol.jsonrpc import Kind, Message
 
 ANONYMOUS = "anonymous"
 
@@ -61,7 +61,7 @@ class Exchange:
     @property
     def request_id(self) -> str:
         """The proxy's name for the request, in logs and errors."""
-        return f"{self.id:x}"
+        return request_name(self.id)
 
     @property
     def message(self) -> Message:
@@ -70,8 +70,13 @@ class Exchange:
 
     @property
     def answer_id(self) -> bytes | None:
-        """The raw JSON id under which an error about the whole request is reported."""
-        return self.messages[0].id if len(self.messages) == 1 and not self.batch else None
+        """The raw JSON id under which an error about the whole request is reported.
+
+        None for a response: its id is the server's, and would name another request to the client.
+        """
+        if self.batch or len(self.messages) != 1 or self.messages[0].kind is not Kind.REQUEST:
+            return None
+        return self.messages[0].id
 
     def in_session(self) -> Session:
         """Return the session of a request that has passed the stack.
@@ -90,3 +95,8 @@ class Exchange:
         one.principal = self.principal
         one.session = self.session
         return one
+
+
+def request_name(exchange_id: int) -> str:
+    """Return the proxy's name for the request of an exchange."""
+    return f"{exchange_id:x}"

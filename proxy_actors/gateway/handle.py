@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from proxy_actors.errors import (
     DeadlineError,
-    FailedError,
     GatewayError,
     RefusedError,
     StreamClosedError,
 )
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.answer import answer
-from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.exchange import Exchange, request_name
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.http_fields import Forwarded, forwarded_fields
 from proxy_actors.gateway.lease import Keeper
-from proxy_actors.gateway.relay import write_response
-from proxy_actors.gateway.response import Response
+from proxy_actors.gateway.relay import Reader, write_events, write_response
 from proxy_actors.gateway.stack import check_head
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.sessions import EndUse
@@ -50,8 +48,11 @@ class ClientConnection:
     def serve(self) -> None:
         """Serve requests until the client ends, breaks a rule or exceeds a bound."""
         try:
-            while self._serve_one():
+            while self._serve_one() and not self._wiring.draining:
                 pass
+            # What the client is still sending must not turn its last answer into a reset.
+            deadline_s = self._wiring.world.now_s() + self._wiring.limits.linger_s_max
+            self._stream.close_lingering(deadline_s)
         except (StreamClosedError, DeadlineError):
             pass  # the client has gone, or takes nothing: there is nobody to tell
         finally:
@@ -82,8 +83,9 @@ class ClientConnection:
 
     def _answer(self, request: Request, close: bool) -> bool:
         """Answer one complete request and write the answer."""
-        exchange: Exchange | None = None
         wiring = self._wiring
+        exchange: Exchange | None = None
+        reader: Reader | None = None
         try:
             exchange_id = wiring.next_exchange_id()
             try:
@@ -97,33 +99,29 @@ class ClientConnection:
                     self._keeper,
                 )
                 response = answer(exchange, wiring)
+                if response.stream is not None:
+                    reader = Reader(response.stream, wiring)
             except Exception as error:  # whatever it is, the client gets an answer
                 id = None if exchange is None else exchange.answer_id
-                response = rescue.respond(error, id, f"{exchange_id:x}")
+                response = rescue.respond(error, id, request_name(exchange_id))
             close = close or response.close or wiring.draining
-            return self._write(response, request.head, close, exchange)
+            if reader is None:
+                return write_response(self._stream, response, request.head, wiring, close)
+            with reader:
+                return write_events(
+                    self._stream, reader.subscriber, request.head, wiring, close
+                )
         finally:
             if exchange is not None and exchange.uses_session:
                 wiring.registry.deliver(EndUse(exchange_id=exchange.id))
-
-    def _write(
-        self, response: Response, head: RequestHead, close: bool, exchange: Exchange | None
-    ) -> bool:
-        try:
-            return write_response(self._stream, response, head, self._wiring, close)
-        except (StreamClosedError, DeadlineError):
-            raise
-        except Exception as error:  # the stream was gone before its head was written
-            id = None if exchange is None else exchange.answer_id
-            request_id = "" if exchange is None else exchange.request_id
-            sorry = rescue.respond(error, id, request_id)
-            return write_response(self._stream, sorry, head, self._wiring, True)
 
     def _check(self, head: RequestHead) -> None:
         """Refuse by the head, and work out what of it passes on; once for a head that repeats."""
         if head is not self._accepted:
             check_head(head, self._wiring)
-            self._forwarded = forwarded_fields(head.fields, head.host, self._stream.peer)
+            self._forwarded = forwarded_fields(
+                head.fields, head.host, self._stream.peer, self._wiring.pseudonym
+            )
             self._accepted = head
 
     # Reading.
@@ -138,8 +136,9 @@ class ClientConnection:
         limits = self._wiring.limits
         began_s: float | None = None
         while (request := parser.take()) is None:
-            now_s = self._wiring.world.now_s()
+            self._hold(parser.body_bytes_buffered)
             self._check_early(parser.head)
+            now_s = self._wiring.world.now_s()
             if not parser.mid_message:
                 deadline_s = now_s + limits.idle_s_max
             else:
@@ -149,13 +148,15 @@ class ClientConnection:
                     received_s = parser.body_bytes_buffered / limits.body_rate_min
                     deadline_s = began_s + limits.body_grace_s + received_s
             data = self._read(deadline_s)
-            if not data:
+            if data:
+                parser.feed(data)
+            elif parser.mid_message:
+                raise RefusedError(400, "the request ended before its end", close=True)
+            else:
                 return None
-            parser.feed(data)
-            self._hold(parser.body_bytes_buffered)
         self.idle = False
         self._early = None
-        self._hold(len(request.body))
+        self._hold(len(request.body) + parser.body_bytes_buffered)
         return request
 
     def _check_early(self, head: RequestHead | None) -> None:
@@ -163,8 +164,7 @@ class ClientConnection:
         if head is not None and head is not self._early:
             self._check(head)
             if head.expects_continue:
-                deadline_s = self._wiring.world.now_s() + self._wiring.limits.write_s_max
-                self._stream.write([CONTINUE], deadline_s)
+                self._stream.write([CONTINUE], self._wiring.write_deadline_s(len(CONTINUE)))
         self._early = head
 
     def _read(self, deadline_s: float) -> bytes:
@@ -182,10 +182,7 @@ class ClientConnection:
             self._wiring.bodies.change(body_bytes - self._held_bytes)
             self._held_bytes = body_bytes
 
-    def _refuse(self, error: GatewayError | FailedError) -> None:
-        """Answer what could not be read to its end, and see that the answer is seen."""
-        response = rescue.respond(error, None, f"{self._wiring.next_exchange_id():x}")
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer what could not be read to its end."""
+        response = rescue.respond(error, None, request_name(self._wiring.next_exchange_id()))
         write_response(self._stream, response, self._parser.head, self._wiring, True)
-        self._stream.close_lingering(
-            self._wiring.world.now_s() + self._wiring.limits.linger_s_max
-        )

@@ -1,4 +1,4 @@
-"""One request to an HTTP upstream and its answer: lease, parser, decoder and unread bytes.
+"""One request to an HTTP upstream and its answer: lease, parser, decoder and unread messages.
 
 Driven inline by the client's greenlet while that is cheapest. When the answer turns out to be an
 event stream with more than the answer in it, the stream's actor takes the exchange over and its own
@@ -27,11 +27,14 @@ from proxy_actors.protocol.headers import first, media_type
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead, ResponseParser
 from proxy_actors.protocol.sse import SseDecoder
+from proxy_actors.world.base import World
 
 READ_BYTES_MAX = 65_536
 BODY_BYTES_MAX = 16 * 1024 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 EVENT_STREAM = b"text/event-stream"
+# Servers send the end of a stream in a segment of its own, right behind the answer.
+TAIL_S_MAX = 1.0
 _KINDS = {
     jsonrpc.Kind.REQUEST: MessageKind.REQUEST,
     jsonrpc.Kind.NOTIFICATION: MessageKind.NOTIFICATION,
@@ -51,18 +54,23 @@ class HttpExchange(EventSource):
 
     def __init__(
         self,
+        world: World,
         lease: Lease,
         method: bytes,
         limits: HttpLimits,
         upstream: str,
         request_id: bytes | None,
     ) -> None:
+        self._world = world
         self._lease = lease
         self._parser = ResponseParser(limits, method)
-        self._decoder = SseDecoder(EVENT_BYTES_MAX)
+        self._decoder: SseDecoder | None = None
         self._upstream = upstream
         self._request_id = request_id
         self._unread: list[jsonrpc.Message] = []
+        self._failure: FailedError | None = None
+        self._written = False
+        self._answered = False
         self.on_cancel: Callable[[], None] | None = None
 
     def send(self, parts: list[bytes], deadline_s: float) -> ResponseHead:
@@ -81,11 +89,21 @@ class HttpExchange(EventSource):
             raise
 
     @property
+    def found_closed(self) -> bool:
+        """Whether the upstream may have closed the connection as idle, the request unread."""
+        return not self._lease.fresh and not self._parser.started
+
+    @property
     def is_event_stream(self) -> bool:
         """Whether the answer is an event stream."""
         head = self._parser.head
         value = None if head is None else first(head.fields, b"content-type")
         return value is not None and media_type(value) == EVENT_STREAM
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has been read to its end."""
+        return self._parser.complete
 
     def body(self, deadline_s: float) -> bytes:
         """Read the whole body and give the lease back.
@@ -94,18 +112,14 @@ class HttpExchange(EventSource):
             FailedError: as `send`; also for a body beyond BODY_BYTES_MAX.
         """
         parser = self._parser
-        reusable = False
         try:
             while not parser.complete:
                 self._read(deadline_s)
                 if parser.body_bytes > BODY_BYTES_MAX:
                     raise self._failed("the upstream's answer is too large")
-            reusable = parser.reusable
             return parser.take_body()
         finally:
-            head = parser.head
-            timeout_s = None if head is None else head.keep_alive_timeout_s
-            self._lease.release(reusable, None if timeout_s is None else max(timeout_s - 1.0, 0.0))
+            self._release()
 
     def discard_body(self, deadline_s: float) -> None:
         """Read and forget the body, and give the lease back; never fails."""
@@ -123,11 +137,10 @@ class HttpExchange(EventSource):
             FailedError: as `send`; also when the stream ends without a message.
         """
         try:
-            while not self._unread:
-                self._unread += self._decode(self._parser.take_body())
-                if not self._unread:
-                    self._more(deadline_s)
-            return self._unread[0]
+            if self._await_message(deadline_s):
+                return self._unread[0]
+            text = "the upstream ended its stream without an answer"
+            raise self._failed(text, Reason.UPSTREAM_CLOSED)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
                 return None
@@ -148,21 +161,17 @@ class HttpExchange(EventSource):
             raise self._failed("the upstream did not answer in time", Reason.UPSTREAM_TIMEOUT)
         return self._unread.pop(0)
 
-    def abandon(self) -> None:
-        """Give the lease back with the connection in mid-message. Idempotent."""
-        self._lease.release(False)
-
     def is_final(self, message: jsonrpc.Message) -> bool:
         """Whether this is the answer to the request."""
-        return message.kind is jsonrpc.Kind.RESPONSE and message.id == self._request_id
+        return (
+            message.kind is jsonrpc.Kind.RESPONSE
+            and message.id is not None
+            and message.id == self._request_id
+        )
 
-    @property
-    def complete(self) -> bool:
-        """Whether the answer has been read to its end."""
-        return self._parser.complete
-
-    def finish(self, deadline_s: float) -> None:
-        """Read what follows the final message, its end mostly, and give the lease back."""
+    def finish(self) -> None:
+        """Read what follows the answer, its end mostly, and give the lease back."""
+        deadline_s = self._world.now_s() + TAIL_S_MAX
         try:
             while not self._parser.complete:
                 self._read(deadline_s)
@@ -170,7 +179,11 @@ class HttpExchange(EventSource):
         except FailedError:
             pass  # the answer is out; only the connection's fate is open
         finally:
-            self._lease.release(self._parser.reusable)
+            self._release()
+
+    def abandon(self) -> None:
+        """Give the lease back with the connection in mid-message. Idempotent."""
+        self._lease.release(False)
 
     def became_stream(self) -> None:
         """Count the lease as a stream."""
@@ -180,43 +193,100 @@ class HttpExchange(EventSource):
 
     def read_into(self, stream: Ref) -> None:
         """Tell every message of the event stream to its actor, and its end."""
-        ended = SourceEnded()
         try:
-            while self._tell(stream) and not self._parser.complete:
-                self._read(math.inf)
-                self._unread += self._decode(self._parser.take_body())
-        except FailedError as error:
-            self._tell(stream)
-            ended = SourceEnded(error.reason, error.text, error.executed)
-        finally:
-            self._lease.release(self._parser.reusable)
-            stream.tell(ended)
+            ended = self._tell_all(stream)
+        except BaseException:
+            self.abandon()
+            stream.tell(SourceEnded(Reason.INTERNAL, "the answer was not read to its end"))
+            raise
+        stream.tell(ended)
+        if self._answered:
+            self.finish()
+        else:
+            self._release()
 
     def close(self, cancel: bool) -> None:
-        """End the reading by closing the connection."""
-        self._lease.stream.close()
+        """End the reading by closing the connection, unless the answer has been read."""
+        if not self._answered:
+            self._lease.discard()
         if cancel and self.on_cancel is not None:
             self.on_cancel()
 
+    def _tell_all(self, stream: Ref) -> SourceEnded:
+        try:
+            while self._await_message(math.inf) and self._tell(stream):
+                pass
+        except FailedError as error:
+            return SourceEnded(error.reason, error.text, error.executed)
+        return SourceEnded()
+
     def _tell(self, stream: Ref) -> bool:
-        """Tell what has been read; False once the final answer was among it."""
+        """Tell what has been read; False once the answer was among it, or nobody listens."""
         messages, self._unread = self._unread, []
         for message in messages:
-            final = self.is_final(message)
-            event = EventReceived(message.raw, _KINDS[message.kind], message.id, final)
-            if not stream.tell_when_room(event, math.inf) or final:
+            if self.is_final(message):
+                self._answered = True
+            elif message.kind is jsonrpc.Kind.RESPONSE:
+                continue  # an answer to nothing that was asked here (MCP-S-14)
+            event = EventReceived(
+                message.raw, _KINDS[message.kind], message.id, self._answered
+            )
+            if not stream.tell_when_room(event, math.inf) or self._answered:
                 return False
         return True
+
+    # Reading and writing.
+
+    def _await_message(self, deadline_s: float) -> bool:
+        """Read until a message is unread; False when the stream has ended before.
+
+        Raises:
+            FailedError: as `send`, but not before what came before it has been read.
+        """
+        while not self._unread:
+            if self._failure is not None:
+                raise self._failure
+            self._decode(self._parser.take_body())
+            if self._unread or self._failure is not None:
+                continue
+            if self._parser.complete:
+                return False
+            self._read(deadline_s)
+        return True
+
+    def _decode(self, data: bytes) -> None:
+        if self._decoder is None:
+            self._decoder = SseDecoder(EVENT_BYTES_MAX)
+        try:
+            for event in self._decoder.feed(data) if data else ():
+                if event.data and event.event == b"message":
+                    self._unread += self.admit(event.data)
+            if self._decoder.overflowed:
+                raise self._failed("an event of the upstream is too large")
+        except FailedError as error:
+            self._failure = error
+
+    def admit(self, data: bytes) -> tuple[jsonrpc.Message, ...]:
+        """Judge what the upstream sent; several messages where it sent a batch.
+
+        Raises:
+            FailedError: it is no JSON-RPC.
+        """
+        try:
+            admitted = jsonrpc.admit(data)
+        except MessageError as error:
+            raise self._failed(f"the upstream sent no valid JSON-RPC: {error.text}") from error
+        return admitted if isinstance(admitted, tuple) else (admitted,)
 
     def _write(self, parts: list[bytes], deadline_s: float) -> None:
         try:
             self._lease.stream.write(parts, deadline_s)
+            self._written = True
         except DeadlineError as error:
             text = "the upstream did not take the request in time"
             raise self._failed(text, Reason.UPSTREAM_TIMEOUT) from error
-        except StreamClosedError as error:
-            text = "the upstream closed the connection before it took the request"
-            raise self._failed(text, Reason.UPSTREAM_CLOSED) from error
+        except StreamClosedError:
+            pass  # it may have answered, with a refusal, before it stopped reading
 
     def _read(self, deadline_s: float) -> None:
         try:
@@ -236,32 +306,12 @@ class HttpExchange(EventSource):
             error.upstream = self._upstream
             raise
 
-    def _more(self, deadline_s: float) -> None:
-        if self._parser.complete:
-            text = "the upstream ended its stream without an answer"
-            raise self._failed(text, Reason.UPSTREAM_CLOSED)
-        self._read(deadline_s)
-
-    def _decode(self, data: bytes) -> list[jsonrpc.Message]:
-        messages: list[jsonrpc.Message] = []
-        for event in self._decoder.feed(data) if data else ():
-            if event.data and event.event == b"message":
-                messages += self.admit(event.data)
-        if self._decoder.overflowed:
-            raise self._failed("an event of the upstream is too large")
-        return messages
-
-    def admit(self, data: bytes) -> tuple[jsonrpc.Message, ...]:
-        """Judge what the upstream sent; several messages where it sent a batch.
-
-        Raises:
-            FailedError: it is no JSON-RPC.
-        """
-        try:
-            admitted = jsonrpc.admit(data)
-        except MessageError as error:
-            raise self._failed(f"the upstream sent no valid JSON-RPC: {error.text}") from error
-        return admitted if isinstance(admitted, tuple) else (admitted,)
+    def _release(self) -> None:
+        """Give the lease back, with the connection fit for reuse if it is."""
+        parser = self._parser
+        timeout_s = None if parser.head is None else parser.head.keep_alive_timeout_s
+        idle_s_max = None if timeout_s is None else max(timeout_s - 1.0, 0.0)
+        self._lease.release(self._written and parser.reusable, idle_s_max)
 
     def _failed(self, text: str, reason: Reason = Reason.UPSTREAM_PROTOCOL) -> FailedError:
         return FailedError(reason, text, executed=Executed.UNKNOWN, upstream=self._upstream)

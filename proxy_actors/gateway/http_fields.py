@@ -10,12 +10,10 @@ from urllib.parse import urlsplit
 
 from proxy_actors.errors import ConfigurationError, RefusedError
 from proxy_actors.messages.sessions import Session
-from proxy_actors.protocol.headers import Fields, first, forwardable
+from proxy_actors.protocol.headers import Fields, all_of, first, forwardable
 from proxy_actors.protocol.http1_write import request_head
 from proxy_actors.protocol.revisions import requires_version_header
 
-PSEUDONYM = b"proxy-actors"
-_VIA = b"1.1 " + PSEUDONYM
 _ACCEPT_BOTH = (b"accept", b"application/json, text/event-stream")
 _ACCEPT_STREAM = (b"accept", b"text/event-stream")
 _CONTENT_JSON = (b"content-type", b"application/json")
@@ -101,21 +99,27 @@ class UpstreamFields:
 
     def own(self, session_id: str | None, version: str, body_bytes: int = 0) -> Fields:
         """Return the fields of a request in the proxy's own name."""
-        fields = [self._host, _ACCEPT_BOTH, (b"via", _VIA)]
+        fields = [self._host, _ACCEPT_BOTH]
         if body_bytes:
             fields += [_CONTENT_JSON, (b"content-length", b"%d" % body_bytes)]
         return [*fields, *_session_id_fields(session_id, version)]
 
 
-def forwarded_fields(fields: Fields, host: bytes, peer: str) -> Forwarded:
+def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -> Forwarded:
     """Return what of a client's request passes on, with what the proxy says about the client.
+
+    Args:
+        fields: as they came.
+        host: the authority that the client asked for.
+        peer: the client's address.
+        pseudonym: this process's own name in Via; no other instance's, as they may be chained.
 
     Raises:
         RefusedError: 400 for a Connection that nominates what it may not; 508 when the request has
             been here before (HTTP-F2).
     """
-    via = first(fields, b"via")
-    if via is not None and PSEUDONYM in via:
+    via = all_of(fields, b"via")
+    if any(pseudonym in value for value in via):
         raise RefusedError(508, "the request has passed this proxy before", close=True)
     passed = [
         field
@@ -123,7 +127,7 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str) -> Forwarded:
         if field[0] not in _OURS and not field[0].startswith(_OUR_PREFIXES)
     ]
     ours: Fields = [
-        (b"via", _VIA if via is None else via + b", " + _VIA),
+        (b"via", b", ".join([*via, b"1.1 " + pseudonym])),
         _IDENTITY,
         (b"x-forwarded-for", peer.encode("ascii", "replace")),
         (b"x-forwarded-host", host),

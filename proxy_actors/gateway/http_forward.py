@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 from msgspec import Raw
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import Executed, FailedError, ProxyActorsError, Reason, RefusedError
-from proxy_actors.gateway import rescue
-from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.errors import (
+    Executed,
+    FailedError,
+    ProxyActorsError,
+    Reason,
+    RefusedError,
+)
+from proxy_actors.gateway import rescue, upstream_status
+from proxy_actors.gateway.exchange import Exchange, request_name
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
@@ -26,7 +33,13 @@ from proxy_actors.gateway.forwarder import (
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
-from proxy_actors.gateway.lease import Keeper, Pool
+from proxy_actors.gateway.lease import (
+    IDLE_REPEATABLE_S_MAX,
+    IDLE_S_MAX,
+    IDLE_S_NEW,
+    Keeper,
+    Pool,
+)
 from proxy_actors.gateway.response import Response, json_response
 from proxy_actors.messages.http_upstream import (
     ClientAnswered,
@@ -39,11 +52,13 @@ from proxy_actors.messages.http_upstream import (
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import EndReason, EndSession, Session
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead
 from proxy_actors.protocol.http1_write import request_head
 from proxy_actors.world.base import World
 
+DECIDE_S_MAX = 1.0
 # Methods without effects, by RELIABILITY: an idle connection may be used for them however old.
 _REPEATABLE = frozenset(
     {
@@ -51,8 +66,20 @@ _REPEATABLE = frozenset(
         "resources/templates/list", "resources/read", "completion/complete",
     }
 )  # fmt: skip
-_TAIL_S_MAX = 1.0
-_ANSWERED = frozenset({200, 202, 204})
+_ACCEPTED = frozenset({200, 202, 204})
+
+
+class _Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A request to the upstream. `repeatable`: sending it twice does no harm."""
+
+    exchange_id: int
+    method: bytes
+    parts: list[bytes]
+    purpose: Purpose
+    deadline_s: float
+    request_id: bytes | None = None
+    repeatable: bool = False
+    keeper: Keeper | None = None
 
 
 class HttpForwarder(Forwarder, HttpTasks):
@@ -91,35 +118,40 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Forward `initialize`; the answer becomes JSON whatever the upstream made of it."""
         message = exchange.message
         deadline_s = self._world.now_s() + INITIALIZE_S_MAX
-        upstream = self._exchange(exchange.id, b"POST", Purpose.CALL, deadline_s, message.id, True)
-        head = upstream.send(self._post(exchange, message.raw, None), deadline_s)
-        answer = self._answer(upstream, head, deadline_s)
+        upstream, head = self._send(
+            _Outgoing(
+                exchange.id, b"POST", self._post(exchange, message.raw, None), Purpose.CALL,
+                deadline_s, message.id, repeatable=True,
+            )
+        )
+        answer = self._answer(upstream, head, deadline_s, None)
         if answer.is_error:
             return json_response(answer.raw)
         session_id = session_id_of(head.fields)
         version = negotiated_version(answer, self._pool.upstream)
+        created = False
         try:
-            return self._handshake.create(exchange, answer, version, "", session_id, True)
-        except ProxyActorsError:
-            if session_id is not None:
-                self.delete_later(session_id, version)
-            raise
+            response = self._handshake.create(exchange, answer, version, "", session_id, True)
+            created = True
+            return response
+        finally:
+            if not created and session_id is not None:
+                self._delete_later(session_id, version)
 
     def call(self, exchange: Exchange) -> Response:
         """Forward a request: JSON if nothing but the answer comes, else an event stream."""
         message, session = exchange.message, exchange.in_session()
-        repeatable = message.method in _REPEATABLE
         deadline_s = exchange.deadline_s
-        upstream = self._exchange(
-            exchange.id, b"POST", Purpose.CALL, deadline_s, message.id, repeatable,
-            exchange.keeper,
+        upstream, head = self._send(
+            _Outgoing(
+                exchange.id, b"POST", self._post(exchange, message.raw, session), Purpose.CALL,
+                deadline_s, message.id, message.method in _REPEATABLE, exchange.keeper,
+            )
         )
-        head = upstream.send(self._post(exchange, message.raw, session), deadline_s)
         if head.status != 200 or not upstream.is_event_stream:
             return json_response(self._answer(upstream, head, deadline_s, session).raw)
         upstream.became_stream()
-        silent_until_s = min(self._world.now_s() + SILENT_S_MAX, deadline_s)
-        first = upstream.first_message(silent_until_s)
+        first = upstream.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
         if first is not None and upstream.is_final(first):
             self._finish(upstream)
             return json_response(first.raw)
@@ -132,11 +164,13 @@ class HttpForwarder(Forwarder, HttpTasks):
         if cancelled is not None:
             self._slot.tell(ClientCancelled(session.key, cancelled))
         deadline_s = self._world.now_s() + HEAD_S_MAX
-        upstream = self._exchange(exchange.id, b"POST", Purpose.RESERVED, deadline_s, None, False)
-        head = upstream.send(self._post(exchange, message.raw, session), deadline_s)
+        parts = self._post(exchange, message.raw, session)
+        upstream, head = self._send(
+            _Outgoing(exchange.id, b"POST", parts, Purpose.RESERVED, deadline_s)
+        )
         body = upstream.body(deadline_s)
-        if head.status not in _ANSWERED:
-            raise self._refusal(head, body, session)
+        if head.status not in _ACCEPTED:
+            raise self._refusal(head, session, self._admitted(upstream, body))
         if message.kind is jsonrpc.Kind.RESPONSE and message.id is not None:
             self._slot.tell(ClientAnswered(session.key, message.id))
 
@@ -144,20 +178,23 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Open the session's GET stream at the upstream; a 405 is passed on (MCP-S-8, S-9)."""
         session = exchange.in_session()
         deadline_s = self._world.now_s() + HEAD_S_MAX
-        self._slot.ask(ReserveStandalone(session.key), self._world.now_s() + 1.0)
+        reserve = ReserveStandalone(session.key, exchange.id)
         name: str | None = None
         try:
-            upstream = self._exchange(exchange.id, b"GET", Purpose.STREAM, deadline_s, None, False)
-            get = self._fields.head_of_get(exchange.forwarded, session)
-            head = upstream.send([get], deadline_s)
+            self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
+            parts = [self._fields.head_of_get(exchange.forwarded, session)]
+            upstream, head = self._send(
+                _Outgoing(exchange.id, b"GET", parts, Purpose.STREAM, deadline_s)
+            )
             if head.status != 200 or not upstream.is_event_stream:
-                raise self._refusal(head, upstream.body(deadline_s), session)
+                upstream.body(deadline_s)
+                raise self._refusal(head, session, opens_stream=True)
             ask = OpenStandaloneStream(exchange.id, session.key)
             name = self._ask_for_stream(exchange.id, upstream, ask)
             return Response(200, stream=name)
         finally:
             if name is None:
-                self._slot.tell(ReleaseStandalone(session.key))
+                self._slot.tell(ReleaseStandalone(session.key, exchange.id))
 
     # For the upstream's actor.
 
@@ -166,7 +203,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         now_s = self._world.now_s()
         try:
             lease = self._pool.checkout(
-                -next(self._own_ids), Purpose.RESERVED, now_s, now_s + HEAD_S_MAX, True
+                -next(self._own_ids), Purpose.RESERVED, now_s, now_s + HEAD_S_MAX, IDLE_S_MAX
             )
         except ProxyActorsError:
             return False
@@ -175,48 +212,59 @@ class HttpForwarder(Forwarder, HttpTasks):
 
     def delete_session(self, upstream_session_id: str, version: str) -> None:
         """Send DELETE; an upstream that refuses it (405) or is gone has nothing to free."""
-        deadline_s = self._world.now_s() + HEAD_S_MAX
         fields = self._fields.own(upstream_session_id, version)
-        try:
-            exchange_id = -next(self._own_ids)
-            upstream = self._exchange(
-                exchange_id, b"DELETE", Purpose.RESERVED, deadline_s, None, False
-            )
-            upstream.send([request_head(b"DELETE", self._fields.target, fields)], deadline_s)
-            upstream.discard_body(deadline_s)
-        except ProxyActorsError:
-            return
+        self._send_own(b"DELETE", fields)
 
-    def take_source(self, exchange_id: int) -> EventSource:
-        """Hand a source over to its stream's actor."""
-        return self._sources.pop(exchange_id)
+    def take_source(self, exchange_id: int) -> EventSource | None:
+        """Hand a source over to its stream's actor, if it is still to be had."""
+        return self._sources.pop(exchange_id, None)
 
-    def failure(self, request_id: bytes, error: FailedError) -> bytes:
+    def failure(self, exchange_id: int, request_id: bytes, error: FailedError) -> bytes:
         """Make the error that answers a call."""
         error.upstream = self._pool.upstream
-        return rescue.message(error, request_id)
-
-    def delete_later(self, upstream_session_id: str, version: str) -> None:
-        """Send DELETE in a greenlet of its own."""
-        self._world.spawn(
-            "session delete", lambda: self.delete_session(upstream_session_id, version)
-        )
+        return rescue.message(error, request_id, request_name(exchange_id))
 
     # Inside.
 
-    def _exchange(
-        self,
-        exchange_id: int,
-        method: bytes,
-        purpose: Purpose,
-        deadline_s: float,
-        request_id: bytes | None,
-        repeatable: bool,
-        keeper: Keeper | None = None,
-    ) -> HttpExchange:
-        now_s = self._world.now_s()
-        lease = self._pool.checkout(exchange_id, purpose, now_s, deadline_s, repeatable, keeper)
-        return HttpExchange(lease, method, self._limits, self._pool.upstream, request_id)
+    def _send(self, outgoing: _Outgoing) -> tuple[HttpExchange, ResponseHead]:
+        """Send a request and read the head of its answer.
+
+        The upstream may close an idle connection just as a request leaves on it. What can be
+        repeated is then sent once more, on a new connection (RFC 9112 section 9.3.1).
+        """
+        repeatable = outgoing.repeatable
+        upstream = self._exchange(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
+        try:
+            return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
+        except FailedError as error:
+            closed = error.reason is Reason.UPSTREAM_CLOSED and upstream.found_closed
+            if not repeatable or not closed:
+                raise
+        upstream = self._exchange(outgoing, IDLE_S_NEW)
+        return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
+
+    def _exchange(self, outgoing: _Outgoing, idle_s_max: float) -> HttpExchange:
+        lease = self._pool.checkout(
+            outgoing.exchange_id, outgoing.purpose, self._world.now_s(), outgoing.deadline_s,
+            idle_s_max, outgoing.keeper,
+        )
+        return HttpExchange(
+            self._world, lease, outgoing.method, self._limits, self._pool.upstream,
+            outgoing.request_id,
+        )
+
+    def _send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:
+        """Send a request of the proxy's own, whose answer does not matter."""
+        parts = [request_head(method, self._fields.target, fields), body]
+        deadline_s = self._world.now_s() + HEAD_S_MAX
+        exchange_id = -next(self._own_ids)
+        try:
+            upstream, _ = self._send(
+                _Outgoing(exchange_id, method, parts, Purpose.RESERVED, deadline_s)
+            )
+            upstream.discard_body(deadline_s)
+        except ProxyActorsError:
+            return  # the upstream forgets sessions, and finishes calls, without being told too
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
         return [self._fields.head_of_post(exchange.forwarded, session, len(body)), body]
@@ -226,7 +274,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         upstream: HttpExchange,
         head: ResponseHead,
         deadline_s: float,
-        session: Session | None = None,
+        session: Session | None,
     ) -> jsonrpc.Message:
         """Read the answer to a request, up to its final message, whatever form it has."""
         if head.status == 200 and upstream.is_event_stream:
@@ -236,26 +284,38 @@ class HttpForwarder(Forwarder, HttpTasks):
                     self._finish(upstream)
                     return message
         body = upstream.body(deadline_s)
-        if head.status == 404 and session is not None:
-            raise self._refusal(head, body, session)
-        message = self._only_message(upstream, body, head, session)
-        if not upstream.is_final(message):
+        if head.status == 200:
+            messages = upstream.admit(body)
+            if len(messages) == 1 and upstream.is_final(messages[0]):
+                return messages[0]
             text = "the upstream answered something else than was asked"
-            raise self._failed(Reason.UPSTREAM_PROTOCOL, text)
-        return message
+            raise FailedError(
+                Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN,
+                upstream=self._pool.upstream,
+            )
+        return self._answer_of_refusal(upstream, head, self._admitted(upstream, body), session)
 
-    def _only_message(
-        self, upstream: HttpExchange, body: bytes, head: ResponseHead, session: Session | None
+    def _answer_of_refusal(
+        self,
+        upstream: HttpExchange,
+        head: ResponseHead,
+        message: jsonrpc.Message | None,
+        session: Session | None,
     ) -> jsonrpc.Message:
+        """Return the error with which the application itself has answered the request."""
+        error = self._refusal(head, session, message)
+        is_verdict = isinstance(error, RefusedError) or error.reason is Reason.UPSTREAM_PROTOCOL
+        if message is not None and upstream.is_final(message) and is_verdict:
+            return message
+        raise error
+
+    def _admitted(self, upstream: HttpExchange, body: bytes) -> jsonrpc.Message | None:
+        """Return the one message of a refusal's body, if that is what it is."""
         try:
             messages = upstream.admit(body)
         except FailedError:
-            if head.status == 200:
-                raise
-            raise self._refusal(head, body, session) from None
-        if len(messages) != 1 or (head.status != 200 and not upstream.is_final(messages[0])):
-            raise self._refusal(head, body, session)
-        return messages[0]
+            return None
+        return messages[0] if len(messages) == 1 else None
 
     def _detach(self, exchange: Exchange, session: Session, upstream: HttpExchange) -> Response:
         message = exchange.message
@@ -274,18 +334,22 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Offer the source to the upstream's actor, and take it back if nobody took it."""
         self._sources[exchange_id] = upstream
         try:
-            return str(self._slot.ask(ask, self._world.now_s() + 1.0))
+            return str(self._slot.ask(ask, self._world.now_s() + DECIDE_S_MAX))
         finally:
             if self._sources.pop(exchange_id, None) is not None:
                 upstream.abandon()
 
     def _finish(self, upstream: HttpExchange) -> None:
         """See to the end of an answered event stream without keeping the client waiting."""
-        deadline_s = self._world.now_s() + _TAIL_S_MAX
         if upstream.complete:
-            upstream.finish(deadline_s)
+            upstream.finish()
         else:
-            self._world.spawn("answer tail", lambda: upstream.finish(deadline_s))
+            self._world.spawn("answer tail", upstream.finish)
+
+    def _delete_later(self, upstream_session_id: str, version: str) -> None:
+        self._world.spawn(
+            "session delete", lambda: self.delete_session(upstream_session_id, version)
+        )
 
     def _cancel_later(self, session: Session, request_id: bytes) -> None:
         self._world.spawn("cancel", lambda: self._cancel(session, request_id))
@@ -293,46 +357,19 @@ class HttpForwarder(Forwarder, HttpTasks):
     def _cancel(self, session: Session, request_id: bytes) -> None:
         params = {"requestId": Raw(request_id), "reason": "deadline"}
         body = jsonrpc_rewrite.notification("notifications/cancelled", params)
-        deadline_s = self._world.now_s() + HEAD_S_MAX
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))
-        try:
-            exchange_id = -next(self._own_ids)
-            upstream = self._exchange(
-                exchange_id, b"POST", Purpose.RESERVED, deadline_s, None, False
-            )
-            upstream.send([request_head(b"POST", self._fields.target, fields), body], deadline_s)
-            upstream.discard_body(deadline_s)
-        except ProxyActorsError:
-            return  # a lost cancellation is harmless
+        self._send_own(b"POST", fields, body)
 
     def _refusal(
-        self, head: ResponseHead, body: bytes, session: Session | None
+        self,
+        head: ResponseHead,
+        session: Session | None,
+        message: jsonrpc.Message | None = None,
+        opens_stream: bool = False,
     ) -> FailedError | RefusedError:
-        """Say what a status other than success means to the client (PROTOCOL traps 2 and 3)."""
-        if head.status == 404 and session is not None:
+        """Say what a status other than success means; a session that is lost ends here as well."""
+        upstream = self._pool.upstream
+        if session is not None and upstream_status.ends_session(head, session, message):
             self._registry.tell(EndSession(session.key, EndReason.LOST))
-            return FailedError(
-                Reason.SESSION_LOST, "the session has ended: initialize anew",
-                upstream=self._pool.upstream, retryable=False,
-            )
-        if head.status == 405:
-            return RefusedError(405, "the upstream does not offer this", headers=_ALLOW_POST)
-        if head.status in (401, 403):
-            return self._failed(
-                Reason.UPSTREAM_PROTOCOL, "the upstream refused the proxy's credentials",
-                Executed.NO,
-            )
-        if head.status in (429, 503):
-            return self._failed(Reason.OVERLOADED, "the upstream is overloaded", Executed.NO)
-        if 400 <= head.status < 500 and head.status != 404:
-            return RefusedError(head.status, "the upstream refused the request")
-        text = f"the upstream answered with status {head.status}"
-        return self._failed(Reason.UPSTREAM_PROTOCOL, text)
-
-    def _failed(
-        self, reason: Reason, text: str, executed: Executed = Executed.UNKNOWN
-    ) -> FailedError:
-        return FailedError(reason, text, executed=executed, upstream=self._pool.upstream)
-
-
-_ALLOW_POST = ((b"allow", b"POST, DELETE"),)
+            return upstream_status.session_lost(upstream)
+        return upstream_status.refusal(head, upstream, message, opens_stream)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from proxy_actors.actors.connection_pool import ConnectionTable
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import DeadlineError, FailedError, Reason
+from proxy_actors.errors import ActorStoppedError, DeadlineError, FailedError, Reason
 from proxy_actors.messages.pool import (
     CancelCheckout,
     CheckoutConnection,
@@ -26,6 +26,7 @@ POOL_WAIT_S_MAX = 5.0
 # A peer that is about to close an idle connection has most often done so after its first second.
 IDLE_S_MAX = 1.0
 IDLE_REPEATABLE_S_MAX = 60.0
+IDLE_S_NEW = -1.0
 # Servers commonly close an idle connection after 5 s; the pool recalls what is kept before that.
 KEPT_S_MAX = 3.0
 
@@ -33,16 +34,23 @@ KEPT_S_MAX = 3.0
 class Lease:
     """The right to read and write one connection, for one exchange."""
 
-    __slots__ = ("_keeper", "_lease_id", "_pool", "_released", "stream")
+    __slots__ = ("_keeper", "_lease_id", "_pool", "_released", "fresh", "stream")
 
     def __init__(
-        self, pool: Pool, lease_id: int, stream: ByteStream, keeper: Keeper | None
+        self,
+        pool: Pool,
+        lease_id: int,
+        stream: ByteStream,
+        keeper: Keeper | None,
+        fresh: bool = False,
     ) -> None:
         self._pool = pool
         self._lease_id = lease_id
         self._keeper = keeper
         self._released = False
         self.stream = stream
+        self.fresh = fresh
+        """Whether the connection was opened for this exchange, and so cannot be a stale one."""
 
     def became_stream(self) -> None:
         """Count the connection as a stream from now on."""
@@ -64,6 +72,15 @@ class Lease:
             self._keeper.keep(pool, self._lease_id, self.stream, idle_s_max)
         else:
             pool.give_back(self._lease_id, reusable, idle_s_max)
+
+    def discard(self) -> None:
+        """Have the connection closed, whoever waits on it; for actors. No effect when released."""
+        if self._released:
+            return
+        self._released = True
+        pool = self._pool
+        if not pool.slot.tell(ReturnConnection(self._lease_id, reusable=False)):
+            pool.table.discard_lease(self._lease_id)
 
 
 class Keeper:
@@ -93,7 +110,7 @@ class Keeper:
         self._pool, self._lease_id, self._stream, self._since_s = pool, lease_id, stream, now_s
         pool.table.kept[lease_id] = until_s
 
-    def take(self, pool: Pool, repeatable: bool) -> Lease | None:
+    def take(self, pool: Pool, idle_s_max: float) -> Lease | None:
         """Take the kept lease for the next exchange; None if there is none that will do."""
         stream = self._stream
         if stream is None or self._pool is not pool:
@@ -103,9 +120,8 @@ class Keeper:
         if until_s is None:
             return None  # the pool has taken it back
         now_s = self._now_s()
-        idle_s = now_s - self._since_s
-        if until_s <= now_s or idle_s > (IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX):
-            pool.give_back(self._lease_id, True, None)
+        if until_s <= now_s or now_s - self._since_s > idle_s_max:
+            self._give_back(pool)
             return None
         if not stream.is_quiet():
             pool.give_back(self._lease_id, False, None)
@@ -116,7 +132,12 @@ class Keeper:
         """Give back what is kept. Idempotent."""
         pool, self._stream = self._pool, None
         if pool is not None and pool.table.kept.pop(self._lease_id, None) is not None:
-            pool.give_back(self._lease_id, True, None)
+            self._give_back(pool)
+
+    def _give_back(self, pool: Pool) -> None:
+        """To the pool a connection is idle from now on: one that has been for long misleads it."""
+        idle_s = self._now_s() - self._since_s
+        pool.give_back(self._lease_id, idle_s <= IDLE_S_MAX, None)
 
 
 class Pool:
@@ -134,38 +155,47 @@ class Pool:
         purpose: Purpose,
         now_s: float,
         deadline_s: float,
-        repeatable: bool,
+        idle_s_max: float,
         keeper: Keeper | None = None,
     ) -> Lease:
         """Take the connection that `keeper` has, or ask for one and wait for it.
 
+        Args:
+            idle_s_max: how long it may have been idle; below 0 for a new one.
+
         Raises:
-            FailedError: none became free in time, or the upstream cannot be connected to; nothing
-                was sent to it.
-            ActorStoppedError: the pool crashed meanwhile.
+            FailedError: none became free in time, the upstream cannot be connected to, or the pool
+                crashed meanwhile; nothing was sent.
         """
-        kept = None if keeper is None else keeper.take(self, repeatable)
+        kept = None if keeper is None else keeper.take(self, idle_s_max)
         if kept is not None:
             return kept
         waiter_id = next(self._waiter_ids)
         wait_until_s = min(deadline_s, now_s + POOL_WAIT_S_MAX)
-        idle_s_max = IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX
         ask = CheckoutConnection(waiter_id, exchange_id, purpose, wait_until_s, idle_s_max)
         grant: ConnectionGranted | None = None
         try:
             grant = self.slot.ask(ask, wait_until_s)
-            assert grant is not None
-            return Lease(self, grant.lease_id, self.table.streams[grant.connection_id], keeper)
         except DeadlineError as error:
             text = "no upstream connection became free in time"
-            raise FailedError(
-                Reason.POOL_EXHAUSTED, text, upstream=self.upstream, retry_after_s=1.0
-            ) from error
+            raise FailedError(Reason.POOL_EXHAUSTED, text, upstream=self.upstream) from error
+        except ActorStoppedError as error:
+            raise self._restarted() from error
         finally:
             if grant is None:
                 self.slot.deliver(CancelCheckout(waiter_id))
+        assert grant is not None
+        stream = self.table.streams.get(grant.connection_id)
+        if stream is None:  # closed with all others between the grant and now
+            self.give_back(grant.lease_id, False, None)
+            raise self._restarted()
+        return Lease(self, grant.lease_id, stream, keeper, grant.fresh)
 
     def give_back(self, lease_id: int, reusable: bool, idle_s_max: float | None) -> None:
         """Return a lease to the pool, or close its connection when there is no pool to go to."""
         if not self.slot.deliver(ReturnConnection(lease_id, reusable, idle_s_max)):
             self.table.discard_lease(lease_id)
+
+    def _restarted(self) -> FailedError:
+        text = "the connections to the upstream were closed; try again"
+        return FailedError(Reason.UPSTREAM_UNAVAILABLE, text, upstream=self.upstream)

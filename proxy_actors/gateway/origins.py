@@ -1,9 +1,11 @@
 """Which names a request may call the proxy by: the guard against DNS rebinding (THR-T3).
 
 A page that rebinds its own name to a loopback address reaches the proxy with that name in Host, and
-with its own origin in Origin. So both must name the proxy by a loopback name, by the address that
+with its own origin in Origin. So Host must name the proxy by a loopback name, by the address that
 it listens on, or, when it listens on every address, by a literal address: a name can be rebound, a
-literal cannot. Ports do not matter to that attack, and port mappings are common.
+literal cannot. A page's origin must be one of those names too; of literal addresses only the one in
+Host, which is then the proxy's own, since pages are served from literal addresses as well. Ports do
+not matter to that attack, and port mappings are common.
 """
 
 from __future__ import annotations
@@ -11,22 +13,21 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from proxy_actors.errors import RefusedError
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
-_PORT = re.compile(r":\d*\Z")
+# RFC 6454 section 6.2: nothing follows the authority of an origin, nothing stands before its host.
+_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::[0-9]{0,5})?")
 
 
 class AllowedNames:
     """The names of one listener."""
 
     def __init__(self, listen_host: str) -> None:
-        self._names = _LOOPBACK_NAMES | {listen_host.lower()}
+        self._names = _LOOPBACK_NAMES | {_normalized(listen_host.lower())}
         self._any_literal = listen_host in _WILDCARDS
-        self._allows = lru_cache(maxsize=256)(self._judge)
 
     def check_host(self, host: bytes) -> None:
         """Check the authority of a request; empty is what a 1.0 client without Host has.
@@ -34,28 +35,38 @@ class AllowedNames:
         Raises:
             RefusedError: 421, the name is not ours (RFC 9110 section 15.5.20).
         """
-        if host and not self._allows(host):
-            raise RefusedError(421, "this host name is not served here", close=True)
+        if not host:
+            return
+        name = _name_of(host)
+        if name in self._names or (self._any_literal and _is_literal(name)):
+            return
+        raise RefusedError(421, "this host name is not served here", close=True)
 
-    def check_origin(self, origin: bytes) -> None:
-        """Check an Origin field.
+    def check_origin(self, origin: bytes, host: bytes) -> None:
+        """Check an Origin field beside the authority of its request, which has been checked.
 
         Raises:
             RefusedError: 403 for a page from elsewhere, an opaque origin included (MCP-H-3).
         """
         _, scheme, authority = origin.partition(b"://")
-        if not scheme or not self._allows(authority):
-            raise RefusedError(403, "this origin is not allowed")
+        name = _name_of(authority) if scheme else ""
+        if name in self._names or (self._any_literal and name and name == _name_of(host)):
+            return
+        raise RefusedError(403, "this origin is not allowed")
 
-    def _judge(self, authority: bytes) -> bool:
-        text = authority.decode("latin-1").lower()
-        try:
-            name = urlsplit(f"//{text}").hostname or ""
-        except ValueError:
-            return False
-        if name in self._names:
-            return True
-        return self._any_literal and _is_literal(_PORT.sub("", text).strip("[]"))
+
+@lru_cache(maxsize=256)
+def _name_of(authority: bytes) -> str:
+    """Return the host in lower case, addresses in their one spelling; "" if it is malformed."""
+    match = _AUTHORITY.fullmatch(authority.decode("latin-1").lower())
+    return _normalized(match[1] or match[2]) if match else ""
+
+
+def _normalized(name: str) -> str:
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name
 
 
 def _is_literal(name: str) -> bool:

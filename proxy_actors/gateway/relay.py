@@ -39,10 +39,48 @@ _JSON_HEAD = (
 _BODILESS = frozenset({204, 304})
 
 
+class Reader:
+    """A reader's stay at an event stream, ended whatever happens.
+
+    Args:
+        stream: the stream's name, or what a batch leaves its answers in.
+
+    Raises:
+        ProxyActorsError: the stream cannot be read: it is not there any more, or has a reader.
+    """
+
+    def __init__(self, stream: str | Subscriber, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._slot: Slot | None = None
+        self._id = 0
+        if isinstance(stream, Subscriber):
+            self.subscriber = stream
+            return
+        self._slot = wiring.streams.find(stream)
+        self._id, self.subscriber = wiring.subscribers.enter()
+        try:
+            self._slot.ask(Subscribe(self._id), wiring.world.now_s() + SUBSCRIBE_S_MAX)
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Get no more messages. Idempotent."""
+        if self._slot is not None:
+            self._slot.tell(Unsubscribe(self._id))
+            self._wiring.subscribers.leave(self._id)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
 def write_response(
     client: ByteStream, response: Response, head: RequestHead | None, wiring: Wiring, close: bool
 ) -> bool:
-    """Write an answer; say whether the connection can carry another request.
+    """Write an answer with a body; say whether the connection can carry another request.
 
     Args:
         head: of the request answered; None when it could not be read.
@@ -51,9 +89,6 @@ def write_response(
     Raises:
         StreamClosedError, DeadlineError: the client has gone, or takes nothing.
     """
-    if response.stream is not None:
-        assert head is not None
-        return _write_stream(client, response.stream, head, wiring, close)
     if response.fields is JSON_FIELDS and response.status == 200 and not close:
         parts = [_JSON_HEAD % (len(response.body), wiring.date())]
     else:
@@ -65,61 +100,33 @@ def write_response(
         parts = [response_head(response.status, fields, date=wiring.date())]
     if response.body and (head is None or head.method != b"HEAD"):
         parts.append(response.body)
-    client.write(parts, wiring.world.now_s() + wiring.limits.write_s_max)
+    client.write(parts, wiring.write_deadline_s(len(response.body)))
     return not close
+
+
+def write_events(
+    client: ByteStream, subscriber: Subscriber, head: RequestHead, wiring: Wiring, close: bool
+) -> bool:
+    """Write an event stream to its end; say whether the connection can carry another request.
+
+    Raises:
+        StreamClosedError, DeadlineError: the client has gone, or reads too slowly.
+    """
+    if head.method == b"GET":
+        # A client that has gone needs no stream. A call's stream goes on: a client may have closed
+        # its sending side only, and the call must run to its end (MCP-S-21).
+        client.on_departure(subscriber.end)
+    try:
+        return _Writer(client, head, wiring, close).write(subscriber)
+    finally:
+        client.on_departure(None)
 
 
 def messages_of(stream: str, wiring: Wiring) -> Iterator[bytes]:
     """Read a call's stream to its end."""
-    with Subscription(stream, wiring) as subscription:
-        while messages := subscription.subscriber.take(math.inf):
+    with Reader(stream, wiring) as reader:
+        while messages := reader.subscriber.take(math.inf):
             yield from messages
-
-
-class Subscription:
-    """A subscriber's stay at a stream, ended whatever happens."""
-
-    def __init__(self, stream: str, wiring: Wiring) -> None:
-        self._wiring = wiring
-        self._slot: Slot = wiring.streams.find(stream)
-        self._id, self.subscriber = wiring.subscribers.enter()
-
-    def __enter__(self) -> Subscription:
-        try:
-            deadline_s = self._wiring.world.now_s() + SUBSCRIBE_S_MAX
-            self._slot.ask(Subscribe(self._id), deadline_s)
-        except BaseException:
-            self._leave()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        self._slot.tell(Unsubscribe(self._id))
-        self._wiring.subscribers.leave(self._id)
-
-
-def _write_stream(
-    client: ByteStream,
-    stream: str | Subscriber,
-    head: RequestHead,
-    wiring: Wiring,
-    close: bool,
-) -> bool:
-    if isinstance(stream, Subscriber):
-        return _Writer(client, head, wiring, close).write(stream)
-    with Subscription(stream, wiring) as subscription:
-        subscriber = subscription.subscriber
-        if head.method == b"GET":
-            # A client that has gone needs no stream. A call's stream goes on: a client may have
-            # closed its sending side only, and the call must run to its end (MCP-S-21).
-            client.on_departure(subscriber.end)
-        try:
-            return _Writer(client, head, wiring, close).write(subscriber)
-        finally:
-            client.on_departure(None)
 
 
 class _Writer:
@@ -159,4 +166,4 @@ class _Writer:
         self._write(list(chunk(data)) if self._chunked else [data])
 
     def _write(self, parts: list[bytes]) -> None:
-        self._client.write(parts, self._wiring.world.now_s() + self._wiring.limits.write_s_max)
+        self._client.write(parts, self._wiring.write_deadline_s(sum(map(len, parts))))

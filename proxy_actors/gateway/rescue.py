@@ -22,9 +22,22 @@ from proxy_actors.errors import (
     RefusedError,
     Side,
 )
-from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.gateway.response import JSON, Response
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.headers import Fields
+
+RETRY_AFTER_S = 1.0
+# What is over when others have finished, or when somebody has been started again (HTTP-F8).
+_PASSING = frozenset(
+    {
+        Reason.POOL_EXHAUSTED,
+        Reason.OVERLOADED,
+        Reason.CIRCUIT_OPEN,
+        Reason.DRAINING,
+        Reason.UPSTREAM_UNAVAILABLE,
+        Reason.RATE_LIMITED,
+    }
+)
 
 logger = logging.getLogger("proxy_actors.gateway")
 
@@ -37,14 +50,15 @@ def respond(error: Exception, id: bytes | None, request_id: str) -> Response:
         id: the raw JSON of the caller's request id, None where it could not be read.
         request_id: the proxy's name for the request, for finding it in the log.
     """
+    if id is None and isinstance(error, MessageError):
+        id = error.request_id
     known = classify(error, request_id)
-    fields: Fields = list(known.headers)
-    if isinstance(known, FailedError) and known.retry_after_s is not None:
-        fields.append((b"retry-after", b"%d" % math.ceil(known.retry_after_s)))
-    body = message(known, id, request_id)
-    return Response(
-        known.status, [*json_response(b"").fields, *fields], body, close=known.close
-    )
+    fields: Fields = [JSON, *known.headers]
+    if isinstance(known, FailedError):
+        after_s = _retry_after_s(known)
+        if after_s is not None:
+            fields.append((b"retry-after", b"%d" % math.ceil(after_s)))
+    return Response(known.status, fields, message(known, id, request_id), close=known.close)
 
 
 def message(error: GatewayError, id: bytes | None, request_id: str = "") -> bytes:
@@ -63,12 +77,11 @@ def classify(error: Exception, request_id: str) -> GatewayError:
         case ActorStoppedError():
             text = "a part of the proxy was restarted; try again"
             return FailedError(
-                Reason.OVERLOADED, text, executed=Executed.UNKNOWN, side=Side.PROXY,
-                retryable=False, retry_after_s=1.0,
+                Reason.OVERLOADED, text, executed=Executed.UNKNOWN, side=Side.PROXY
             )
         case MailboxFullError():
             text = "the proxy is overloaded"
-            return FailedError(Reason.OVERLOADED, text, side=Side.PROXY, retry_after_s=1.0)
+            return FailedError(Reason.OVERLOADED, text, side=Side.PROXY)
         case DeadlineError():
             text = "the request's time is up"
             return FailedError(Reason.DEADLINE, text, executed=Executed.UNKNOWN, side=Side.PROXY)
@@ -87,6 +100,14 @@ def _contract(error: GatewayError, request_id: str) -> dict[str, object]:
     if isinstance(error, FailedError):
         if error.upstream is not None:
             data["upstream"] = error.upstream
-        if error.retry_after_s is not None:
-            data["retryAfterMs"] = round(error.retry_after_s * 1000)
+        after_s = _retry_after_s(error)
+        if after_s is not None:
+            data["retryAfterMs"] = round(after_s * 1000)
     return data
+
+
+def _retry_after_s(error: FailedError) -> float | None:
+    """Return when to come back: what is known, or a while where that is all there is to do."""
+    if error.retry_after_s is None and error.reason in _PASSING:
+        return RETRY_AFTER_S
+    return error.retry_after_s

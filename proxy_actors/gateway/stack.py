@@ -39,9 +39,9 @@ def check_head(head: RequestHead, wiring: Wiring) -> None:
         RefusedError: the request is not for here, from a foreign page, or of no use.
     """
     wiring.names.check_host(head.host)  # first: nothing of a foreign name's request is looked at
-    origin = first(head.fields, b"origin")
-    if origin is not None:
-        wiring.names.check_origin(origin)
+    for name, value in head.fields:
+        if name == b"origin":
+            wiring.names.check_origin(value, head.host)
     _check_route(head)
     if head.path == MCP_PATH and head.method in (b"POST", b"GET"):
         _check_media(head)

@@ -11,6 +11,7 @@ from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, Reason, Side
+from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.protocol.http1_framing import HttpLimits
@@ -28,7 +29,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
         head_s_max: from the first byte of a request to the end of its head.
         body_grace_s: how long a body may take before its rate counts.
         body_rate_min: bytes a second that a body must then have come at on the average.
-        write_s_max: how long a client may take to accept a write.
+        write_s_max: how long a client may take to accept a write, and a second longer for each
+            `write_rate_min` bytes of it.
         linger_s_max: how long input is discarded after an early answer.
         body_bytes_total_max: bytes of request bodies held by the process.
     """
@@ -41,6 +43,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
     body_grace_s: float = 10.0
     body_rate_min: int = 1024
     write_s_max: float = 30.0
+    write_rate_min: int = 16 * 1024
     linger_s_max: float = 2.0
     body_bytes_total_max: int = 256 * 1024 * 1024
 
@@ -76,6 +79,8 @@ class Wiring:
         registry: the session registry.
         streams: the event streams by name.
         date: the present value of the Date field.
+        clients: the connections of clients.
+        pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
     """
 
@@ -105,8 +110,15 @@ class Wiring:
         self.http = http
         self.limits = limits
         self.bodies = BodyBudget(limits.body_bytes_total_max)
+        self.clients = ClientTable(limits.connections_max, limits.per_address_max)
+        self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")
         self.draining = False
         self._exchange_ids = itertools.count(1)
+
+    def write_deadline_s(self, data_bytes: int) -> float:
+        """Say when a client must have accepted so many bytes that are written now."""
+        limits = self.limits
+        return self.world.now_s() + limits.write_s_max + data_bytes / limits.write_rate_min
 
     def next_exchange_id(self) -> int:
         """Mint an id, unique in this process."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.upstream import DrainUpstream
 
 
 class OpenCallStream(Message, frozen=True):
@@ -28,22 +29,27 @@ class OpenCallStream(Message, frozen=True):
 class ReserveStandalone(Message, frozen=True):
     """Exchange to upstream, asked: may this session open a standalone stream?
 
-    Answered with True, or a RefusedError 409 while one is open or being opened. Must be followed by
-    `OpenStandaloneStream` or `ReleaseStandalone`.
+    Answered with True, or a RefusedError 409 while another one is open or being opened. Must be
+    followed by `OpenStandaloneStream` or `ReleaseStandalone`, whatever became of the ask.
     """
 
     session_key: str
+    exchange_id: int
 
 
 class ReleaseStandalone(Message, frozen=True):
-    """Exchange to upstream: the standalone stream came to nothing."""
+    """Exchange to upstream: the standalone stream came to nothing. No effect if it did not."""
 
     always_accepted: ClassVar[bool] = True
     session_key: str
+    exchange_id: int
 
 
 class OpenStandaloneStream(Message, frozen=True):
-    """Exchange to upstream, asked: the reserved stream stands. Answered with its name."""
+    """Exchange to upstream, asked: the reserved stream stands. Answered with its name.
+
+    A RefusedError 409 when meanwhile another one was opened, by way of a restart of the upstream.
+    """
 
     exchange_id: int
     session_key: str
@@ -125,6 +131,7 @@ class WakeForProbe(Message, frozen=True):
 HttpUpstreamMessage = (
     ClientAnswered
     | ClientCancelled
+    | DrainUpstream
     | ReleaseStandalone
     | RequestOpened
     | SessionEnded

@@ -72,7 +72,10 @@ class CallCancelled(Message, frozen=True):
 
 
 class CloseStream(Message, frozen=True):
-    """Parent to stream: end it after what has been pushed (its session ended, or a drain)."""
+    """Parent to stream: end it after what has been pushed (its session ended, or a drain).
+
+    A call that has not been answered is answered with an error.
+    """
 
     always_accepted: ClassVar[bool] = True
 
@@ -104,6 +107,10 @@ class PushFailure(Message, frozen=True):
     reason: Reason
     text: str
     executed: Executed
+
+
+class RefuseSubscriber(Message, frozen=True):
+    """Effect: answer Subscribe with a 409."""
 
 
 class EndSubscriber(Message, frozen=True):
@@ -150,6 +157,7 @@ StreamMessage = (
 StreamEffect = (
     Push
     | PushFailure
+    | RefuseSubscriber
     | EndSubscriber
     | CloseSource
     | AnnounceRequest

@@ -6,9 +6,9 @@ shell.
 
 Rules. A message goes to one subscriber or to nobody (MCP-H-11). A client that leaves does not end a
 call (MCP-S-21), but it ends a standalone stream, which is nothing without it. A call's stream ends
-with its answer (MCP-S-22), with an error when its source fails first, and without a word when the
-client had cancelled the call. While the server waits for an answer of the client, the call's clock
-stands still (MCP-X-7).
+with its answer (MCP-S-22), with an error when its source or its session ends first, and without a
+word when the client had cancelled the call. While the server waits for an answer of the client, the
+call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import MessageKind, StreamEffect, StreamMessage
 
 PENDING_BYTES_MAX = 4 * 1024 * 1024
+# How long a stream waits for its first subscriber: a standalone one, or one that is over.
 UNCLAIMED_S_MAX = 30.0
+# How long a call's clock may stand still: people answer some requests, and some they never see.
+CLIENT_ANSWER_S_MAX = 3600.0
 
 
 class EventStreamPolicy:
@@ -53,14 +56,11 @@ class EventStreamPolicy:
     def begin(self, now_s: float) -> list[StreamEffect]:
         """Start the clock."""
         effects: list[StreamEffect] = []
-        self._wake(self._deadline_s - now_s, effects)
+        self._wake(UNCLAIMED_S_MAX if self._standalone else self._deadline_s - now_s, effects)
         return effects
 
     def handle(self, message: StreamMessage, now_s: float) -> list[StreamEffect]:
-        """Apply one message and return what is to be done, in order.
-
-        A second subscriber is the shell's to refuse: it looks at `subscriber_id` first.
-        """
+        """Apply one message and return what is to be done, in order."""
         effects: list[StreamEffect] = []
         match message:
             case m.EventReceived():
@@ -75,10 +75,10 @@ class EventStreamPolicy:
                 self._answered(id, now_s, effects)
             case m.CallCancelled():
                 self._cancelled = True
+                self._open_requests.clear()
+                self._resume_clock(now_s, effects)
             case m.CloseStream():
-                if not self._over:
-                    effects.append(m.CloseSource(cancel=False))
-                    self._end(effects)
+                self._close(effects)
             case m.StreamDeadlineDue(generation):
                 if generation == self._generation:
                     self._time_is_up(effects)
@@ -92,26 +92,37 @@ class EventStreamPolicy:
         if self._over:
             effects.append(m.CountDropped())
             return
-        if event.kind is MessageKind.REQUEST and event.id is not None:
-            if not self._open_requests and self._deadline_s < math.inf:
-                self._remaining_s = max(self._deadline_s - now_s, 0.0)
-                self._generation += 1
-            self._open_requests.add(event.id)
-            effects.append(m.AnnounceRequest(event.id))
-        self._deliver(event.data, effects)
+        if not self._deliver(event, effects):
+            effects.append(m.CountDropped())
+        elif event.kind is MessageKind.REQUEST and event.id is not None:
+            self._request_opened(event.id, now_s, effects)
         if event.final:
             self._end(effects)
 
-    def _deliver(self, data: bytes, effects: list[StreamEffect]) -> None:
+    def _deliver(self, event: m.EventReceived, effects: list[StreamEffect]) -> bool:
         if self._subscriber_id is not None:
-            effects.append(m.Push(data))
-        elif not self._claimed and self._pending_bytes + len(data) <= PENDING_BYTES_MAX:
-            self._pending.append(data)
-            self._pending_bytes += len(data)
-        else:
-            effects.append(m.CountDropped())
+            effects.append(m.Push(event.data))
+            return True
+        pending_bytes = self._pending_bytes + len(event.data)
+        if self._claimed or (pending_bytes > PENDING_BYTES_MAX and not event.final):
+            return False
+        self._pending.append(event.data)
+        self._pending_bytes = pending_bytes
+        return True
+
+    def _request_opened(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
+        effects.append(m.AnnounceRequest(id))
+        if self._cancelled:
+            return
+        self._open_requests.add(id)
+        if self._remaining_s is None and self._deadline_s < math.inf:
+            self._remaining_s = max(self._deadline_s - now_s, 0.0)
+            self._wake(CLIENT_ANSWER_S_MAX, effects)
 
     def _subscribe(self, subscriber_id: int, effects: list[StreamEffect]) -> None:
+        if self._subscriber_id is not None:
+            effects.append(m.RefuseSubscriber())
+            return
         self._subscriber_id = subscriber_id
         self._claimed = True
         effects.extend(m.Push(data) for data in self._pending)
@@ -124,8 +135,7 @@ class EventStreamPolicy:
             return
         self._subscriber_id = None
         if self._standalone and not self._over:
-            self._over = True
-            effects += [m.CloseSource(cancel=False), m.Finish()]
+            self._give_up(effects)
 
     def _source_ended(
         self,
@@ -142,9 +152,22 @@ class EventStreamPolicy:
             self._fail(reason, text, executed, effects)
         self._end(effects)
 
+    def _close(self, effects: list[StreamEffect]) -> None:
+        if self._over:
+            return
+        effects.append(m.CloseSource(cancel=False))
+        if not self._standalone and not self._cancelled:
+            text = "the session has ended"
+            self._fail(Reason.SESSION_LOST, text, Executed.UNKNOWN, effects)
+        self._end(effects)
+
     def _answered(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
         self._open_requests.discard(id)
-        if not self._open_requests and self._remaining_s is not None:
+        if not self._open_requests:
+            self._resume_clock(now_s, effects)
+
+    def _resume_clock(self, now_s: float, effects: list[StreamEffect]) -> None:
+        if self._remaining_s is not None and not self._over:
             self._deadline_s = now_s + self._remaining_s
             self._wake(self._remaining_s, effects)
             self._remaining_s = None
@@ -152,12 +175,19 @@ class EventStreamPolicy:
     def _time_is_up(self, effects: list[StreamEffect]) -> None:
         if self._over:
             effects.append(m.Finish())  # nobody came for what is pending
-            return
-        effects.append(m.CloseSource(cancel=not self._cancelled))
-        if not self._cancelled:
-            text = "the upstream did not answer in time"
-            self._fail(Reason.UPSTREAM_TIMEOUT, text, Executed.UNKNOWN, effects)
-        self._end(effects)
+        elif not self._standalone:
+            effects.append(m.CloseSource(cancel=not self._cancelled))
+            if not self._cancelled:
+                text = "the upstream did not answer in time"
+                self._fail(Reason.UPSTREAM_TIMEOUT, text, Executed.UNKNOWN, effects)
+            self._end(effects)
+        elif not self._claimed:
+            self._give_up(effects)
+
+    def _give_up(self, effects: list[StreamEffect]) -> None:
+        """End a standalone stream that nobody reads."""
+        self._over = True
+        effects += [m.CloseSource(cancel=False), m.Finish()]
 
     def _fail(
         self, reason: Reason, text: str, executed: Executed, effects: list[StreamEffect]

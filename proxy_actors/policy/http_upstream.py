@@ -1,7 +1,11 @@
 """What one HTTP upstream knows of its streams and of being reachable.
 
-Owns the index from sessions and request ids to streams, and the readiness of the upstream. It moves
-no bytes. `actors/http_upstream.py` is its shell.
+Owns the index from sessions and request ids to streams, who may open a session's one standalone
+stream, and the readiness of the upstream. It moves no bytes. `actors/http_upstream.py` is its
+shell.
+
+In a drain calls run to their end. A standalone stream has no end of its own, so it is closed as
+soon as no stream of its session carries a call: until then a call may ask its client on it.
 """
 
 from __future__ import annotations
@@ -12,114 +16,156 @@ from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
 from proxy_actors.messages.sessions import EndReason, SessionEnded
 from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.upstream import DrainUpstream
 
 PROBE_INTERVAL_S = 5.0
 
 
-class _Stream:
-    __slots__ = ("call_id", "open_requests", "session_key")
+class _Session:
+    """What is open of one session.
 
-    def __init__(self, session_key: str, call_id: bytes | None) -> None:
-        self.session_key = session_key
-        self.call_id = call_id
-        self.open_requests: set[bytes] = set()
+    `standalone` is the name of the standalone stream, or who is opening it. `streams` are the
+    others, in the order of their start; the indices find one by the client's request that it
+    answers, and any by the server's request that came on it.
+    """
+
+    __slots__ = ("by_call", "by_request", "standalone", "streams")
+
+    def __init__(self) -> None:
+        self.standalone: str | int | None = None
+        self.streams: dict[str, bytes] = {}
+        self.by_call: dict[bytes, str] = {}
+        self.by_request: dict[bytes, str] = {}
 
 
 class HttpUpstreamPolicy:
     """Decides for one HTTP upstream."""
 
     def __init__(self) -> None:
-        self._streams: dict[str, _Stream] = {}
-        self._standalone: dict[str, str | None] = {}
-        self._by_call: dict[tuple[str, bytes], str] = {}
-        self._by_request: dict[tuple[str, bytes], str] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._session_of: dict[str, str] = {}
+        self._draining = False
         self._generation = 0
         self.reached: bool | None = None
-
-    def reserve_standalone(self, session_key: str) -> bool:
-        """Reserve the session's one standalone stream; False when it is taken (MCP-S-28)."""
-        if session_key in self._standalone:
-            return False
-        self._standalone[session_key] = None
-        return True
-
-    def enter_stream(self, stream: str, session_key: str, call_id: bytes | None) -> None:
-        """Enter a stream that has been started; without a call it is the standalone one."""
-        self._streams[stream] = _Stream(session_key, call_id)
-        if call_id is None:
-            self._standalone[session_key] = stream
-        else:
-            self._by_call[session_key, call_id] = stream
 
     def begin(self) -> list[HttpUpstreamEffect]:
         """Find out whether the upstream can be reached."""
         return [m.Probe()]
 
+    def reserve_standalone(self, session_key: str, exchange_id: int) -> bool:
+        """Reserve the session's one standalone stream; False when it is taken (MCP-S-28)."""
+        session = self._sessions.setdefault(session_key, _Session())
+        if session.standalone is not None:
+            return session.standalone == exchange_id
+        session.standalone = exchange_id
+        return True
+
+    def enter_standalone(self, stream: str, session_key: str) -> list[HttpUpstreamEffect]:
+        """Enter a standalone stream that has been reserved and started."""
+        self._session_of[stream] = session_key
+        self._sessions[session_key].standalone = stream
+        return self._close_if_draining(session_key)
+
+    def enter_call(self, stream: str, session_key: str, call_id: bytes) -> None:
+        """Enter the stream of a call that has been started."""
+        session = self._sessions.setdefault(session_key, _Session())
+        self._session_of[stream] = session_key
+        session.streams[stream] = call_id
+        session.by_call[call_id] = stream
+
     def handle(self, message: HttpUpstreamMessage) -> list[HttpUpstreamEffect]:
         """Apply one message and return what is to be done, in order."""
         match message:
             case RequestOpened(stream, id):
-                self._request_opened(stream, id)
+                key = self._session_of.get(stream)
+                if key is not None:
+                    self._sessions[key].by_request[id] = stream
             case m.ClientAnswered(session_key, request_id):
                 return self._answered(session_key, request_id)
             case m.ClientCancelled(session_key, request_id):
-                stream_name = self._by_call.get((session_key, request_id))
-                return [] if stream_name is None else [m.TellCancelled(stream_name)]
-            case m.ReleaseStandalone(session_key):
-                if self._standalone.get(session_key, "") is None:
-                    del self._standalone[session_key]
+                return self._cancelled(session_key, request_id)
+            case m.ReleaseStandalone(session_key, exchange_id):
+                self._release(session_key, exchange_id)
             case m.StreamStopped(stream):
-                self._stopped(stream)
+                return self._stopped(stream)
             case SessionEnded():
                 return self._session_ended(message)
             case m.UpstreamReached(ok):
                 return self._reached(ok)
             case m.ProbeDue(generation):
                 return [m.Probe()] if generation == self._generation else []
+            case DrainUpstream():
+                return self._drain()
             case _:
                 assert_never(message)
         return []
 
-    def streams(self) -> int:
-        """Count the streams that stand."""
-        return len(self._streams)
-
-    def _request_opened(self, name: str, request_id: bytes) -> None:
-        stream = self._streams.get(name)
-        if stream is not None:
-            stream.open_requests.add(request_id)
-            self._by_request[stream.session_key, request_id] = name
+    def streams(self) -> list[str]:
+        """Name the streams that stand."""
+        return list(self._session_of)
 
     def _answered(self, session_key: str, request_id: bytes) -> list[HttpUpstreamEffect]:
-        name = self._by_request.pop((session_key, request_id), None)
-        if name is None:
-            return []
-        self._streams[name].open_requests.discard(request_id)
-        return [m.TellAnswered(name, request_id)]
+        session = self._sessions.get(session_key)
+        stream = None if session is None else session.by_request.pop(request_id, None)
+        return [] if stream is None else [m.TellAnswered(stream, request_id)]
 
-    def _stopped(self, name: str) -> None:
-        stream = self._streams.pop(name, None)
-        if stream is None:
-            return
-        key = stream.session_key
-        for request_id in stream.open_requests:
-            self._by_request.pop((key, request_id), None)
-        if stream.call_id is None:
-            if self._standalone.get(key) == name:
-                del self._standalone[key]
-        elif self._by_call.get((key, stream.call_id)) == name:
-            del self._by_call[key, stream.call_id]
+    def _cancelled(self, session_key: str, request_id: bytes) -> list[HttpUpstreamEffect]:
+        session = self._sessions.get(session_key)
+        stream = None if session is None else session.by_call.get(request_id)
+        return [] if stream is None else [m.TellCancelled(stream)]
+
+    def _release(self, session_key: str, exchange_id: int) -> None:
+        session = self._sessions.get(session_key)
+        if session is not None and session.standalone == exchange_id:
+            session.standalone = None
+            self._forget_if_empty(session_key, session)
+
+    def _stopped(self, stream: str) -> list[HttpUpstreamEffect]:
+        key = self._session_of.pop(stream, None)
+        if key is None:
+            return []
+        session = self._sessions[key]
+        if session.standalone == stream:
+            session.standalone = None
+        else:
+            call_id = session.streams.pop(stream)
+            # Clients may use an id twice at once; then the stream is found by it that came last.
+            if session.by_call.get(call_id) == stream:
+                del session.by_call[call_id]
+        for request_id in [x for x, name in session.by_request.items() if name == stream]:
+            del session.by_request[request_id]
+        self._forget_if_empty(key, session)
+        return self._close_if_draining(key)
+
+    def _forget_if_empty(self, session_key: str, session: _Session) -> None:
+        if session.standalone is None and not session.streams:
+            del self._sessions[session_key]
 
     def _session_ended(self, ended: SessionEnded) -> list[HttpUpstreamEffect]:
-        session = ended.session
-        effects: list[HttpUpstreamEffect] = [
-            m.TellClose(name)
-            for name, stream in self._streams.items()
-            if stream.session_key == session.key
-        ]
-        if session.upstream_session_id is not None and ended.reason is not EndReason.LOST:
-            effects.append(m.DeleteUpstreamSession(session.upstream_session_id, session.version))
+        effects: list[HttpUpstreamEffect] = []
+        key, upstream_id = ended.session.key, ended.session.upstream_session_id
+        session = self._sessions.get(key)
+        if session is not None:
+            effects += [m.TellClose(stream) for stream in session.streams]
+            if isinstance(session.standalone, str):
+                effects.append(m.TellClose(session.standalone))
+        if upstream_id is not None and ended.reason is not EndReason.LOST:
+            effects.append(m.DeleteUpstreamSession(upstream_id, ended.session.version))
         return effects
+
+    def _drain(self) -> list[HttpUpstreamEffect]:
+        self._draining = True
+        effects: list[HttpUpstreamEffect] = []
+        for session_key in self._sessions:
+            effects += self._close_if_draining(session_key)
+        return effects
+
+    def _close_if_draining(self, session_key: str) -> list[HttpUpstreamEffect]:
+        session = self._sessions.get(session_key)
+        if self._draining and session is not None and not session.streams:
+            if isinstance(session.standalone, str):
+                return [m.TellClose(session.standalone)]
+        return []
 
     def _reached(self, ok: bool) -> list[HttpUpstreamEffect]:
         self.reached = ok

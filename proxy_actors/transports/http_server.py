@@ -1,13 +1,12 @@
 """The listener of clients: binds, counts and bounds connections, ends them in a drain.
 
-Owns the listening socket and the list of connections. Each connection is served by a greenlet of
-its own through `gateway/handle.py`; this actor never reads or writes one.
+Owns the listening socket. Each connection is served by a greenlet of its own through
+`gateway/handle.py`; this actor never reads or writes one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.refs import Slot
@@ -40,10 +39,8 @@ class HttpServer(Actor):
         self._host = host
         self._port = port
         self._wiring = wiring
+        self._clients = wiring.clients
         self._listener: Listener | None = None
-        self._connections: set[ClientConnection] = set()
-        self._per_address: Counter[str] = Counter()
-        self._draining = False
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -51,11 +48,14 @@ class HttpServer(Actor):
         return None if self._listener is None else self._listener.address
 
     def on_start(self) -> None:
-        """Bind.
+        """Bind, unless a drain has begun.
 
         Raises:
             ConfigurationError: the address cannot be bound.
         """
+        if self._wiring.draining:
+            self._report()
+            return
         try:
             self._listener = self.world.listen(self._host, self._port, self._accept)
         except ConnectError as error:
@@ -65,18 +65,14 @@ class HttpServer(Actor):
     def on_receive(self, message: DrainServer | ConnectionEnded) -> None:
         """Drain, or see whether the drain is done."""
         if isinstance(message, DrainServer):
-            self._draining = True
             self._close_listener()
-            for connection in list(self._connections):
-                connection.close_if_idle()
-        if self._draining and not self._connections and self.parent is not None:
-            self.parent.tell(ServerDrained())
+            self._clients.close_idle()
+        self._report()
 
     def on_stop(self) -> None:
         """Accept no more, end every connection."""
         self._close_listener()
-        for connection in list(self._connections):
-            connection.close()
+        self._clients.close_all()
 
     def on_crash(self) -> None:
         """Accept no more; connections go on, the next incarnation binds anew."""
@@ -84,7 +80,11 @@ class HttpServer(Actor):
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {"connections": len(self._connections), "draining": self._draining}
+        return {"connections": len(self._clients), "draining": self._wiring.draining}
+
+    def _report(self) -> None:
+        if not self._clients and self.parent is not None:
+            self.parent.tell(ServerDrained())
 
     def _close_listener(self) -> None:
         if self._listener is not None:
@@ -92,26 +92,16 @@ class HttpServer(Actor):
 
     def _accept(self, stream: ByteStream) -> None:
         """Serve one connection, in its own greenlet, from accept to close."""
-        limits = self._wiring.limits
-        address = stream.peer
-        full = (
-            len(self._connections) >= limits.connections_max
-            or self._per_address[address] >= limits.per_address_max
-        )
-        if full:
+        if not self._clients.has_room(stream.peer):
             self._refuse(stream)
             return
         connection = ClientConnection(stream, self._wiring)
-        self._connections.add(connection)
-        self._per_address[address] += 1
+        self._clients.enter(connection, stream.peer)
         try:
             connection.serve()
         finally:
-            self._connections.discard(connection)
-            self._per_address[address] -= 1
-            if not self._per_address[address]:
-                del self._per_address[address]
-            if self._draining:
+            self._clients.leave(connection)
+            if self._wiring.draining:
                 self.slot.tell(ConnectionEnded())
 
     def _refuse(self, stream: ByteStream) -> None:

@@ -1,0 +1,61 @@
+"""The connections of clients that are being served.
+
+Owns their bounds and nothing of a connection. It outlives the listener's actor, so that a drain
+finds the connections of before a restart too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxy_actors.gateway.handle import ClientConnection
+
+
+class ClientTable:
+    """The connections by client address.
+
+    Args:
+        connections_max: how many there may be in all.
+        per_address_max: how many of one client address.
+    """
+
+    def __init__(self, connections_max: int, per_address_max: int) -> None:
+        self._connections_max = connections_max
+        self._per_address_max = per_address_max
+        # A dict, because a set has no order that a second run would have too.
+        self._connections: dict[ClientConnection, str] = {}
+        self._per_address: Counter[str] = Counter()
+
+    def has_room(self, address: str) -> bool:
+        """Whether one more connection of this address is within the bounds."""
+        return (
+            len(self._connections) < self._connections_max
+            and self._per_address[address] < self._per_address_max
+        )
+
+    def enter(self, connection: ClientConnection, address: str) -> None:
+        """List a connection; whoever does must `leave` at its end."""
+        self._connections[connection] = address
+        self._per_address[address] += 1
+
+    def leave(self, connection: ClientConnection) -> None:
+        """Forget a connection."""
+        address = self._connections.pop(connection)
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+
+    def close_idle(self) -> None:
+        """End the connections that carry no request; the others end after their answers."""
+        for connection in list(self._connections):
+            connection.close_if_idle()
+
+    def close_all(self) -> None:
+        """End every connection in whatever it is doing."""
+        for connection in list(self._connections):
+            connection.close()
+
+    def __len__(self) -> int:
+        return len(self._connections)
