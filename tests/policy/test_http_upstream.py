@@ -1,0 +1,192 @@
+"""The policy of an HTTP upstream: rule by rule, and through every order of what can happen.
+
+MCP-S-6, S-9, S-28, X-3, X-7. The second half plants defects, each of which is to be found.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from proxy_actors.messages import http_upstream as m
+from proxy_actors.messages.sessions import EndReason, SessionEnded
+from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.policy.http_upstream import PROBE_INTERVAL_S, HttpUpstreamPolicy
+from tests.defects import Defect, planted
+from tests.policy.http_upstream_model import HttpUpstreamSubject, session
+from tests.policy.search import search
+
+
+def with_call(policy: HttpUpstreamPolicy, name: str = "s1", key: str = "a") -> HttpUpstreamPolicy:
+    policy.enter_call(name, key, b"1")
+    return policy
+
+
+def with_standalone(policy: HttpUpstreamPolicy, key: str = "a") -> HttpUpstreamPolicy:
+    assert policy.reserve_standalone(key, 5)
+    policy.enter_standalone("get", key)
+    return policy
+
+
+def test_answer_reaches_the_stream_that_asked() -> None:
+    """It comes on another connection of the client (MCP-X-7)."""
+    policy = with_call(HttpUpstreamPolicy())
+    policy.handle(RequestOpened("s1", b"7"))
+    assert policy.handle(m.ClientAnswered("a", b"7")) == [m.TellAnswered("s1", b"7")]
+    assert policy.handle(m.ClientAnswered("a", b"7")) == []
+
+
+def test_answer_of_another_session_reaches_nobody() -> None:
+    policy = with_call(HttpUpstreamPolicy())
+    policy.handle(RequestOpened("s1", b"7"))
+    assert policy.handle(m.ClientAnswered("b", b"7")) == []
+
+
+def test_ids_differ_by_their_json_type() -> None:
+    """MCP-G-1."""
+    policy = with_call(HttpUpstreamPolicy())
+    policy.handle(RequestOpened("s1", b"7"))
+    assert policy.handle(m.ClientAnswered("a", b'"7"')) == []
+
+
+def test_cancellation_reaches_the_stream_of_the_call() -> None:
+    """MCP-X-3."""
+    policy = with_call(HttpUpstreamPolicy())
+    assert policy.handle(m.ClientCancelled("a", b"1")) == [m.TellCancelled("s1")]
+    assert policy.handle(m.ClientCancelled("a", b"2")) == []
+
+
+def test_second_standalone_stream_is_refused_while_one_is_being_opened_or_open() -> None:
+    """MCP-S-28."""
+    policy = HttpUpstreamPolicy()
+    assert policy.reserve_standalone("a", 1)
+    assert not policy.reserve_standalone("a", 2)
+    policy.enter_standalone("get", "a")
+    assert not policy.reserve_standalone("a", 3)
+    policy.handle(m.StreamStopped("get"))
+    assert policy.reserve_standalone("a", 4)
+
+
+def test_release_frees_the_own_reservation_only() -> None:
+    """Who was refused releases too, since its refusal may have been lost."""
+    policy = HttpUpstreamPolicy()
+    policy.reserve_standalone("a", 1)
+    policy.handle(m.ReleaseStandalone("a", 2))
+    assert not policy.reserve_standalone("a", 2)
+    policy.handle(m.ReleaseStandalone("a", 1))
+    assert policy.reserve_standalone("a", 2)
+
+
+def test_late_release_leaves_the_open_stream_its_place() -> None:
+    policy = with_standalone(HttpUpstreamPolicy())
+    policy.handle(m.ReleaseStandalone("a", 5))
+    assert not policy.reserve_standalone("a", 6)
+
+
+def test_session_that_ends_takes_its_streams_along_and_is_deleted_upstream() -> None:
+    """MCP-S-6."""
+    policy = with_standalone(with_call(HttpUpstreamPolicy()))
+    with_call(policy, "other", "b")
+    assert policy.handle(SessionEnded(session("a"), EndReason.EXPIRED)) == [
+        m.TellClose("s1"), m.TellClose("get"), m.DeleteUpstreamSession("up", "2025-11-25")
+    ]
+
+
+def test_session_that_the_upstream_lost_is_not_deleted_there() -> None:
+    policy = HttpUpstreamPolicy()
+    assert policy.handle(SessionEnded(session("a"), EndReason.LOST)) == []
+
+
+def test_session_without_an_id_is_not_deleted_upstream() -> None:
+    """MCP-S-6: a server without sessions has none to end."""
+    policy = HttpUpstreamPolicy()
+    assert policy.handle(SessionEnded(session("a", None), EndReason.DELETED)) == []
+
+
+def test_drain_closes_a_standalone_stream_once_no_call_can_need_it() -> None:
+    policy = with_standalone(with_call(HttpUpstreamPolicy()))
+    with_standalone_b = policy.reserve_standalone("b", 6)
+    assert with_standalone_b
+    policy.enter_standalone("get-b", "b")
+    assert policy.handle(DrainUpstream()) == [m.TellClose("get-b")]
+    assert policy.handle(m.StreamStopped("s1")) == [m.TellClose("get")]
+
+
+def test_standalone_stream_opened_in_a_drain_is_closed() -> None:
+    policy = HttpUpstreamPolicy()
+    policy.reserve_standalone("a", 1)
+    policy.handle(DrainUpstream())
+    assert policy.enter_standalone("get", "a") == [m.TellClose("get")]
+
+
+def test_failed_connects_are_followed_by_one_probe() -> None:
+    """MCP-P-1: readiness comes back without an operator."""
+    policy = HttpUpstreamPolicy()
+    assert policy.begin() == [m.Probe()]
+    first = policy.handle(m.UpstreamReached(False))
+    second = policy.handle(m.UpstreamReached(False))
+    assert first == [m.WakeForProbe(PROBE_INTERVAL_S, 1)]
+    assert second == [m.WakeForProbe(PROBE_INTERVAL_S, 2)]
+    assert policy.handle(m.ProbeDue(1)) == []
+    assert policy.handle(m.ProbeDue(2)) == [m.Probe()]
+    assert policy.reached is False
+    policy.handle(m.UpstreamReached(True))
+    assert policy.reached is True
+
+
+SUBJECTS = {
+    "two sessions": HttpUpstreamSubject,
+    "one session": partial(HttpUpstreamSubject, ("a",), ids=2),
+    "a sloppy session": partial(HttpUpstreamSubject, ("a",), sloppy=True),
+    "drain": partial(HttpUpstreamSubject, ("a",), drains=True),
+}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_index_keeps_its_rules_in_every_order(name: str) -> None:
+    """Who is meant is told, nobody else; nothing is left behind; a drain ends everything."""
+    findings = search(SUBJECTS[name])
+    assert findings.violation is None, (findings.violation, findings.trace)
+    assert findings.states >= 50
+
+
+POLICY = HttpUpstreamPolicy
+DEFECTS = [
+    Defect("an answer is told twice", POLICY, "_answered",
+           "session.by_request.pop(request_id, None)", "session.by_request.get(request_id)"),
+    Defect("requests outlive their stream", POLICY, "_stopped",
+           "del session.by_request[request_id]", "pass"),
+    Defect("calls outlive their stream", POLICY, "_stopped",
+           "del session.by_call[call_id]", "pass"),
+    Defect("of two calls with one id the first end forgets both", POLICY, "_stopped",
+           "if session.by_call.get(call_id) == stream:", "if True:"),
+    Defect("a standalone stream outlives itself", POLICY, "_stopped",
+           "session.standalone = None", "pass"),
+    Defect("any request of the session is forgotten", POLICY, "_stopped",
+           "if name == stream]", "]"),
+    Defect("sessions are never forgotten", POLICY, "_forget_if_empty",
+           "del self._sessions[session_key]", "pass"),
+    Defect("sessions are forgotten early", POLICY, "_forget_if_empty",
+           " and not session.streams", ""),
+    Defect("anyone releases", POLICY, "_release",
+           "session.standalone == exchange_id", "isinstance(session.standalone, int)"),
+    Defect("a reservation is taken over", POLICY, "reserve_standalone",
+           "return session.standalone == exchange_id", "return True"),
+    Defect("a session leaves its calls", POLICY, "_session_ended",
+           "effects += [m.TellClose(stream) for stream in session.streams]", "pass"),
+    Defect("a session leaves its standalone stream", POLICY, "_session_ended",
+           "effects.append(m.TellClose(session.standalone))", "pass"),
+    Defect("a drain forgets what opens late", POLICY, "enter_standalone",
+           "return self._close_if_draining(session_key)", "return []"),
+    Defect("a drain forgets what waited for a call", POLICY, "_stopped",
+           "return self._close_if_draining(key)", "return []"),
+]
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=str)
+def test_planted_defect_is_found(defect: Defect) -> None:
+    """What the search would say if the index were wrong."""
+    with planted(defect):
+        assert any(search(subject).violation for subject in SUBJECTS.values())
