@@ -14,8 +14,8 @@ from typing import assert_never
 
 from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.refs import Ref
-from proxy_actors.actors.subscriber import Subscribers
-from proxy_actors.errors import FailedError, RefusedError
+from proxy_actors.actors.subscriber import Subscriber, Subscribers
+from proxy_actors.errors import Executed, FailedError, Reason, RefusedError, Side
 from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import StreamEffect, StreamMessage
 from proxy_actors.policy.event_stream import EventStreamPolicy
@@ -129,14 +129,26 @@ class EventStream(Actor):
         if subscriber is None or not subscriber.push(data):
             self.ref.tell(m.Unsubscribe(subscriber_id))
 
-    def _end_subscriber(self) -> None:
+    def _subscriber(self) -> Subscriber | None:
         subscriber_id = self._policy.subscriber_id
-        subscriber = None if subscriber_id is None else self._subscribers.find(subscriber_id)
+        return None if subscriber_id is None else self._subscribers.find(subscriber_id)
+
+    def _end_subscriber(self) -> None:
+        subscriber = self._subscriber()
         if subscriber is not None:
             subscriber.end()
 
     def _leave(self) -> None:
         self._cancel_timer()
-        self._end_subscriber()
         if self._source is not None:
             self._source.close(cancel=False)
+        if self._failure is not None and not self._policy.over and self._subscriber() is not None:
+            text = "the proxy has lost the answer"
+            self._push(
+                self._failure(
+                    FailedError(
+                        Reason.INTERNAL, text, executed=Executed.UNKNOWN, side=Side.PROXY
+                    )
+                )
+            )
+        self._end_subscriber()

@@ -16,7 +16,10 @@ UNREAD_BYTES_MAX = 8 * 1024 * 1024
 
 
 class Subscriber:
-    """Messages on their way to one client. `cut` says that it was too slow for them."""
+    """Messages on their way to one client.
+
+    `cut` says that not all of them reach it: it was too slow for them, or they were lost.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -29,8 +32,7 @@ class Subscriber:
     def push(self, data: bytes) -> bool:
         """Leave a message; False, and the subscriber is cut, when too many bytes are unread."""
         if self._bytes + len(data) > UNREAD_BYTES_MAX and self._messages:
-            self.cut = True
-            self.end()
+            self.abort()
             return False
         self._messages.append(data)
         self._bytes += len(data)
@@ -41,6 +43,11 @@ class Subscriber:
         """Nothing more will be pushed. Idempotent."""
         self._ended = True
         self._wake()
+
+    def abort(self) -> None:
+        """Nothing more will be pushed, and what was is not all. Idempotent."""
+        self.cut = True
+        self.end()
 
     def take(self, deadline_s: float = math.inf) -> list[bytes]:
         """Take every message that is there, waiting for one; an empty list is the end.

@@ -99,10 +99,12 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
         one = exchange.for_message(message, wiring.next_exchange_id())
         try:
             _serve_into(merged, one, wiring)
-        finally:
-            left[0] -= 1
-            if not left[0]:
-                merged.end()
+        except BaseException:
+            merged.abort()
+            raise
+        left[0] -= 1
+        if not left[0]:
+            merged.end()
 
     for message in requests:
         wiring.world.spawn("batch call", partial(serve, message))

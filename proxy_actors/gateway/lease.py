@@ -182,8 +182,8 @@ class Pool:
         except ActorStoppedError as error:
             raise self._restarted() from error
         finally:
-            if grant is None:
-                self.slot.deliver(CancelCheckout(waiter_id))
+            if grant is None and not self.slot.deliver(CancelCheckout(waiter_id)):
+                self.table.discard_granted(waiter_id)
         assert grant is not None
         stream = self.table.streams.get(grant.connection_id)
         if stream is None:  # closed with all others between the grant and now

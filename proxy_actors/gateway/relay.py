@@ -123,10 +123,16 @@ def write_events(
 
 
 def messages_of(stream: str, wiring: Wiring) -> Iterator[bytes]:
-    """Read a call's stream to its end."""
+    """Read a call's stream to its end.
+
+    Raises:
+        StreamClosedError: not all of it was to be had.
+    """
     with Reader(stream, wiring) as reader:
         while messages := reader.subscriber.take(math.inf):
             yield from messages
+    if reader.subscriber.cut:
+        raise StreamClosedError("the stream was cut")
 
 
 class _Writer:

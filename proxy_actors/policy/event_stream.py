@@ -53,6 +53,11 @@ class EventStreamPolicy:
         """Who gets the messages now."""
         return self._subscriber_id
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come but what is pending."""
+        return self._over
+
     def begin(self, now_s: float) -> list[StreamEffect]:
         """Start the clock."""
         effects: list[StreamEffect] = []
