@@ -1,0 +1,356 @@
+"""Admission of JSON-RPC messages: the one gate for every body, event and line, either direction.
+
+Owns the judgement of what is a message and the few members that a proxy reads. Never changes a
+message save for one thing: CR and LF between tokens become spaces, because on a pipe and in an
+event stream they would end a frame in its middle. `jsonrpc_rewrite` makes other bytes of a message.
+
+Two readers of the same bytes must see the same message, or a policy judges what is not executed.
+So a name that occurs twice is refused where names decide anything (envelope, params, _meta, error),
+however it is spelled, and so is a name in another letter case beside the one that we read. Inside
+`arguments` and `result` nothing is examined but syntax, and numbers of any size pass as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from proxy_actors.errors import INVALID_PARAMS, PARSE_ERROR, MessageError
+from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, TOOLS_CALL, URI_METHODS
+
+DEPTH_MAX: Final = 64
+BATCH_MAX: Final = 64
+ID_BYTES_MAX: Final = 1024
+
+# Objects whose names are written with needless escapes are read by a parser that builds the whole
+# document, 13 ms a megabyte. No known peer writes such names at all, so larger ones are refused.
+_ESCAPED_NAMES_BYTES_MAX: Final = 65_536
+
+_VERSION: Final = Raw(b'"2.0"')
+_ENVELOPE_NAMES: Final = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
+_ROUTING_NAMES: Final = frozenset(
+    ("name", "arguments", "uri", "_meta", "requestId", "progressToken", "protocolVersion", "taskId")
+)
+
+_DOCUMENT: Final = msgspec.json.Decoder(Raw)
+_OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
+_TEXT: Final = msgspec.json.Decoder(str)
+_ENCODER: Final = msgspec.json.Encoder()
+# A list would be built whole before its length is checked, at 60 bytes of memory per byte of a
+# hostile array; an array-like struct stops at the first element that it has no field for.
+_BATCH: Final = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_Batch",
+        [(f"element_{number}", Raw, None) for number in range(BATCH_MAX)],
+        array_like=True,
+        forbid_unknown_fields=True,
+    )
+)
+
+_LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+_BRACKETS_TO_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+class Kind(Enum):
+    """What a message is."""
+
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+    RESPONSE = "response"
+
+
+class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """An admitted message.
+
+    Attributes:
+        kind: request, notification or response.
+        raw: the bytes received, CR and LF flattened to spaces: exactly one line.
+        id: the id as JSON, so that value and type are kept and equal ids are equal bytes. None in
+            notifications and in errors that name no request.
+        method: None in responses.
+        is_error: whether it is a response with `error`.
+        envelope: its members, undecoded.
+        params: the members of `params`; empty if absent or an array.
+        meta: the members of `params._meta`; empty if absent or no object.
+    """
+
+    kind: Kind
+    raw: bytes
+    id: bytes | None
+    method: str | None
+    is_error: bool
+    envelope: dict[str, Raw]
+    params: dict[str, Raw]
+    meta: dict[str, Raw]
+
+    def tool_name(self) -> str | None:
+        """The tool that a `tools/call` names; None for any other method.
+
+        Raises:
+            MessageError: a `tools/call` without one, so that no policy by name can be evaded.
+        """
+        return self._text_param("name") if self.method == TOOLS_CALL else None
+
+    def uri(self) -> str | None:
+        """The resource that a method of `URI_METHODS` is about; None for any other method.
+
+        Raises:
+            MessageError: such a method without one.
+        """
+        return self._text_param("uri") if self.method in URI_METHODS else None
+
+    def progress_token(self) -> bytes | None:
+        """The token of a request that asks for progress, or of `notifications/progress`, as JSON.
+
+        Normalised like `id`. None if there is none, or null.
+
+        Raises:
+            MessageError: it is neither a string nor an integer.
+        """
+        members = self.params if self.method == PROGRESS else self.meta
+        return self._identifier_in(members, "progressToken")
+
+    def cancelled_request_id(self) -> bytes | None:
+        """The id that `notifications/cancelled` names, normalised like `id`.
+
+        None for any other method, and where it is absent (a task is cancelled otherwise).
+
+        Raises:
+            MessageError: it is neither a string nor an integer.
+        """
+        return self._identifier_in(self.params, "requestId") if self.method == CANCELLED else None
+
+    def _text_param(self, name: str) -> str:
+        try:
+            return _TEXT.decode(self.params[name])
+        except (KeyError, msgspec.ValidationError) as error:
+            raise self._bad_params(f"params.{name} must be a string") from error
+
+    def _identifier_in(self, members: Mapping[str, Raw], name: str) -> bytes | None:
+        raw = members.get(name)
+        if raw is None or raw == Raw(b"null"):
+            return None
+        identifier = _identifier(raw)
+        if identifier is None:
+            raise self._bad_params(f"{name} must be a string or an integer")
+        return identifier
+
+    def _bad_params(self, text: str) -> MessageError:
+        return MessageError(text, code=INVALID_PARAMS, request_id=self.id)
+
+
+def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message, ...]:
+    """Judge one body, event or line; the caller has bounded its size.
+
+    Args:
+        body: what was received, without framing.
+        depth_max: how deep arrays and objects may nest.
+
+    Returns:
+        The message; or, for a batch of 1 to `BATCH_MAX` messages, a tuple. Only 2025-03-26 knows
+        batches, so whether one is welcome is the caller's to say (`revisions.allows_batches`).
+
+    Raises:
+        MessageError: PARSE_ERROR if it is no UTF-8 or no JSON (RFC 8259, hence no byte order mark,
+            NaN, Infinity or lone surrogate), otherwise INVALID_REQUEST.
+    """
+    try:
+        document = _flattened(body)
+        members = _members(document)
+        if members is None:
+            elements = _elements(document)
+    except UnicodeDecodeError as error:
+        raise MessageError("the body is not valid UTF-8", code=PARSE_ERROR) from error
+    except msgspec.DecodeError as error:
+        raise MessageError(str(error), code=PARSE_ERROR) from error
+    except RecursionError as error:
+        raise MessageError("the message is nested too deep") from error
+    if document.count(b"[") + document.count(b"{") > depth_max and _depth(document) > depth_max:
+        raise MessageError(f"the message is nested deeper than {depth_max}")
+    if members is not None:
+        return _message(document, members)
+    return tuple(_batched(element) for element in elements)
+
+
+def _flattened(body: bytes) -> bytes:
+    if not body.isascii():
+        body.decode()
+    # An integer asks memchr at once, several times faster than a one-byte string does.
+    if 10 in body or 13 in body:
+        # Only white space may be flattened. A line end within a string is an error of syntax, and
+        # has to be found before a space takes its place and hides it.
+        _DOCUMENT.decode(body)
+        return body.translate(_LINE_ENDS_TO_SPACES)
+    return body
+
+
+def _members(document: bytes | Raw) -> dict[str, Raw] | None:
+    """Decode an object, its values checked for syntax but not built; None if it is none."""
+    try:
+        return _OBJECT.decode(document)
+    except msgspec.ValidationError:
+        return None
+
+
+def _elements(document: bytes) -> list[bytes]:
+    _DOCUMENT.decode(document)
+    try:
+        slots = msgspec.structs.astuple(_BATCH.decode(document))
+    except msgspec.ValidationError as error:
+        raise MessageError(
+            f"a message must be an object, or an array of up to {BATCH_MAX}"
+        ) from error
+    elements = [bytes(element) for element in slots if element is not None]
+    if not elements:
+        raise MessageError("a batch must not be empty")
+    return elements
+
+
+def _batched(element: bytes) -> Message:
+    members = _members(element)
+    if members is None:
+        raise MessageError("each element of a batch must be an object")
+    return _message(element, members)
+
+
+def _depth(document: bytes) -> int:
+    """How deep brackets nest outside of strings, in a document known to be valid."""
+    if b"\\" in document:
+        document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = document.translate(_BRACKETS_TO_STEPS, _NO_STRUCTURE)
+    # Two neighbouring quotes change nothing of what is within a string: most go at once.
+    steps = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
+
+
+def _message(raw: bytes, envelope: dict[str, Raw]) -> Message:
+    if _other_cases(envelope, _ENVELOPE_NAMES):
+        raise MessageError("a member of the message is named in the wrong letter case")
+    params = _members(envelope["params"]) if "params" in envelope else None
+    meta = _members(params["_meta"]) if params and "_meta" in params else None
+    fault = _members(envelope["error"]) if "error" in envelope else None
+    if _repeats_a_name(raw, envelope, params, meta, fault):
+        raise MessageError("the message names a member twice")
+    if "method" in envelope:
+        return _call(raw, envelope, params, meta or {})
+    return _response(raw, envelope, fault)
+
+
+def _call(
+    raw: bytes,
+    envelope: dict[str, Raw],
+    params: dict[str, Raw] | None,
+    meta: dict[str, Raw],
+) -> Message:
+    kind, request_id = Kind.NOTIFICATION, None
+    if "id" in envelope:
+        kind, request_id = Kind.REQUEST, _identifier(envelope["id"])
+        if request_id is None:
+            raise MessageError("an id must be a string or an integer")
+    if envelope.get("jsonrpc") != _VERSION:
+        raise MessageError('jsonrpc must be "2.0"', request_id=request_id)
+    if "result" in envelope or "error" in envelope:
+        raise MessageError("a request has no result and no error", request_id=request_id)
+    if params is None:
+        if "params" in envelope and not bytes(envelope["params"]).startswith(b"["):
+            raise MessageError("params must be an object or an array", request_id=request_id)
+        params = {}
+    elif not params.keys().isdisjoint(_other_cases(params, _ROUTING_NAMES)):
+        raise MessageError("params names a member in two letter cases", request_id=request_id)
+    try:
+        method = _TEXT.decode(envelope["method"])
+    except msgspec.ValidationError as error:
+        raise MessageError("method must be a string", request_id=request_id) from error
+    return Message(kind, raw, request_id, method, False, envelope, params, meta)
+
+
+def _response(raw: bytes, envelope: dict[str, Raw], fault: dict[str, Raw] | None) -> Message:
+    is_error = "error" in envelope
+    if envelope.get("jsonrpc") != _VERSION:
+        raise MessageError('jsonrpc must be "2.0"')
+    if is_error == ("result" in envelope):
+        raise MessageError("a message has exactly one of method, result and error")
+    if is_error and (fault is None or not _is_integer(bytes(fault.get("code", b"")))):
+        raise MessageError("error must be an object with an integer code")
+    given = envelope.get("id", Raw(b"null"))
+    response_id = _identifier(given)
+    # Who cannot read the id of a request answers with an error that has none, or null.
+    if response_id is None and not (is_error and given == Raw(b"null")):
+        raise MessageError("the id of a response must be a string or an integer")
+    return Message(Kind.RESPONSE, raw, response_id, None, is_error, envelope, {}, {})
+
+
+def _identifier(raw: Raw) -> bytes | None:
+    """Return an id or token as JSON with one spelling for each value; None if it is not fit."""
+    if len(memoryview(raw)) > ID_BYTES_MAX:
+        return None
+    text = bytes(raw)
+    if text.startswith(b'"'):
+        return _ENCODER.encode(_TEXT.decode(text)) if b"\\" in text else text
+    return text if _is_integer(text) else None
+
+
+def _is_integer(text: bytes) -> bool:
+    # JSON syntax has excluded leading zeros and plus signs. -0 is 0 to some and a float to others.
+    return text.removeprefix(b"-").isdigit() and text != b"-0"
+
+
+def _other_cases(members: dict[str, Raw], names: frozenset[str]) -> set[str]:
+    """Return which of `names` are among the members in another letter case, by Unicode folding."""
+    if names.issuperset(members):
+        return set()
+    folded = {name.casefold() for name in members if name not in names}
+    return {name for name in names if name.casefold() in folded}
+
+
+def _repeats_a_name(
+    raw: bytes,
+    envelope: dict[str, Raw],
+    params: dict[str, Raw] | None,
+    meta: dict[str, Raw] | None,
+    fault: dict[str, Raw] | None,
+) -> bool:
+    """Whether decoding has swallowed a member: encoding what was decoded tells, most cheaply."""
+    document: dict[str, object] = {**envelope}
+    if params is not None:
+        document["params"] = params if meta is None else {**params, "_meta": meta}
+    if fault is not None:
+        document["error"] = fault
+    encoded = _ENCODER.encode(document)
+    if encoded == raw:
+        return False
+    # Unequal for one of three reasons: white space, a name written with escapes, a name repeated.
+    if msgspec.json.format(encoded, indent=-1) == msgspec.json.format(raw, indent=-1):
+        return False
+    if b"\\" not in raw:
+        return True
+    if len(raw) > _ESCAPED_NAMES_BYTES_MAX:
+        raise MessageError("a large message has member names written with escapes")
+    return _repeats_an_escaped_name(raw)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """The members of an object, repeated ones included."""
+
+    def member(self, name: str) -> _Pairs:
+        """Return the last member of that name; empty if absent or no object."""
+        value = dict(self).get(name)
+        return value if isinstance(value, _Pairs) else _Pairs()
+
+
+# Numbers stay text: int() refuses digits beyond 4,300, which are none of our business.
+_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+
+
+def _repeats_an_escaped_name(raw: bytes) -> bool:
+    envelope = _PAIRS.decode(raw.decode())
+    params = envelope.member("params")
+    examined = (envelope, params, params.member("_meta"), envelope.member("error"))
+    return any(len(dict(pairs)) < len(pairs) for pairs in examined)
