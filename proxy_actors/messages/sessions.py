@@ -1,7 +1,7 @@
-"""The mailbox of the session registry, and what it tells the upstreams.
+"""The mailbox of the session registry, what it stores and tells the upstreams, and its effects.
 
 A session is known inside by its key, the hash of the id that the client holds; the id itself is
-in no other message than the one that answers its creation.
+in no other message than the ones that answer its creation.
 """
 
 from __future__ import annotations
@@ -75,18 +75,26 @@ class BeginUse(Message, frozen=True):
     """Exchange to registry, asked: find the session and count a call or a stream as open on it.
 
     Answered with a `Session`, or a RefusedError 404 for an id that is unknown, ended, expired or
-    another principal's: all the same to the client. Every answer must be followed by `EndUse`.
+    another principal's: all the same to the client. Every ask must be followed by `EndUse`, one
+    that got no answer too: it may have been counted. `exchange_id` is unique in the process and
+    begins one use; 0 is for askers that are sure to see their answer.
     """
 
     front_id: str
     principal: str
+    exchange_id: int = 0
 
 
 class EndUse(Message, frozen=True):
-    """Exchange or stream to registry: what BeginUse counted is over."""
+    """Exchange or stream to registry: what BeginUse counted is over.
+
+    Named by its `exchange_id`, whatever the key then, it closes what that exchange began and may
+    come twice or for nothing. Without one it closes some use of the session `key`.
+    """
 
     always_accepted: ClassVar[bool] = True
-    key: str
+    key: str = ""
+    exchange_id: int = 0
 
 
 class EndSession(Message, frozen=True):
@@ -124,7 +132,7 @@ class SessionEnded(Message, frozen=True):
 
 
 class SessionSweepDue(Message, frozen=True):
-    """Timer to registry: look at idle times, flush times of last use."""
+    """Timer to registry: end what has expired, write down what has changed."""
 
     always_accepted: ClassVar[bool] = True
     generation: int
@@ -136,3 +144,121 @@ class WriteDone(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
     write_id: int
     error: str = ""
+
+
+class SessionRow(Message, frozen=True):
+    """What is kept of a session.
+
+    Attributes:
+        session: everything that is told to the data plane.
+        resumable: whether the row is written down; one that is not ends with the process.
+        created_s: seconds since the epoch.
+        used_s: when it was last used, up to a flush interval ago; seconds since the epoch.
+        owner: which process of the proxy serves it.
+    """
+
+    session: Session
+    resumable: bool
+    created_s: float
+    used_s: float
+    owner: str = "0"
+
+
+class SaveSession(Message, frozen=True):
+    """Write: this is the row now, new or changed."""
+
+    row: SessionRow
+
+
+class TouchSession(Message, frozen=True):
+    """Write: the session was last used then. Nothing if there is no such row."""
+
+    key: str
+    used_s: float
+
+
+class DeleteSession(Message, frozen=True):
+    """Write: there is no such row any more. Nothing if there was none."""
+
+    key: str
+
+
+SessionWrite = SaveSession | TouchSession | DeleteSession
+
+
+class FlushDue(Message, frozen=True):
+    """Shell to policy: the registry stops; write down what has not been."""
+
+
+class Refusal(StrEnum):
+    """Why a session was not created or ended."""
+
+    FULL = "full"
+    TOO_LARGE = "too-large"
+    NOT_STORED = "not-stored"
+
+
+class Admit(Message, frozen=True):
+    """Effect: answer BeginUse with the session; its use is counted."""
+
+    session: Session
+
+
+class Reject(Message, frozen=True):
+    """Effect: answer BeginUse with 404; nothing is counted."""
+
+
+class Accept(Message, frozen=True):
+    """Effect: answer CreateSession; the session is durable and can be used."""
+
+    ask_id: int
+    front_id: str
+    session: Session
+
+
+class Refuse(Message, frozen=True):
+    """Effect: answer CreateSession or EndSession with an error."""
+
+    ask_id: int
+    refusal: Refusal
+
+
+class Confirm(Message, frozen=True):
+    """Effect: answer EndSession. `existed` says that there was a session, whose end is durable."""
+
+    ask_id: int
+    existed: bool
+
+
+class Write(Message, frozen=True):
+    """Effect: give these writes to the store, all or none, and tell WriteDone(write_id)."""
+
+    write_id: int
+    writes: tuple[SessionWrite, ...]
+
+
+class TellEnded(Message, frozen=True):
+    """Effect: tell the session's upstream. Its end is durable, its id forgotten."""
+
+    ended: SessionEnded
+
+
+class Wake(Message, frozen=True):
+    """Effect: tell SessionSweepDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
+SessionMessage = (
+    BeginUse
+    | EndUse
+    | CreateSession
+    | EndSession
+    | SetLogLevel
+    | SetSubscription
+    | WriteDone
+    | SessionSweepDue
+    | FlushDue
+)
+SessionEffect = Admit | Reject | Accept | Refuse | Confirm | Write | TellEnded | Wake

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from proxy_actors.messages.sessions import SessionEnded, SessionRow, SessionWrite
+
 
 class Mailbox(Protocol):
     """Where mail can be put. `tell` never raises and never waits."""
@@ -213,4 +215,34 @@ class World(Protocol):
 
         Raises:
             SpawnError: it could not be started; `on_exit` is then never called.
+        """
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept. Outlives the actor that uses it.
+
+    A row that is not resumable is kept as long as the process lives and never written down.
+    """
+
+    unfinished: dict[str, SessionEnded]
+    """The registry's notes to its next incarnation, never written down: by their keys, the sessions
+    that are being created or ended, and what their upstreams are owed when they are gone."""
+
+    def rows(self) -> Sequence[SessionRow]:
+        """The rows that are durable, in no particular order."""
+
+    def submit(
+        self, writes: Sequence[SessionWrite], done: Callable[[str], object]
+    ) -> None:
+        """Make all of `writes` durable, or none. Never raises, never waits.
+
+        `done` is called once, perhaps before this returns: with "" when they are durable and in
+        `rows`, else with what went wrong. Writes take effect in the order of submission.
+        """
+
+    def close(self, deadline_s: float) -> bool:
+        """Finish what was submitted, then release everything; whether all was done in time.
+
+        Called once, by who made the store, in a greenlet that may wait. Nothing is submitted
+        afterwards.
         """

@@ -1,0 +1,185 @@
+"""The sessions of the registry: which there are, in which phase, and who uses them.
+
+Owns the counts and orders over them, so that
+
+    occupied = creating + live;  idle = live without an open use, in the order of last use
+
+holds after every call. `policy/sessions.py` decides, and alone uses this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, OrderedDict
+from enum import Enum
+from functools import lru_cache
+
+import msgspec
+
+from proxy_actors.messages.sessions import Session
+
+
+class Phase(Enum):
+    """How far a session has come; see `policy/sessions.py`."""
+
+    CREATING = "creating"
+    LIVE = "live"
+    ENDING = "ending"
+
+
+class SessionGauges(msgspec.Struct, frozen=True):
+    """The registry in figures. `uses` are open ones; `stale` counts ends of uses unknown."""
+
+    creating: int
+    live: int
+    ending: int
+    uses: int
+    stale: int
+
+
+class Entry:
+    """A session. Times are on the monotonic clock.
+
+    Attributes:
+        used_s, stored_s: its last use, and the last use that has been written down.
+        uses: how many calls and streams are open on it.
+        front_id: what the client will hold; only while creating.
+        asks: who waits for its creation or its end.
+        saving, deleting: whether such a write is underway.
+        changed: whether it has to be saved again.
+        revives: whether it is live again if its deletion fails.
+    """
+
+    __slots__ = (
+        "asks", "born_s", "changed", "deleting", "front_id", "phase", "resumable", "revives",
+        "saving", "session", "stored_s", "used_s", "uses",
+    )  # fmt: skip
+
+    def __init__(
+        self, session: Session, resumable: bool, born_s: float, used_s: float
+    ) -> None:
+        self.session = session
+        self.resumable = resumable
+        self.born_s = born_s
+        self.used_s = self.stored_s = used_s
+        self.uses = 0
+        self.phase = Phase.CREATING
+        self.front_id = ""
+        self.asks: list[int] = []
+        self.saving = False
+        self.deleting = False
+        self.changed = False
+        self.revives = False
+
+
+@lru_cache(4096)
+def hash_of_principal(principal: str) -> str:
+    """Return what is kept of a principal: enough to recognize it, not to read it."""
+    return hashlib.sha256(f"principal:{principal}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def key_of(front_id: str) -> str:
+    """Return the key of the session that has this id."""
+    return hashlib.sha256(front_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class SessionLedger:
+    """The table. `entries` are in the order of creation, `idle` in that of last use."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.idle: OrderedDict[str, Entry] = OrderedDict()
+        self.occupied = 0
+        self._uses: dict[int, Entry] = {}
+        self._of_principal: Counter[str] = Counter()
+        self._stale = 0
+
+    def enter(self, entry: Entry) -> None:
+        """Take in a session that is being created."""
+        self.entries[entry.session.key] = entry
+        self._occupy(entry)
+
+    def enter_ending(self, entry: Entry) -> None:
+        """Take in a session that is ending already."""
+        entry.phase = Phase.ENDING
+        self.entries[entry.session.key] = entry
+
+    def make_live(self, entry: Entry) -> None:
+        """From now on it can be used; it was used last of all."""
+        entry.phase = Phase.LIVE
+        self.idle[entry.session.key] = entry
+
+    def make_ending(self, entry: Entry) -> None:
+        """From now on a live one cannot be used and occupies no place."""
+        entry.phase = Phase.ENDING
+        self.idle.pop(entry.session.key, None)
+        self._vacate(entry)
+
+    def revive(self, entry: Entry) -> None:
+        """Make live again what was ending, as the one unused for longest."""
+        self._occupy(entry)
+        self.make_live(entry)
+        self.idle.move_to_end(entry.session.key, last=False)
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a session that is creating or ending."""
+        del self.entries[entry.session.key]
+        if entry.phase is Phase.CREATING:
+            self._vacate(entry)
+
+    def begin_use(self, entry: Entry, exchange_id: int, now_s: float) -> None:
+        """Count a use of a live session; exchange 0 is nobody's name."""
+        if not entry.uses:
+            del self.idle[entry.session.key]
+        entry.uses += 1
+        entry.used_s = now_s
+        if exchange_id:
+            self._uses[exchange_id] = entry
+
+    def end_use(self, key: str, exchange_id: int, now_s: float) -> None:
+        """Close the use of an exchange, or without one some use of the session `key`."""
+        if exchange_id:
+            entry = self._uses.pop(exchange_id, None)
+        else:
+            entry = self.entries.get(key)
+        if entry is None or not entry.uses:
+            self._stale += 1
+            return
+        entry.uses -= 1
+        entry.used_s = now_s
+        if not entry.uses and entry.phase is Phase.LIVE:
+            self.idle[entry.session.key] = entry
+
+    def longest_unused(self) -> Entry | None:
+        """Return the first of the idle."""
+        return next(iter(self.idle.values()), None)
+
+    def evictable(self, principal: str) -> Entry | None:
+        """Return the idle session unused for longest: of this principal, else of anyone."""
+        if self._of_principal[principal]:
+            for entry in self.idle.values():
+                if entry.session.principal == principal:
+                    return entry
+        return self.longest_unused()
+
+    def gauges(self) -> SessionGauges:
+        """Count."""
+        phases = Counter(entry.phase for entry in self.entries.values())
+        return SessionGauges(
+            creating=phases[Phase.CREATING],
+            live=phases[Phase.LIVE],
+            ending=phases[Phase.ENDING],
+            uses=sum(entry.uses for entry in self.entries.values()),
+            stale=self._stale,
+        )
+
+    def _occupy(self, entry: Entry) -> None:
+        self.occupied += 1
+        self._of_principal[entry.session.principal] += 1
+
+    def _vacate(self, entry: Entry) -> None:
+        self.occupied -= 1
+        principal = entry.session.principal
+        self._of_principal[principal] -= 1
+        if not self._of_principal[principal]:
+            del self._of_principal[principal]
