@@ -41,7 +41,7 @@ from proxy_actors.messages.stdio import StdioMode
 from proxy_actors.messages.upstream import DrainUpstream, UpstreamDrained
 from proxy_actors.options import RunOptions
 from proxy_actors.policy.child_environment import child_environment
-from proxy_actors.policy.pool import PoolLimits
+from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.transports.http_server import HttpServer

@@ -17,8 +17,8 @@ The rules of the loop, in order:
    Reply that it kept, once; a second answer is dropped and counted.
 3. Any exception out of `on_receive` or `on_start` is a crash, asked or told, GreenletExit and
    gevent.Timeout included: the asker is answered with ActorStoppedError, `on_crash` runs.
-4. At its end the actor stops its children and waits for them, hands the mail left in the box to
-   `on_undelivered`, and tells its parent ChildStopped, which is its last word.
+4. At its end the actor stops its children and waits for them, hands the mail it crashed over
+   and what is left in the box to `on_undelivered`, then tells its parent ChildStopped.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Actor(pykka.Actor):
         self._handled = 0
         self._turn_s_max = 0.0
         self._asked_by: Reply | None = None
+        self._unfinished: Mail | None = None
 
     # For subclasses.
 
@@ -114,7 +115,10 @@ class Actor(pykka.Actor):
         """Clean up after a crash, of `on_start` too; children have ended already."""
 
     def on_undelivered(self, message: Any) -> None:  # Any: see on_receive
-        """A mail that was accepted but will not be handled. By default it is only counted."""
+        """A mail that was accepted but not handled, or not to its end: its turn crashed.
+
+        So it may have had an effect already. By default it is only counted.
+        """
 
     def describe(self) -> dict[str, object]:
         """State for operators; plain data, no secrets."""
@@ -199,6 +203,7 @@ class Actor(pykka.Actor):
             if reply is not None:
                 reply.fail(ActorStoppedError(f"{self.name} crashed"))
             self._crash(error)
+            self._unfinished = Mail(message, None, mail.posted_s)
         else:
             if reply is not None and answer is not LATER:
                 reply.set(answer)
@@ -250,6 +255,8 @@ class Actor(pykka.Actor):
         if self.slot.ref is self.ref:
             self.slot.ref = None
         self._guard(self.on_stop if self._ending is StopReason.NORMAL else self.on_crash)
+        if self._unfinished is not None:
+            self._bury(self._unfinished)
         while (mail := self.actor_inbox.take()) is not None:
             self._bury(mail)
         for waiter in self._room:

@@ -24,7 +24,8 @@ from proxy_actors.errors import (
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolMessage
 from proxy_actors.policy.ledger import InheritedLease
-from proxy_actors.policy.pool import PoolLimits, PoolPolicy
+from proxy_actors.policy.pool import PoolPolicy
+from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.world.base import ByteStream, World
 
 CONNECT_S_MAX = 2.0
@@ -92,11 +93,16 @@ class ConnectionTable:
         for row in self.held_by(exchange_id):
             self.discard_lease(row.lease_id)
 
+    def close_unless_leased(self, *connection_ids: int) -> None:
+        """Close those of the connections that no lease holds."""
+        leased = {row.connection_id for row in self.leases.values()}
+        for connection_id in connection_ids:
+            if connection_id not in leased:
+                self.close(connection_id)
+
     def close_idle(self) -> None:
         """Close every connection that no lease holds."""
-        leased = {row.connection_id for row in self.leases.values()}
-        for connection_id in [x for x in self.streams if x not in leased]:
-            self.close(connection_id)
+        self.close_unless_leased(*self.streams)
 
     def close_all(self) -> None:
         """Close every connection. Leases then find nothing to close."""
@@ -186,7 +192,7 @@ class ConnectionPool(Actor):
             case m.ExchangeEnded(exchange_id):
                 self._table.discard_exchange(exchange_id)
             case m.ConnectionOpened(connection_id):
-                self._table.close(connection_id)
+                self._table.close_unless_leased(connection_id)
 
     def describe(self) -> dict[str, object]:
         """Return the ledger in figures."""

@@ -139,23 +139,16 @@ class HttpForwarder(Forwarder, HttpTasks):
                 self._delete_later(session_id, version)
 
     def call(self, exchange: Exchange) -> Response:
-        """Forward a request: JSON if nothing but the answer comes, else an event stream."""
-        message, session = exchange.message, exchange.in_session()
-        deadline_s = exchange.deadline_s
-        upstream, head = self._send(
-            _Outgoing(
-                exchange.id, b"POST", self._post(exchange, message.raw, session), Purpose.CALL,
-                deadline_s, message.id, message.method in _REPEATABLE, exchange.keeper,
-            )
-        )
-        if head.status != 200 or not upstream.is_event_stream:
-            return json_response(self._answer(upstream, head, deadline_s, session).raw)
-        upstream.became_stream()
-        first = upstream.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
-        if first is not None and upstream.is_final(first):
-            self._finish(upstream)
-            return json_response(first.raw)
-        return self._detach(exchange, session, upstream)
+        """Forward a request: JSON if nothing but the answer comes, else an event stream.
+
+        One that is not answered in time is cancelled at the upstream (MCP-X-5).
+        """
+        try:
+            return self._call(exchange, exchange.in_session())
+        except FailedError as error:
+            if error.reason is Reason.UPSTREAM_TIMEOUT:
+                self._cancel_later(exchange.in_session(), exchange.message.id)
+            raise
 
     def post(self, exchange: Exchange) -> None:
         """Forward a notification or a response, past all calls."""
@@ -225,6 +218,23 @@ class HttpForwarder(Forwarder, HttpTasks):
         return rescue.message(error, request_id, request_name(exchange_id))
 
     # Inside.
+
+    def _call(self, exchange: Exchange, session: Session) -> Response:
+        message, deadline_s = exchange.message, exchange.deadline_s
+        upstream, head = self._send(
+            _Outgoing(
+                exchange.id, b"POST", self._post(exchange, message.raw, session), Purpose.CALL,
+                deadline_s, message.id, message.method in _REPEATABLE, exchange.keeper,
+            )
+        )
+        if head.status != 200 or not upstream.is_event_stream:
+            return json_response(self._answer(upstream, head, deadline_s, session).raw)
+        upstream.became_stream()
+        first = upstream.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
+        if first is not None and upstream.is_final(first):
+            self._finish(upstream)
+            return json_response(first.raw)
+        return self._detach(exchange, session, upstream)
 
     def _send(self, outgoing: _Outgoing) -> tuple[HttpExchange, ResponseHead]:
         """Send a request and read the head of its answer.
@@ -320,9 +330,8 @@ class HttpForwarder(Forwarder, HttpTasks):
     def _detach(self, exchange: Exchange, session: Session, upstream: HttpExchange) -> Response:
         message = exchange.message
         assert message.id is not None
-        request_id = message.id
-        upstream.on_cancel = lambda: self._cancel_later(session, request_id)
-        ask = OpenCallStream(exchange.id, session.key, request_id, exchange.deadline_s)
+        upstream.on_cancel = lambda: self._cancel_later(session, message.id)
+        ask = OpenCallStream(exchange.id, session.key, message.id, exchange.deadline_s)
         return Response(200, stream=self._ask_for_stream(exchange.id, upstream, ask))
 
     def _ask_for_stream(
@@ -351,10 +360,11 @@ class HttpForwarder(Forwarder, HttpTasks):
             "session delete", lambda: self.delete_session(upstream_session_id, version)
         )
 
-    def _cancel_later(self, session: Session, request_id: bytes) -> None:
+    def _cancel_later(self, session: Session, request_id: bytes | None) -> None:
         self._world.spawn("cancel", lambda: self._cancel(session, request_id))
 
-    def _cancel(self, session: Session, request_id: bytes) -> None:
+    def _cancel(self, session: Session, request_id: bytes | None) -> None:
+        assert request_id is not None
         params = {"requestId": Raw(request_id), "reason": "deadline"}
         body = jsonrpc_rewrite.notification("notifications/cancelled", params)
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))

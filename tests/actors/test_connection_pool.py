@@ -20,7 +20,7 @@ from proxy_actors.errors import (
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages.pool import ConnectionGranted, Purpose
-from proxy_actors.policy.pool import PoolGauges, PoolLimits
+from proxy_actors.policy.pool_limits import PoolGauges, PoolLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.base import ByteStream
 from tests.actors.stage import Outcome, Stage

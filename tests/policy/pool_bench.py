@@ -5,7 +5,8 @@ from __future__ import annotations
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
 from proxy_actors.policy.ledger import InheritedLease
-from proxy_actors.policy.pool import SWEEP_INTERVAL_S, PoolGauges, PoolLimits, PoolPolicy
+from proxy_actors.policy.pool import SWEEP_INTERVAL_S, PoolPolicy
+from proxy_actors.policy.pool_limits import PoolGauges, PoolLimits
 
 CALL, RESERVED, STREAM = Purpose.CALL, Purpose.RESERVED, Purpose.STREAM
 SMALL = PoolLimits(connections_max=2, reserve=1, streams_max=1, waiters_max=4)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
 from proxy_actors.policy.ledger import InheritedLease
-from proxy_actors.policy.pool import PoolLimits, PoolPolicy
+from proxy_actors.policy.pool import PoolPolicy
+from proxy_actors.policy.pool_limits import PoolLimits
 from tests.policy.pool_model import PoolModel, Violation, check
 
 INCARNATION = 2

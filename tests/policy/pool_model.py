@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
 from proxy_actors.policy.ledger import InheritedLease
-from proxy_actors.policy.pool import PoolLimits, PoolPolicy
+from proxy_actors.policy.pool import PoolPolicy
+from proxy_actors.policy.pool_limits import PoolLimits
 
 
 class Violation(AssertionError):

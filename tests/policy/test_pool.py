@@ -10,7 +10,8 @@ import pytest
 from proxy_actors.errors import Reason
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import Purpose
-from proxy_actors.policy.pool import SWEEP_INTERVAL_S, PoolGauges, PoolLimits
+from proxy_actors.policy.pool import SWEEP_INTERVAL_S
+from proxy_actors.policy.pool_limits import PoolGauges, PoolLimits
 from tests.policy.pool_bench import CALL, RESERVED, SMALL, STREAM, Bench, gauges
 
 # Opening and reuse.

@@ -8,7 +8,7 @@ from proxy_actors.errors import Reason
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolMessage
 from proxy_actors.policy.ledger import InheritedLease
-from proxy_actors.policy.pool import PoolGauges, PoolLimits
+from proxy_actors.policy.pool_limits import PoolGauges, PoolLimits
 from tests.policy.pool_bench import CALL, RESERVED, STREAM, Bench, gauges
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.policy.ledger import InheritedLease, Ledger
-from proxy_actors.policy.pool import PoolLimits, PoolPolicy
+from proxy_actors.policy.pool import PoolPolicy
+from proxy_actors.policy.pool_limits import PoolLimits
 from tests.defects import Defect, planted
 from tests.policy.pool_explorer import Scope, explore
 
