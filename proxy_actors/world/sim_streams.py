@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from proxy_actors.errors import DeadlineError, StreamClosedError
@@ -23,12 +24,19 @@ KILLED = 9
 TERMINATED = 15
 
 
+class _End(Enum):
+    """What comes last in one direction."""
+
+    CLEAN = "clean"
+    RESET = "reset"
+
+
 class SimPipe:
     """One direction of bytes."""
 
     def __init__(self, world: SimWorld) -> None:
         self._world = world
-        self._underway: list[bytes | None] = []
+        self._underway: list[bytes | _End] = []
         self._arrived = bytearray()
         self._eof = False
         self._broken = False
@@ -62,7 +70,7 @@ class SimPipe:
         while data:
             if self._broken or self._shut:
                 raise StreamClosedError("broken pipe")
-            room = PIPE_BYTES_MAX - len(self._arrived) - sum(len(x or b"") for x in self._underway)
+            room = PIPE_BYTES_MAX - len(self._arrived) - self._bytes_underway()
             if room <= 0:
                 self._writer = self._world.waiter()
                 try:
@@ -75,10 +83,11 @@ class SimPipe:
 
     def end(self) -> None:
         """End the output cleanly, after what was written."""
-        if not self._shut:
-            self._shut = True
-            self._send(None)
-            self._wake_writer()
+        self._finish(_End.CLEAN)
+
+    def reset(self) -> None:
+        """End the output with a reset, after what was written."""
+        self._finish(_End.RESET)
 
     def break_off(self) -> None:
         """Reset: both ends fail at once, what is underway is lost."""
@@ -97,7 +106,16 @@ class SimPipe:
         """Whether nothing has arrived, no end either."""
         return not self._arrived and not self._eof and not self._broken
 
-    def _send(self, data: bytes | None) -> None:
+    def _finish(self, end: _End) -> None:
+        if not self._shut:
+            self._shut = True
+            self._send(end)
+            self._wake_writer()
+
+    def _bytes_underway(self) -> int:
+        return sum(len(data) for data in self._underway if isinstance(data, bytes))
+
+    def _send(self, data: bytes | _End) -> None:
         self._underway.append(data)
         world = self._world
         world.at(world.now_s() + world.latency_s(), self._deliver)
@@ -106,14 +124,18 @@ class SimPipe:
         if not self._underway or self._broken:
             return
         data = self._underway.pop(0)
-        if data is None:
+        if data is _End.CLEAN:
             self._eof = True
+        elif data is _End.RESET:
+            self._broken = True
+            self._wake_writer()
         elif self._world.draw(self._world.faults.reset, "connection_reset"):
             for pipe in (self, self.other_way):
                 if pipe is not None:
                     pipe.break_off()
             return
         else:
+            assert isinstance(data, bytes)
             self._arrived += data
         self._wake_reader()
 
@@ -195,8 +217,15 @@ class SimStream:
         if self._in is not None:
             self._in.on_departure(callback)
 
+    def reset(self) -> None:
+        """End with a reset: the peer reads what was written before, then fails."""
+        if self._out is not None:
+            self._out.reset()
+        self._out = None
+        self.close()
+
     def break_off(self) -> None:
-        """Reset both directions: a fault."""
+        """Break both directions: a fault of the network, which loses what is underway."""
         for pipe in (self._in, self._out):
             if pipe is not None:
                 pipe.break_off()

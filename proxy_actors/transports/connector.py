@@ -1,0 +1,139 @@
+"""Owns the opening of TCP connections: name to addresses, addresses to a socket, by a deadline.
+
+The world calls it. Names are resolved by the hub's resolver, which must be an asynchronous one:
+a look-up that nobody answers must hold up no other. Never caches, retries or pools.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxy_actors.errors import ConnectError, DeadlineError
+from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter, Parking
+from proxy_actors.transports.fd_stream import WRITABLE
+from proxy_actors.transports.keepalive import detect_vanished_peer
+from proxy_actors.transports.socket_stream import SocketStream
+
+# One address of several gets an equal share of the time left, but a TCP handshake that lost its
+# first segment needs more than a second (RFC 6298 section 2).
+ADDRESS_SHARE_MIN_S = 2.0
+
+_LOCALHOST = ("127.0.0.1", "::1")
+# What a bad name or port raises, beside what the network does.
+_UNUSABLE = (OSError, ValueError, OverflowError)
+
+# family, socket address as the kernel takes it
+_Address = tuple[int, Any]  # Any: a pair for IPv4, four fields for IPv6
+Spawn = Callable[[str, Callable[[], None]], object]
+
+
+class Connector:
+    """Opens connections for one world.
+
+    Args:
+        sweep: where waits are watched over.
+        hub: the gevent hub, whose resolver is used.
+        spawn: runs a function in a greenlet under an owner's name.
+    """
+
+    def __init__(self, sweep: DeadlineSweep, hub: Any, spawn: Spawn) -> None:  # Any: untyped
+        self._sweep = sweep
+        self._hub = hub
+        self._spawn = spawn
+
+    def connect(self, host: str, port: int, deadline_s: float) -> SocketStream:
+        """See `World.connect`. Addresses are tried in the resolver's order, one at a time."""
+        addresses = _known_addresses(host, port)
+        try:
+            if addresses is None:
+                addresses = self._resolve(host, port, deadline_s)
+            return self._connect_any(addresses, deadline_s)
+        except _UNUSABLE as error:
+            raise ConnectError(f"cannot connect to {host!r} port {port}: {_text(error)}") from error
+        except DeadlineError as error:
+            raise ConnectError(f"cannot connect to {host!r} port {port} in time") from error
+
+    def _resolve(self, host: str, port: int, deadline_s: float) -> list[_Address]:
+        """Ask the resolver in a greenlet of its own: it knows no deadline of ours."""
+        waiter = HubWaiter(self._sweep)
+
+        def look_up() -> None:
+            try:
+                found = self._hub.resolver.getaddrinfo(
+                    host, port, 0, _socket.SOCK_STREAM, _socket.IPPROTO_TCP
+                )
+            except _UNUSABLE as error:
+                waiter.fail(error)
+            else:
+                waiter.set([(entry[0], entry[4]) for entry in found])
+
+        self._spawn("resolver", look_up)
+        addresses: list[_Address] = waiter.wait(deadline_s)
+        return addresses
+
+    def _connect_any(self, addresses: list[_Address], deadline_s: float) -> SocketStream:
+        refusals: list[OSError | DeadlineError] = []
+        for index, (family, address) in enumerate(addresses):
+            now_s = time.monotonic()
+            share_s = (deadline_s - now_s) / (len(addresses) - index)
+            address_deadline_s = min(deadline_s, now_s + max(share_s, ADDRESS_SHARE_MIN_S))
+            try:
+                return self._connect_one(family, address, address_deadline_s)
+            except (OSError, DeadlineError) as error:
+                refusals.append(error)
+        raise refusals[0]
+
+    def _connect_one(self, family: int, address: Any, deadline_s: float) -> SocketStream:
+        connection = _socket.socket(family, _socket.SOCK_STREAM, _socket.IPPROTO_TCP)
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            detect_vanished_peer(connection)
+            number = connection.connect_ex(address)
+            if number == errno.EINPROGRESS:
+                self._await_writable(connection.fileno(), deadline_s)
+                number = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+            if number:
+                raise OSError(number, os.strerror(number))
+            if connection.getsockname() == connection.getpeername():
+                # Nobody listens: the kernel chose our own port as the source and TCP's
+                # simultaneous open (RFC 9293 section 3.5) joined the socket to itself.
+                raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            return SocketStream(self._sweep, connection, str(address[0]))
+        except BaseException:
+            connection.close()
+            raise
+
+    def _await_writable(self, fd: int, deadline_s: float) -> None:
+        parking = Parking(self._sweep)
+        watcher = self._sweep.loop.io(fd, WRITABLE)
+        watcher.start(parking.unpark)
+        try:
+            parking.park(deadline_s)
+        finally:
+            watcher.stop()
+            watcher.close()
+
+
+def _known_addresses(host: str, port: int) -> list[_Address] | None:
+    """Return the addresses that need no look-up: literals, and the loopback (RFC 6761, 6.3)."""
+    names = _LOCALHOST if host.lower() in ("localhost", "localhost.") else (host,)
+    try:
+        return [
+            (entry[0], entry[4])
+            for name in names
+            for entry in _socket.getaddrinfo(
+                name, port, 0, _socket.SOCK_STREAM, _socket.IPPROTO_TCP, _socket.AI_NUMERICHOST
+            )
+        ]
+    except _UNUSABLE:
+        return None
+
+
+def _text(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,56 @@
+"""Owns one connected stream socket.
+
+The listener and the connector make these and hand them to the data plane. Speaks to the kernel
+through the plain socket type, whether or not the process is monkey-patched: waiting is done by
+`FdStream` alone.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+from proxy_actors.errors import DeadlineError, StreamClosedError
+from proxy_actors.transports.deadlines import DeadlineSweep
+from proxy_actors.transports.fd_stream import AHEAD_BYTES_MAX, FdStream
+
+# Enough for a refused upload of tens of megabytes to end and its sender to see the answer.
+LINGER_BYTES_MAX = 64 * 1024 * 1024
+
+
+class SocketStream(FdStream):
+    """A `ByteStream` over a connected socket, which it takes over.
+
+    Args:
+        sweep: where its waits are watched over.
+        connection: a connected stream socket, non-blocking.
+        peer: the peer's address without its port.
+    """
+
+    def __init__(self, sweep: DeadlineSweep, connection: _socket.socket, peer: str) -> None:
+        self._socket = connection
+        super().__init__(
+            sweep, connection.fileno(), connection.recv, connection.send, connection.close, peer
+        )
+
+    def limit_send_buffer(self, bytes_max: int) -> None:
+        """Let the kernel hold about `bytes_max` unsent bytes (SO_SNDBUF), for a slow reader.
+
+        A stream whose events are bounded by its own ring must not have megabytes more of them in
+        the kernel. A kernel rounds the value up, and counts its own overhead in it.
+        """
+        self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, bytes_max)
+
+    def close_lingering(self, deadline_s: float) -> None:
+        """See `ByteStream.close_lingering`; at most `LINGER_BYTES_MAX` bytes are discarded."""
+        discarded = 0
+        try:
+            self._socket.shutdown(_socket.SHUT_WR)
+            while discarded < LINGER_BYTES_MAX:
+                data = self.read(AHEAD_BYTES_MAX, deadline_s)
+                if not data:
+                    break
+                discarded += len(data)
+        except (DeadlineError, StreamClosedError, OSError):
+            pass  # gone, late or closed meanwhile: all that is left is to close
+        finally:
+            self.close()

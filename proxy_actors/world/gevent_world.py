@@ -1,0 +1,107 @@
+"""The real world: gevent's loop, the kernel's clocks and sockets, and the guardian's children.
+
+Composes the adapters of `proxy_actors.transports` into the ports of `proxy_actors.world.base`. It
+needs no monkey-patching and is indifferent to it. Everything runs in the thread of one hub; nothing
+here may be called from another thread.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from _socket import socket
+from collections.abc import Callable
+
+import gevent
+
+from proxy_actors.errors import SpawnError
+from proxy_actors.transports.child import spawn_child
+from proxy_actors.transports.connector import Connector
+from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter
+from proxy_actors.transports.guardian_client import GuardianClient
+from proxy_actors.transports.listener import SocketListener, adopt, bind
+from proxy_actors.transports.socket_stream import SocketStream
+from proxy_actors.transports.tasks import TaskTable
+from proxy_actors.transports.timers import TimerService
+from proxy_actors.world.base import ByteStream, Child, ChildCommand, ExitStatus, Listener
+
+
+class GeventWorld:
+    """A `World` on the hub of the thread that makes it.
+
+    Args:
+        guardian: who starts children; without one `spawn_child` raises `SpawnError`.
+    """
+
+    def __init__(self, guardian: GuardianClient | None = None) -> None:
+        hub = gevent.get_hub()
+        self._guardian = guardian
+        self._sweep = DeadlineSweep(hub)
+        self._timers = TimerService(hub.loop)
+        self._tasks = TaskTable()
+        self._connector = Connector(self._sweep, hub, self._tasks.spawn)
+        # The ports that add nothing to an adapter are the adapter's own.
+        self.now_s = time.monotonic
+        self.wall_s = time.time
+        self.random = random.random
+        self.timer = self._timers.start
+        self.spawn = self._tasks.spawn
+        self.tasks = self._tasks.living
+
+    def waiter(self) -> HubWaiter:
+        """See `World.waiter`."""
+        return HubWaiter(self._sweep)
+
+    def token(self, random_bytes: int = 16) -> str:
+        """See `World.token`."""
+        return secrets.token_urlsafe(random_bytes)
+
+    def may_inline(self) -> bool:
+        """See `World.may_inline`: in production always, it is the cheaper way."""
+        return True
+
+    def listen(self, host: str, port: int, accept: Callable[[ByteStream], None]) -> Listener:
+        """See `World.listen`."""
+        return self._serve(bind(host, port), accept)
+
+    def listen_on(self, fd: int, accept: Callable[[ByteStream], None]) -> Listener:
+        """Serve an inherited listening socket (systemd, or an old process of ours) like `listen`.
+
+        Raises:
+            ConnectError: `fd` is not a listening socket.
+        """
+        return self._serve(adopt(fd), accept)
+
+    def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
+        """See `World.connect`."""
+        return self._connector.connect(host, port, deadline_s)
+
+    def spawn_child(
+        self,
+        command: ChildCommand,
+        deadline_s: float,
+        on_exit: Callable[[ExitStatus], None],
+    ) -> Child:
+        """See `World.spawn_child`."""
+        if self._guardian is None:
+            raise SpawnError("cannot start a child: this process runs without a guardian")
+        return spawn_child(self._guardian, self._sweep, command, deadline_s, on_exit)
+
+    def _serve(
+        self, listening: socket, accept: Callable[[ByteStream], None]
+    ) -> SocketListener:
+        def serve(stream: SocketStream) -> None:
+            def run() -> None:
+                try:
+                    accept(stream)
+                except BaseException:
+                    # Nobody else is known to own it, and the loop would hold it open for ever.
+                    stream.close()
+                    raise
+
+            self.spawn(owner, run)
+
+        listener = SocketListener(self._sweep, listening, serve)
+        owner = f"connection to port {listener.address[1]}"
+        return listener

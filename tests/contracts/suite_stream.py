@@ -1,0 +1,258 @@
+"""Contracts of `ByteStream`, as a connection opened with `listen` and `connect`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
+
+from proxy_actors.errors import DeadlineError, StreamClosedError
+from proxy_actors.world.base import World
+
+# More than both ends of a connection ever hold for a reader that does not read.
+TOO_MUCH = b"x" * (32 * 1024 * 1024)
+
+
+def contract_bytes_arrive_in_order_in_both_directions(world: World) -> None:
+    with connected(world) as (near, far):
+        near.write((b"one ", b"two ", b"", b"three"), soon(world))
+        assert read_exactly(world, far, 13) == b"one two three"
+        far.write((b"answer",), soon(world))
+        assert read_exactly(world, near, 6) == b"answer"
+
+
+def contract_read_returns_no_more_than_was_asked_for(world: World) -> None:
+    with connected(world) as (near, far):
+        near.write((b"0123456789",), soon(world))
+        pass_time(world)
+        assert read_exactly(world, far, 1) == b"0"
+        taken = far.read(4, soon(world))
+        assert 1 <= len(taken) <= 4
+        assert taken + read_exactly(world, far, 9 - len(taken)) == b"123456789"
+
+
+def contract_parked_reader_is_resumed_by_bytes(world: World) -> None:
+    with connected(world) as (near, far):
+        read = _outcome(world, lambda: far.read(100, math.inf))
+        pass_time(world)
+        near.write((b"late",), soon(world))
+        assert read(world) == b"late"
+
+
+def contract_end_of_input_comes_after_the_last_byte_and_stays(world: World) -> None:
+    with connected(world) as (near, far):
+        near.write((b"last words",), soon(world))
+        near.close()
+        assert read_exactly(world, far, 100) == b"last words"
+        assert far.read(100, soon(world)) == b""
+        assert far.read(100, soon(world)) == b""
+
+
+def contract_read_that_is_late_leaves_the_stream_as_it_was(world: World) -> None:
+    with connected(world) as (near, far):
+        deadline_s = world.now_s() + SHORT_S
+        _raises(DeadlineError, lambda: far.read(100, deadline_s))
+        assert world.now_s() >= deadline_s
+        near.write((b"after all",), soon(world))
+        assert read_exactly(world, far, 9) == b"after all"
+        far.write((b"heard",), soon(world))
+        assert read_exactly(world, near, 5) == b"heard"
+
+
+def contract_bytes_that_are_there_are_read_whatever_the_deadline(world: World) -> None:
+    with connected(world) as (near, far):
+        near.write((b"early",), soon(world))
+        pass_time(world)
+        assert far.read(5, world.now_s() - 1.0) == b"early"
+
+
+def contract_write_waits_for_a_slow_reader(world: World) -> None:
+    with connected(world) as (near, far):
+        write = _outcome(world, lambda: near.write((b"<", TOO_MUCH, b">"), soon(world)))
+        received = read_exactly(world, far, len(TOO_MUCH) + 2)
+        assert received == b"<" + TOO_MUCH + b">"
+        assert write(world) is None
+
+
+def contract_write_to_a_peer_that_never_reads_ends_at_the_deadline(world: World) -> None:
+    """FLT-C5, FLT-U8: nobody is held for ever by a peer that does not read."""
+    with connected(world) as (near, _):
+        deadline_s = world.now_s() + SHORT_S
+        _raises(DeadlineError, lambda: near.write((TOO_MUCH,), deadline_s))
+        assert world.now_s() >= deadline_s
+
+
+def contract_reading_goes_on_while_a_write_waits(world: World) -> None:
+    with connected(world) as (near, far):
+        write = _outcome(world, lambda: near.write((TOO_MUCH,), soon(world)))
+        pass_time(world)
+        far.write((b"stop",), soon(world))
+        assert read_exactly(world, near, 4) == b"stop"
+        near.close()
+        assert isinstance(write(world), StreamClosedError)
+
+
+def contract_closing_resumes_a_parked_reader_and_writer(world: World) -> None:
+    with connected(world) as (near, _):
+        read = _outcome(world, lambda: near.read(1, math.inf))
+        write = _outcome(world, lambda: near.write((TOO_MUCH,), math.inf))
+        pass_time(world)
+        steps = ["closing"]
+        near.close()
+        steps.append("closed")  # no switch: whoever closes may be an actor
+        assert steps == ["closing", "closed"]
+        assert isinstance(read(world), StreamClosedError)
+        assert isinstance(write(world), StreamClosedError)
+
+
+def contract_closed_stream_refuses_everything_and_may_be_closed_again(world: World) -> None:
+    with connected(world) as (near, far):
+        far.write((b"unread",), soon(world))
+        pass_time(world)
+        near.close()
+        near.close()
+        _raises(StreamClosedError, lambda: near.read(1, soon(world)))
+        _raises(StreamClosedError, lambda: near.write((b"x",), soon(world)))
+        assert not near.is_quiet()
+        near.close_lingering(soon(world))
+
+
+def contract_writing_to_a_peer_that_closed_fails(world: World) -> None:
+    with connected(world) as (near, far):
+        far.close()
+
+        def write_on() -> None:
+            for _ in range(1000):
+                near.write((b"x" * 65536,), soon(world))
+                pass_time(world, 0.001)
+
+        _raises(StreamClosedError, write_on)
+
+
+def contract_lingering_close_lets_the_peer_finish_and_see_the_answer(world: World) -> None:
+    """HTTP-H: RFC 9112 section 9.6, an answer before the end of the request is not lost."""
+    with connected(world) as (near, far):
+        near.write((b"request, begun",), soon(world))
+        far.write((b"refused",), soon(world))
+        lingered = _outcome(world, lambda: far.close_lingering(soon(world)))
+        for _ in range(16):
+            near.write((b"x" * 65536,), soon(world))
+        assert read_exactly(world, near, 100) == b"refused"
+        near.close()
+        assert lingered(world) is None
+        _raises(StreamClosedError, lambda: far.read(1, soon(world)))
+
+
+def contract_lingering_close_ends_at_the_deadline(world: World) -> None:
+    with connected(world) as (near, far):
+        far.close_lingering(world.now_s() + SHORT_S)
+        _raises(StreamClosedError, lambda: far.read(1, soon(world)))
+        assert near.read(1, soon(world)) == b""
+
+
+def contract_stream_is_quiet_until_the_peer_sends_or_ends(world: World) -> None:
+    """HTTP-F: a connection is reused only while the server has said nothing on it."""
+    with connected(world) as (near, far):
+        assert near.is_quiet()
+        far.write((b"surplus",), soon(world))
+        pass_time(world)
+        assert not near.is_quiet()
+        assert not near.is_quiet()
+        assert read_exactly(world, near, 7) == b"surplus"
+        assert near.is_quiet()
+        far.close()
+        pass_time(world)
+        assert not near.is_quiet()
+        assert near.read(1, soon(world)) == b""
+
+
+def contract_departure_is_told_once_while_nobody_reads(world: World) -> None:
+    """FLT-C1: the client leaves in the middle of its call."""
+    with connected(world) as (near, far):
+        box = Box(world)
+        near.on_departure(lambda: _tell(box, "gone"))
+        far.write((b"kept",), soon(world))
+        pass_time(world)
+        assert box.mail == []
+        far.close()
+        assert box.wait_for(1) == ["gone"]
+        pass_time(world)
+        assert box.mail == ["gone"]
+        assert read_exactly(world, near, 100) == b"kept"
+
+
+def contract_departure_before_it_was_asked_for_is_told(world: World) -> None:
+    with connected(world) as (near, far):
+        far.close()
+        pass_time(world)
+        box = Box(world)
+        near.on_departure(lambda: _tell(box, "gone"))
+        assert box.mail == []
+        assert box.wait_for(1) == ["gone"]
+
+
+def contract_departure_is_not_told_when_unset_or_closed_here(world: World) -> None:
+    with connected(world) as (near, far), connected(world) as (own, _):
+        box = Box(world)
+        near.on_departure(lambda: _tell(box, "unset"))
+        near.on_departure(None)
+        own.on_departure(lambda: _tell(box, "own"))
+        far.close()
+        own.close()
+        pass_time(world)
+        assert box.mail == []
+
+
+def contract_departure_that_a_reader_sees_is_not_told(world: World) -> None:
+    with connected(world) as (near, far):
+        box = Box(world)
+        near.on_departure(lambda: _tell(box, "gone"))
+        read = _outcome(world, lambda: near.read(1, soon(world)))
+        pass_time(world)
+        far.close()
+        assert read(world) == b""
+        pass_time(world)
+        assert box.mail == []
+
+
+def contract_nothing_is_lost_while_nobody_reads(world: World) -> None:
+    with connected(world) as (near, far):
+        sent = bytes(range(256)) * 4096
+        write = _outcome(world, lambda: far.write((sent,), soon(world)))
+        pass_time(world)
+        assert read_exactly(world, near, 100) == sent[:100]
+        pass_time(world)
+        assert read_exactly(world, near, len(sent) - 100) == sent[100:]
+        assert write(world) is None
+
+
+def contract_peer_is_an_address_without_a_port(world: World) -> None:
+    with connected(world) as (near, far):
+        assert near.peer == far.peer == "127.0.0.1"
+
+
+def _outcome(world: World, act: Callable[[], object]) -> Callable[[World], object]:
+    """Start `act` in a greenlet; the result waits for what it returned or raised."""
+    ended = world.waiter()
+
+    def run() -> None:
+        try:
+            ended.set(act())
+        except (DeadlineError, StreamClosedError) as error:
+            ended.set(error)
+
+    world.spawn("contract", run)
+    return lambda world: ended.wait(soon(world))
+
+
+def _raises(kind: type[Exception], act: Callable[[], object]) -> None:
+    try:
+        act()
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def _tell(box: Box, message: object) -> None:
+    box.tell(message)
