@@ -1,0 +1,620 @@
+"""What becomes of a call, by what the upstream does with it.
+
+MCP-G-1, G-5, H-9 to H-12, S-5, S-8 to S-10, S-14, S-21 to S-24, X-3 to X-5; HTTP-F7, F8;
+faults N1, N4, N5, N9 to N12, C1; THR-T21.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy_actors.gateway.forwarder import CALL_S_MAX, SILENT_S_MAX
+from proxy_actors.policy.pool_limits import PoolLimits
+from tests.gateway.scene import Scene
+from tests.scripted_server import ANSWER_WAIT_S
+from tests.sim.virtual import UPSTREAM, Answer, call, initialize, note, request
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def ask(scene: Scene, *steps: str, method: str = "tools/call", id: Any = None) -> Answer:
+    """Call once in a session of its own; everything comes to rest after it."""
+    answer = scene.ask(request(call(1, *steps, method=method, id=id), session=scene.session()))
+    scene.rest()
+    return answer
+
+
+def data_of(answer: Answer) -> Any:
+    return answer.error["data"]
+
+
+RESULT = {"content": [{"type": "text", "text": "n=1"}]}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [["json"], ["chunked"], ["chunked 1"], ["until-close"], ["sse", "answer", "end"],
+     ["sse", "prime", "answer", "end"], ["pause 40", "json"], ["sse", "pause 5", "answer", "end"],
+     ["sse", "answer"], ["sse", "answer", "close"], ["sse", "answer", "reset"],
+     ["sse", "answer", "garbage"], ["spaced"], ["json", "extra"], ["json", "close"]],
+    ids=" ".join,
+)
+def test_answer_alone_comes_as_json(scene: Scene, steps: list[str]) -> None:
+    """MCP-H-10: in whatever form it came; so the client's connection stays open."""
+    answer = ask(scene, *steps)
+    assert (answer.status, answer.field(b"content-type")) == (200, b"application/json")
+    assert answer.message == {"jsonrpc": "2.0", "id": 1, "result": RESULT}
+    assert answer.keep_alive
+    assert scene.server.executions[1] == 1
+
+
+@pytest.mark.parametrize("id", [0, 1, -7, "1", "", "caf\u00e9 \U0001f600", 2**63])
+def test_id_comes_back_as_it_was(scene: Scene, id: Any) -> None:
+    """MCP-G-1, G-5: with its type; 0 and "" are ids like others."""
+    answer = ask(scene, id=id)
+    assert answer.message["id"] == id
+    assert type(answer.message["id"]) is type(id)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [["sse", "note", "answer", "end"], ["sse", "prime", "note", "note", "answer", "end"],
+     ["sse", "pause 11", "note", "answer", "end"], ["sse", "note", "pause 100", "answer", "end"],
+     ["sse", "note", "answer"], ["sse", "note", "answer", "reset"],
+     ["sse", "note", "foreign", "answer", "end"]],
+    ids=" ".join,
+)
+def test_answer_with_company_comes_as_events(scene: Scene, steps: list[str]) -> None:
+    """MCP-H-11, H-12, S-14, S-22: every message once, nothing else, the stream ends after it."""
+    answer = ask(scene, *steps)
+    assert answer.status == 200
+    assert answer.is_stream
+    assert answer.complete
+    assert answer.field(b"x-accel-buffering") == b"no"
+    assert answer.field(b"content-length") is None
+    notes = [message for message in answer.messages if "method" in message]
+    assert len(notes) == steps.count("note")
+    assert answer.message == {"jsonrpc": "2.0", "id": 1, "result": RESULT}
+    assert len(answer.messages) == len(notes) + 1
+    assert answer.keep_alive
+
+
+def test_silent_call_becomes_a_stream_that_is_kept_alive(scene: Scene) -> None:
+    """MCP-H-14."""
+    answer = ask(scene, "sse", f"pause {SILENT_S_MAX + 40}", "answer", "end")
+    assert answer.is_stream
+    assert answer.body.count(b": keep-alive\n\n") == 2
+    assert answer.message["result"] == RESULT
+
+
+@pytest.mark.parametrize(
+    ("steps", "status", "reason", "executed"),
+    [
+        (["close"], 502, "upstream-closed", "unknown"),
+        (["reset"], 502, "upstream-closed", "unknown"),
+        (["head", "close"], 502, "upstream-closed", "unknown"),
+        (["head", "reset"], 502, "upstream-closed", "unknown"),
+        (["head", "half", "close"], 502, "upstream-closed", "unknown"),
+        (["head", "half", "reset"], 502, "upstream-closed", "unknown"),
+        (["sse", "close"], 502, "upstream-closed", "unknown"),
+        (["sse", "half-event", "reset"], 502, "upstream-closed", "unknown"),
+        (["sse", "prime", "end"], 502, "upstream-closed", "unknown"),
+        (["sse", "half-event", "end"], 502, "upstream-closed", "unknown"),
+        (["garbage"], 502, "upstream-protocol", "unknown"),
+        (["no-json"], 502, "upstream-protocol", "unknown"),
+        (["wrong-id"], 502, "upstream-protocol", "unknown"),
+        (["202"], 502, "upstream-protocol", "unknown"),
+        (["204"], 502, "upstream-protocol", "unknown"),
+        (["307 Location: http://elsewhere/"], 502, "upstream-protocol", "unknown"),
+        (["raw HTTP/1.1\\x20200\\x20OK\\r\\nContent-Length:\\x20+5\\r\\n\\r\\n", "close"],
+         502, "upstream-protocol", "unknown"),
+        (["raw HTTP/1.1\\x20200\\x20OK\\nA:\\x20b\\n\\n", "close"],
+         502, "upstream-protocol", "unknown"),
+        (["401"], 502, "upstream-protocol", "no"),
+        (["403"], 502, "upstream-protocol", "no"),
+        (["405"], 502, "upstream-protocol", "unknown"),
+        (["500"], 502, "upstream-protocol", "unknown"),
+        (["502"], 502, "upstream-protocol", "unknown"),
+        (["429 Retry-After: 7"], 429, "rate-limited", "no"),
+        (["503 Retry-After: 7"], 503, "upstream-unavailable", "unknown"),
+        (["404"], 404, "session-lost", "no"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else None,
+)
+def test_failure_of_the_upstream_has_its_status_and_contract(
+    scene: Scene, steps: list[str], status: int, reason: str, executed: str
+) -> None:
+    """N4, N5, N8, N10, N14; O5: with the caller's id."""
+    answer = ask(scene, *steps)
+    assert answer.status == status
+    assert answer.message["id"] == 1
+    assert answer.error["code"] == -32603
+    data = data_of(answer)
+    assert (data["reason"], data["executed"]) == (reason, executed)
+    assert data["upstream"] == "default"
+    assert scene.server.executions[1] <= 1
+    if executed == "no":
+        assert scene.server.executions[1] == 0
+    if "Retry-After: 7" in steps[0]:
+        assert (answer.field(b"retry-after"), data["retryAfterMs"]) == (b"7", 7000)
+
+
+@pytest.mark.parametrize("steps", [["error 400 -32602"], ["error 500 -32603"],
+                                   ["error 404 -32601"], ["error 200 -32000"]], ids=" ".join)
+def test_error_of_the_application_is_its_answer(scene: Scene, steps: list[str]) -> None:
+    """MCP-B-3: whatever status it came with, the session goes on."""
+    session = scene.session()
+    answer = scene.ask(request(call(1, *steps), session=session))
+    assert answer.status == 200
+    assert answer.error["code"] == int(steps[0].split()[2])
+    assert scene.ask(request(call(2), session=session)).status == 200
+
+
+def test_refusal_of_the_message_is_told_with_its_text(scene: Scene) -> None:
+    body = '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"not\\x20initialized"}}'
+    size = len(body.replace("\\x20", " "))
+    head = f"HTTP/1.1\\x20400\\x20No\\r\\nContent-Length:{size}\\r\\n\\r\\n"
+    answer = ask(scene, f"raw {head}{body}")
+    assert answer.status == 400
+    assert answer.message["id"] == 1
+    assert answer.error["code"] == -32000
+    assert answer.error["message"].endswith("not initialized")
+
+
+@pytest.mark.parametrize("ending", [["close"], ["reset"], ["half-event", "reset"], ["end"]],
+                         ids=" ".join)
+def test_stream_that_breaks_ends_in_an_error_and_never_in_half_an_event(
+    scene: Scene, ending: list[str]
+) -> None:
+    """N5, HTTP-F7."""
+    answer = ask(scene, "sse", "note", *ending)
+    assert answer.complete
+    assert len(answer.messages) == 2
+    assert answer.message["id"] == 1
+    assert data_of(answer)["reason"] == "upstream-closed"
+    assert data_of(answer)["requestId"] != ""
+
+
+def test_connection_refused_is_told_at_once_and_as_not_executed(scene: Scene) -> None:
+    """N1."""
+    session = scene.session()
+    scene.run(10.0)
+    del scene.listeners[UPSTREAM]
+    before_s = scene.now_s()
+    answer = scene.ask(request(call(1), session=session))
+    assert answer.status == 502
+    assert data_of(answer)["reason"] == "connect-failed"
+    assert (data_of(answer)["executed"], data_of(answer)["retryable"]) == ("no", True)
+    assert scene.now_s() - before_s < 1.0
+
+
+def test_call_without_an_answer_ends_at_its_deadline_and_is_cancelled(scene: Scene) -> None:
+    """MCP-X-5; HTTP-F8."""
+    answer = ask(scene, f"pause {CALL_S_MAX + 100}", "json")
+    assert answer.status == 504
+    assert data_of(answer)["reason"] == "upstream-timeout"
+    cancelled = scene.server.seen[-1].body
+    assert cancelled["method"] == "notifications/cancelled"
+    assert cancelled["params"]["requestId"] == 1
+
+
+def test_stream_without_an_answer_ends_at_its_deadline_and_is_cancelled(scene: Scene) -> None:
+    answer = ask(scene, "sse", "note", f"pause {CALL_S_MAX + 100}", "answer", "end")
+    assert data_of(answer)["reason"] == "upstream-timeout"
+    assert scene.server.seen[-1].body["params"]["requestId"] == 1
+
+
+@pytest.mark.parametrize("method", ["tools/list", "ping"])
+def test_list_is_sent_again_when_the_idle_connection_was_closed(
+    scene: Scene, method: str
+) -> None:
+    """N12: it does no harm."""
+    answer = stale_call(scene, method)
+    assert answer.status == 200
+    assert scene.server.executions[2] == 1
+
+
+def test_call_is_never_sent_again(scene: Scene) -> None:
+    """N12, H-16: the server may have executed it."""
+    answer = stale_call(scene, "tools/call")
+    assert answer.status == 502
+    assert data_of(answer)["executed"] == "unknown"
+
+
+def stale_call(scene: Scene, method: str) -> Answer:
+    """Call on a connection that the upstream closes as the request arrives."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection = scene.connection()
+        connection.ask(request(call(1), session=session))
+        (stream,) = scene.plane.table.streams.values()
+        write = stream.write
+
+        def write_too_late(parts: Any, deadline_s: float) -> None:
+            stream.break_off()
+            write(parts, deadline_s)
+
+        stream.write = write_too_late
+        answer = connection.ask(request(call(2, method=method), session=session))
+        connection.close()
+        return answer
+
+    answer: Answer = scene.do(client)
+    return answer
+
+
+def test_bytes_behind_an_answer_are_never_the_next_answer(scene: Scene) -> None:
+    """N11."""
+    session = scene.session()
+
+    def client() -> list[Answer]:
+        connection = scene.connection()
+        answers = [
+            connection.ask(request(call(n, "json", "extra"), session=session)) for n in (1, 2, 3)
+        ]
+        connection.close()
+        return answers
+
+    answers = scene.do(client)
+    assert [x.message["id"] for x in answers if x.status == 200] == [
+        n for n, x in enumerate(answers, 1) if x.status == 200
+    ]
+    assert not [x for x in answers if b"not yours" in x.body]
+    scene.rest()
+
+
+# Sessions at the upstream.
+
+
+def test_session_that_the_upstream_lost_is_gone(scene: Scene) -> None:
+    """N7, MCP-S-4, S-5: 404 now and afterwards, so that the client initializes anew."""
+    session = scene.session()
+    scene.server.lose_sessions()
+    assert scene.ask(request(call(1), session=session)).status == 404
+    seen = len(scene.server.seen)
+    assert scene.ask(request(call(1), session=session)).status == 404
+    assert len(scene.server.seen) == seen
+    assert scene.ask(request(call(1), session=scene.session())).status == 200
+    scene.rest()
+
+
+def test_404_of_a_server_without_sessions_is_no_lost_session() -> None:
+    scene = Scene(sessions=False)
+    answer = ask(scene, "404")
+    assert (answer.status, data_of(answer)["reason"]) == (502, "upstream-protocol")
+
+
+def test_server_without_sessions_is_served() -> None:
+    """PROTOCOL 4.3: the proxy's session is its own."""
+    scene = Scene(sessions=False)
+    session = scene.session()
+    assert scene.ask(request(call(1), session=session)).status == 200
+    assert scene.ask(request(None, "DELETE", session), method="DELETE").status == 200
+    scene.rest()
+    assert "DELETE" not in [seen.method for seen in scene.server.seen]
+
+
+def test_session_fields_of_the_upstream_stay_behind(scene: Scene) -> None:
+    """MCP-P-5: clients adopt a session id from any answer."""
+    session = scene.session()
+    assert "up-1" not in session
+    raw = (
+        "HTTP/1.1\\x20400\\x20No\\r\\nMcp-Session-Id:\\x20useless\\r\\n"
+        "Content-Length:\\x200\\r\\n\\r\\n"
+    )
+    answer = scene.ask(request(call(1, f"raw {raw}"), session=session))
+    assert answer.status == 400
+    assert answer.field(b"mcp-session-id") is None
+    assert scene.server.seen[-1].field("mcp-session-id") == "up-1"
+
+
+# Notifications, responses and the standalone stream.
+
+
+def test_notification_is_202_without_a_body(scene: Scene) -> None:
+    """MCP-H-9, G-4."""
+    session = scene.session()
+    body = note("notifications/initialized")
+    answer = scene.ask(request(body, session=session))
+    assert (answer.status, answer.body, answer.field(b"content-length")) == (202, b"", b"0")
+    assert scene.server.seen[-1].body == body
+    scene.rest()
+
+
+@pytest.mark.parametrize(
+    ("step", "status"), [("200", 202), ("202", 202), ("204", 202), ("400", 400), ("500", 502)]
+)
+def test_notification_fares_as_the_upstream_says(scene: Scene, step: str, status: int) -> None:
+    body = note("notifications/x", _meta={"do": [step]})
+    answer = scene.ask(request(body, session=scene.session()))
+    assert answer.status == status
+    assert status == 202 or "id" not in answer.message
+
+
+def test_server_asks_and_the_client_answers(scene: Scene) -> None:
+    """MCP-S-23: the answer comes on another connection, under the server's own id."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection, answer = scene.connection(), Answer()
+        connection.send(request(call(1, "sse", "ask", "answer", "end"), session=session))
+        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        while not answer.body:
+            scene.pass_time(0.1)
+        scene.pass_time(CALL_S_MAX + 50)  # a person thinks, and the call's clock stands still
+        other = scene.connection()
+        reply = {"jsonrpc": "2.0", "id": "ask-1-0", "result": {"action": "accept"}}
+        assert other.ask(request(reply, session=session)).status == 202
+        while not answer.complete:
+            scene.pass_time(0.1)
+        connection.close()
+        other.close()
+        return answer
+
+    monkey = 2 * CALL_S_MAX
+    scene.server.signal = patient(scene, monkey)
+    answer: Answer = scene.do(client)
+    assert [x.get("method", x.get("id")) for x in answer.messages] == ["elicitation/create", 1]
+    assert answer.message["result"] == RESULT
+    scene.rest()
+
+
+def patient(scene: Scene, seconds: float) -> Any:
+    """Signals of a server that waits for longer than it would."""
+    make = scene.server.signal
+
+    def signal() -> Any:
+        made = make()
+        wait = made.wait
+        setattr(made, "wait", lambda _: wait(seconds))
+        return made
+
+    return signal
+
+
+def test_cancelled_call_may_end_without_an_answer(scene: Scene) -> None:
+    """MCP-X-3, X-4."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection, other, answer = scene.connection(), scene.connection(), Answer()
+        connection.send(request(call(1, "sse", "note", "pause 5", "end"), session=session))
+        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        while not answer.body:
+            scene.pass_time(0.1)
+        body = note("notifications/cancelled", requestId=1)
+        assert other.ask(request(body, session=session)).status == 202
+        while not answer.complete:
+            scene.pass_time(0.1)
+        connection.close()
+        other.close()
+        return answer
+
+    answer: Answer = scene.do(client)
+    assert [message.get("id") for message in answer.messages] == [None]
+    assert scene.server.seen[-1].body["params"] == {"requestId": 1}
+    scene.rest()
+
+
+@pytest.mark.parametrize("steps", [["pause 5", "json"], ["sse", "note", "pause 5", "answer", "end"],
+                                   ["sse", "pause 20", "answer", "end"]], ids=" ".join)
+def test_client_that_leaves_does_not_cancel(scene: Scene, steps: list[str]) -> None:
+    """MCP-S-21, C1: the call runs to its end, once; everything that was lent comes back."""
+    session = scene.session()
+
+    def client() -> None:
+        connection = scene.connection()
+        connection.send(request(call(1, *steps), session=session))
+        scene.pass_time(2.0)
+        connection.close()
+
+    scene.do(client)
+    scene.rest()
+    assert scene.server.executions[1] == 1
+    assert [x for x in scene.server.seen if x.body and "cancelled" in str(x.body)] == []
+    assert scene.server.links == 0 or scene.plane.table.streams
+
+
+def test_standalone_stream_carries_what_the_server_says(scene: Scene) -> None:
+    """MCP-S-8, S-14, H-11."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection, answer = scene.connection(), Answer()
+        connection.send(request(None, "GET", session))
+        scene.spawn("reader", lambda: connection.receive("GET", answer))
+        while answer.status is None:
+            scene.pass_time(0.1)
+        (upstream,) = scene.server.sessions.values()
+        assert upstream.standalone is not None
+        upstream.standalone.put(note("notifications/tools/list_changed"))
+        upstream.standalone.put({"jsonrpc": "2.0", "id": 0, "method": "roots/list"})
+        upstream.standalone.put({"jsonrpc": "2.0", "id": 1, "result": {}})
+        upstream.standalone.put({"jsonrpc": "2.0", "error": {"code": 1, "message": "stray"}})
+        scene.pass_time(20.0)
+        connection.close()
+        return answer
+
+    answer: Answer = scene.do(client)
+    assert answer.is_stream
+    assert [x["method"] for x in answer.messages] == [
+        "notifications/tools/list_changed", "roots/list"
+    ]
+    assert b": keep-alive\n\n" in answer.body
+    scene.rest()
+
+
+def test_second_standalone_stream_is_409_until_the_first_has_ended(scene: Scene) -> None:
+    """MCP-S-28."""
+    session = scene.session()
+    get = request(None, "GET", session)
+
+    def client() -> list[Any]:
+        first, second, answer = scene.connection(), scene.connection(), Answer()
+        first.send(get)
+        scene.spawn("reader", lambda: first.receive("GET", answer))
+        while answer.status is None:
+            scene.pass_time(0.1)
+        refused = second.ask(get, "GET").status
+        first.close()
+        second.close()
+        scene.pass_time(2 * ANSWER_WAIT_S)  # so long the upstream takes to notice
+        third, again = scene.connection(), Answer()
+        third.send(get)
+        scene.spawn("reader", lambda: third.receive("GET", again))
+        scene.pass_time(5.0)
+        third.close()
+        return [answer.status, refused, again.status]
+
+    assert scene.do(client) == [200, 409, 200]
+    scene.rest()
+
+
+def test_missing_standalone_stream_is_405() -> None:
+    """MCP-S-8, S-9; and may be asked for again."""
+    scene = Scene(standalone=False)
+    session = scene.session()
+    for _ in range(2):
+        answer = scene.ask(request(None, "GET", session), method="GET")
+        assert answer.status == 405
+        assert answer.field(b"allow") == b"POST, DELETE"
+    scene.rest()
+
+
+def test_end_of_the_session_ends_its_streams(scene: Scene) -> None:
+    """MCP-S-7: a call that runs is answered."""
+    session = scene.session()
+
+    def client() -> tuple[Answer, Answer]:
+        connections = [scene.connection() for _ in range(3)]
+        get, post = Answer(), Answer()
+        connections[0].send(request(None, "GET", session))
+        scene.spawn("reader", lambda: connections[0].receive("GET", get))
+        body = call(1, "sse", "note", "pause 60", "answer", "end")
+        connections[1].send(request(body, session=session))
+        scene.spawn("reader", lambda: connections[1].receive(answer=post))
+        while get.status is None or not post.body:
+            scene.pass_time(0.1)
+        deleted = connections[2].ask(request(None, "DELETE", session), "DELETE")
+        assert deleted.status == 200
+        while not get.complete or not post.complete:
+            scene.pass_time(0.1)
+        for connection in connections:
+            connection.close()
+        return get, post
+
+    get, post = scene.do(client)
+    assert get.messages == []
+    assert data_of(post)["reason"] == "session-lost"
+    assert scene.server.deleted == ["up-1"]
+    scene.rest()
+
+
+# Limits.
+
+
+def test_calls_that_wait_for_their_clients_do_not_keep_the_answers_out() -> None:
+    """Every connection for calls is taken by one that asks its client: the answers still pass."""
+    scene = Scene(pool=PoolLimits(connections_max=3, reserve=1, streams_max=2))
+    sessions = [scene.session() for _ in range(5)]
+
+    def client(number: int) -> None:
+        connection, other, answer = scene.connection(), scene.connection(), Answer()
+        body = call(number, "sse", "ask", "answer", "end")
+        connection.send(request(body, session=sessions[number]))
+        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        while len(answers) < 5:
+            if answer.body and number not in answers:
+                answers[number] = answer
+            scene.pass_time(0.1)
+        reply = {"jsonrpc": "2.0", "id": f"ask-{number}-0", "result": {}}
+        assert other.ask(request(reply, session=sessions[number])).status == 202
+        while not answer.complete:
+            scene.pass_time(0.1)
+        connection.close()
+        other.close()
+
+    answers: dict[int, Answer] = {}
+    for number in range(5):
+        scene.spawn("client", lambda number=number: client(number))
+    scene.run(60.0)
+    assert sorted(answers) == [0, 1, 2, 3, 4]
+    assert all(answer.message["result"] for answer in answers.values())
+    scene.rest()
+
+
+def test_standalone_streams_leave_the_calls_their_connections() -> None:
+    scene = Scene(pool=PoolLimits(connections_max=1, reserve=1, streams_max=3))
+    sessions = [scene.session() for _ in range(4)]
+
+    def client() -> tuple[list[Any], list[Any]]:
+        connections = [scene.connection() for _ in sessions]
+        gets = [Answer() for _ in sessions]
+        for connection, session, get in zip(connections, sessions, gets):
+            connection.send(request(None, "GET", session))
+            scene.spawn("reader", lambda c=connection, g=get: c.receive("GET", g))
+        scene.pass_time(20.0)
+        other = scene.connection()
+        calls = [other.ask(request(call(1), session=x)).status for x in sessions]
+        for connection in [*connections, other]:
+            connection.close()
+        return [get.status for get in gets], calls
+
+    gets, calls = scene.do(client)
+    assert sorted(gets) == [200, 200, 200, 503]
+    assert calls == [200, 200, 200, 200]
+    scene.rest()
+
+
+def test_call_that_gets_no_connection_in_time_was_not_executed() -> None:
+    """HTTP-F8: 503 with Retry-After."""
+    scene = Scene(pool=PoolLimits(connections_max=1, reserve=1))
+    session = scene.session()
+
+    def client() -> Answer:
+        first, second = scene.connection(), scene.connection()
+        first.send(request(call(1, "pause 60", "json"), session=session))
+        scene.pass_time(1.0)
+        answer = second.ask(request(call(2), session=session))
+        first.close()
+        second.close()
+        return answer
+
+    answer: Answer = scene.do(client)
+    assert (answer.status, data_of(answer)["reason"]) == (503, "pool-exhausted")
+    assert answer.field(b"retry-after") == b"1"
+    assert scene.server.executions[2] == 0
+    scene.rest()
+
+
+# initialize.
+
+
+def test_initialize_may_be_answered_by_events(scene: Scene) -> None:
+    body = initialize("2025-11-25", "sse", "prime", "note", "answer", "end")
+    answer = scene.ask(request(body))
+    assert answer.field(b"content-type") == b"application/json"
+    assert answer.message["id"] == 0
+    assert answer.field(b"mcp-session-id") is not None
+    scene.rest()
+
+
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [("error 200 -32602", 200), ("error 400 -32602", 200), ("400", 400), ("404", 502), ("405", 502),
+     ("500", 502), ("close", 502), ("401", 502)],
+)
+def test_initialize_that_fails_opens_no_session(scene: Scene, step: str, status: int) -> None:
+    """MCP-P-3; PROTOCOL trap 3: a 404 or 405 would send the client to another transport."""
+    answer = scene.ask(request(initialize("2025-11-25", step)))
+    assert answer.status == status
+    assert answer.field(b"mcp-session-id") is None
+    assert answer.message["id"] == 0
+    assert list(scene.plane.store.rows()) == []
+    scene.rest()

@@ -1,0 +1,162 @@
+"""The whole data plane in front of one HTTP upstream, in any world, with bounds of a test's choice.
+
+What `proxy_actors.app` builds, less the options: registry, upstream with its pool, listener.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
+from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.http_upstream import HttpUpstream
+from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.root import Root
+from proxy_actors.actors.session_registry import SessionRegistry
+from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.actors.supervisor import Worker
+from proxy_actors.gateway.handshake import Handshake
+from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
+from proxy_actors.gateway.http_forward import HttpForwarder
+from proxy_actors.gateway.lease import Pool
+from proxy_actors.gateway.origins import AllowedNames
+from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
+from proxy_actors.messages.http_upstream import UpstreamReached
+from proxy_actors.messages.server import DrainServer
+from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.supervision import Budget
+from proxy_actors.protocol.http1_framing import HttpLimits
+from proxy_actors.storage.memory import MemoryStore
+from proxy_actors.transports.http_server import HttpServer
+from proxy_actors.world.base import ByteStream, World
+
+UPSTREAM = "default"
+DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+class Plane:
+    """Registry, upstream and listener under a root; `mail` is what the root's parent hears."""
+
+    def __init__(
+        self,
+        world: World,
+        url: str,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        http: HttpLimits = HttpLimits(),
+        limits: ConnectionLimits = ConnectionLimits(),
+        pool: PoolLimits = PoolLimits(),
+        sessions: SessionLimits = SessionLimits(),
+        budget: Budget = Budget(),
+    ) -> None:
+        self.world = world
+        self.registry = Slot("registry")
+        self.upstream = Slot(f"upstream/{UPSTREAM}")
+        self.pool = Slot(f"{self.upstream.name}/pool")
+        self.server = Slot("server")
+        self.root = Slot("root")
+        self.streams = Directory()
+        self.subscribers = Subscribers(world)
+        self.table = ConnectionTable()
+        self.store = MemoryStore()
+        self.mail: list[Any] = []
+        self._url = UpstreamUrl(url)
+        self._listen = listen
+        self._pool_limits = pool
+        self.forwarder = HttpForwarder(
+            world,
+            self.upstream,
+            Pool(self.pool, self.table, UPSTREAM),
+            UpstreamFields(self._url),
+            Handshake(self.registry, UPSTREAM),
+            self.registry,
+            http,
+        )
+        self.wiring = Wiring(
+            world,
+            AllowedNames(listen[0]),
+            self.root,
+            self.upstream,
+            self.registry,
+            self.forwarder,
+            self.streams,
+            self.subscribers,
+            lambda: DATE,
+            http,
+            limits,
+        )
+        workers = [
+            Worker(self.upstream, lambda: self._make_upstream(budget)),
+            Worker(self.registry, lambda: self._make_registry(sessions)),
+            Worker(self.server, self._make_server),
+        ]
+        self._tree = Root(world, self.root.name, workers, budget=budget)
+        self._http_server: HttpServer | None = None
+
+    def start(self) -> None:
+        """Start the tree."""
+        self._tree.parent = self
+        self._tree.slot = self.root
+        self.root.ref = self._tree.ref
+        self._tree.start_loop()
+
+    def tell(self, message: Any) -> bool:
+        """Be the root's parent."""
+        self.mail.append(message)
+        return True
+
+    def drain(self) -> None:
+        """Drain as the application does."""
+        self.wiring.draining = True
+        self.server.tell(DrainServer())
+        self.upstream.tell(DrainUpstream())
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where clients connect to; None until it is bound."""
+        return None if self._http_server is None else self._http_server.address
+
+    def leftovers(self) -> dict[str, object]:
+        """What is held for exchanges that have ended; nothing of it may stay."""
+        found: dict[str, object] = {
+            "leases": len(self.table.leases),
+            "kept": len(self.table.kept),
+            "streams": len(self.streams),
+            "subscribers": len(self.subscribers),
+            "sources": len(self.forwarder._sources),
+            "bodies": self.wiring.bodies._held,
+            "clients": len(self.wiring.clients),
+        }
+        return {name: count for name, count in found.items() if count}
+
+    def _connect(self, deadline_s: float) -> ByteStream:
+        reached = False
+        try:
+            stream = self.world.connect(self._url.host, self._url.port, deadline_s)
+            reached = True
+            return stream
+        finally:
+            self.upstream.tell(UpstreamReached(reached))
+
+    def _make_upstream(self, budget: Budget) -> HttpUpstream:
+        pool = Worker(self.pool, self._make_pool)
+        upstream = HttpUpstream(
+            self.world, self.upstream, pool, self.table, self.streams, self.subscribers,
+            self.forwarder,
+        )  # fmt: skip
+        return upstream
+
+    def _make_pool(self) -> ConnectionPool:
+        return ConnectionPool(
+            self.world, self.pool, self._pool_limits, self.table, self._connect, UPSTREAM
+        )
+
+    def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
+        return SessionRegistry(
+            self.world, self.registry, limits, self.store, {UPSTREAM: self.upstream}
+        )
+
+    def _make_server(self) -> HttpServer:
+        self._http_server = HttpServer(self.world, self.server, *self._listen, self.wiring)
+        return self._http_server

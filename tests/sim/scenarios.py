@@ -1,0 +1,8 @@
+"""All scenarios, by the name under which a seed is replayed."""
+
+from __future__ import annotations
+
+from tests.sim.campaign import Scenario
+from tests.sim.pool_scenario import POOL
+
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (POOL,)}
