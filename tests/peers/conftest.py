@@ -10,7 +10,7 @@ from peers.clients import Sightings
 from peers.endpoint import Endpoint
 from peers.upstreams import missing_node_parts
 
-ROUTES = ["direct"]
+ROUTES = ["direct", "proxied-http", "proxied-stdio-session"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The operators' side: what the command line does from outside a running proxy."""
