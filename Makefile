@@ -1,6 +1,7 @@
 # make run    the demo server behind the proxy, from a bare checkout
 # make test   lint, then every test
 # make lint   style, types and the direction of imports
+# make sim    long simulation campaigns: SEEDS=100000 of each scenario
 # make bench  measure (see bench/)
 # make clean  remove what the others made
 
@@ -8,6 +9,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:8808
 PYTEST_ARGS ?=
+SEEDS ?= 100000
 
 BIN := $(VENV)/bin
 PACKAGING := setup.cfg setup.py pyproject.toml
@@ -16,7 +18,7 @@ PEERS := $(wildcard tests/peers/install.sh)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers bench clean
+.PHONY: run test lint peers sim bench clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -35,6 +37,10 @@ ifneq ($(PEERS),)
 	@if command -v npm >/dev/null; then sh $(PEERS); \
 	    else echo "npm is not installed (Debian: apt install npm): no tests with Node peers"; fi
 endif
+
+# Without the bound on the time of a test, which is one campaign here.
+sim: $(VENV)/dev.stamp
+	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/sim $(PYTEST_ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/run.py

@@ -3,19 +3,28 @@
 A scenario is a whole system in a simulated world: it runs under faults, then the faults heal, then
 everything must come to rest. A seed decides a run to the last step, so a failure can be had again:
 the message names the command. What a campaign never reached it has not tested: every scenario
-names rare states, and a campaign that meets one of them never has failed as well.
+names rare states, and a campaign that meets one of them never has failed as well. And what a
+campaign cannot find it does not guard against: every scenario names defects that it must find.
+
+`SIM_SEEDS=100000` runs so many seeds of each scenario, for a night; `make sim` says how.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from proxy_actors.world.sim_world import SimWorld
+from tests.defects import Defect, planted
+from tests.sim.replies import watched_replies
 from tests.sim.turns import watched_turns
+
+# A run that goes in circles without letting time pass must end as well.
+STEPS_MAX = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,17 @@ class Scenario:
         run: builds the system in the world, runs it, and raises when a rule is broken. It notes
             rare states in `world.seen`.
         rare: the states that every campaign must have reached at least once.
+        seeds: how many seeds make a campaign of `make test`.
+        mutants: the defects that such a campaign must find, each by itself.
+        found: seeds beyond those that have found something once.
     """
 
     name: str
     run: Callable[[SimWorld], None]
     rare: frozenset[str]
+    seeds: int = 100
+    mutants: tuple[Defect, ...] = ()
+    found: tuple[int, ...] = ()
 
 
 @dataclass
@@ -54,6 +69,33 @@ class SeedFailed(AssertionError):
         self.seed = seed
 
 
+def assert_clean(scenario: Scenario) -> Campaign:
+    """Run the scenario's campaign: no seed breaks a rule, and no rare state is missed.
+
+    Raises:
+        SeedFailed: a run broke a rule.
+    """
+    seeds = int(os.environ.get("SIM_SEEDS", scenario.seeds))
+    campaign = run_seeds(scenario, [*scenario.found, *range(seeds)])
+    print(f"{scenario.name}: {campaign.seeds} seeds, {campaign.steps} steps")
+    for name, times in sorted(campaign.seen.items()):
+        print(f"{times:9} {name}")
+    missing = never_reached(scenario, campaign)
+    assert not missing, f"{scenario.name} never reached {missing} in {campaign.seeds} seeds"
+    return campaign
+
+
+def assert_found(scenario: Scenario, mutant: Defect) -> None:
+    """Run the campaign with the defect: some seed must break a rule."""
+    with planted(mutant):
+        try:
+            run_seeds(scenario, range(scenario.seeds))
+        except SeedFailed as failure:
+            print(f"{mutant}: {failure}")
+            return
+    raise AssertionError(f"{scenario.seeds} seeds of {scenario.name} did not find: {mutant}")
+
+
 def run_seeds(scenario: Scenario, seeds: Iterable[int]) -> Campaign:
     """Run each seed; stop at the first that fails.
 
@@ -61,18 +103,29 @@ def run_seeds(scenario: Scenario, seeds: Iterable[int]) -> Campaign:
         SeedFailed: a run broke a rule.
     """
     campaign = Campaign()
-    with watched_turns(), quiet_logs():
+    with quiet_logs():
         for seed in seeds:
             world = SimWorld(seed)
             try:
-                scenario.run(world)
-                check_rest(world)
+                run_one(scenario, world)
             except Exception as error:
                 raise SeedFailed(scenario, seed, error) from error
             campaign.seeds += 1
             campaign.steps += world.steps
             campaign.seen += world.seen
     return campaign
+
+
+def run_one(scenario: Scenario, world: SimWorld) -> None:
+    """Run the scenario in a fresh world, and check what must hold of every run."""
+
+    def check_steps() -> None:
+        assert world.steps < STEPS_MAX, "the run goes in circles"
+
+    world.after_step.append(check_steps)
+    with watched_turns(), watched_replies():
+        scenario.run(world)
+    check_rest(world)
 
 
 def check_rest(world: SimWorld) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import greenlet
 
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
-from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.inbox import Inbox
+from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.supervisor import Supervisor, Worker
 from proxy_actors.errors import (
     ActorStoppedError,
@@ -23,11 +24,14 @@ from proxy_actors.errors import (
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.lifecycle import ChildStarted, Stop
 from proxy_actors.messages.pool import ConnectionGranted, PoolMessage, Purpose
+from proxy_actors.policy.ledger import Ledger
+from proxy_actors.policy.pool import PoolPolicy
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.base import ByteStream
-from proxy_actors.world.sim_waits import SimTask
+from proxy_actors.world.sim_waits import SimTask, SimWaiter
 from proxy_actors.world.sim_world import Faults, SimWorld
+from tests.defects import Defect
 from tests.sim.campaign import Scenario
 from tests.sim.upstream import HOST, PORT, STREAM_ENDS, LineReader, Upstream
 
@@ -35,6 +39,7 @@ LIMITS = PoolLimits(connections_max=2, reserve=1, streams_max=1, waiters_max=4, 
 BORROWERS = 6
 EXCHANGES_EACH = 3
 GRAIN_S = 0.06
+SEEDS = 2000
 
 
 class PlantedError(Exception):
@@ -63,6 +68,8 @@ class Fragile(ConnectionPool):
         if isinstance(message, m.ExchangeEnded) and self._table.held_by(message.exchange_id):
             self._scene.saw("exchange_ended_with_a_lease")
         answer = super().on_receive(message)
+        if isinstance(message, m.CancelCheckout):
+            self._scene.cancelled.add(message.waiter_id)
         if self._policy.gauges().stale > stale:
             self._scene.saw("return_was_stale")
         return answer
@@ -127,6 +134,8 @@ class Scene:
         self.draining = self.drained = self.aborted = False
         self.fragile = self.chance.choice((0.0, 0.005, 0.02))
         self.users: dict[int, int] = {}
+        self.cancelled: set[int] = set()
+        self.forgotten: set[int] = set()
         self.numbers = 0
         self.ended = 0
         self.borrowers: list[SimTask] = []
@@ -190,7 +199,7 @@ class Scene:
                 case "pool":
                     self.kill_actor("actor Fragile")
                 case "keeper":
-                    if self.chance.random() < 0.3:
+                    if self.chance.random() < 0.6:
                         self.kill_actor("actor Keeper")
                 case "drain" if self.chance.random() < 0.3:
                     self.keeper.tell(m.DrainPool())
@@ -200,7 +209,7 @@ class Scene:
 
     def kill_actor(self, owner: str) -> None:
         for task in self.world.live:
-            if task.owner == owner:
+            if task.owner == owner and task.greenlet:  # one that has begun
                 self.saw(f"{owner}_was_killed")
                 task.kill()
 
@@ -216,7 +225,7 @@ class Scene:
             task = self.world.spawn(
                 "exchange",
                 lambda: self.exchange(number),
-                lambda error: self.end_exchange(number, error, done.set),
+                lambda _: self.end_exchange(number, done),
             )
             self.borrowers.append(task)
             if self.chance.random() < 0.1:
@@ -234,11 +243,12 @@ class Scene:
                 reusable = self.use(number, granted)
         except greenlet.GreenletExit:
             self.saw("killed_while_waiting" if granted is None else "killed_while_using")
-            if forgetful:
-                return
-            raise
         finally:
-            self.give_back(number, granted, reusable, forgetful)
+            if forgetful:
+                self.saw("cancel_was_forgotten" if granted is None else "return_was_forgotten")
+                self.forgotten.add(number)
+            else:
+                self.give_back(number, granted, reusable)
 
     def check_out(self, number: int) -> ConnectionGranted | None:
         world, chance = self.world, self.chance
@@ -287,28 +297,24 @@ class Scene:
             del self.users[granted.connection_id]
 
     def give_back(
-        self, number: int, granted: ConnectionGranted | None, reusable: bool, forgetful: bool
+        self, number: int, granted: ConnectionGranted | None, reusable: bool
     ) -> None:
         send = self.chance.choice((self.pool.tell, self.pool.deliver))
         if granted is None:
             if not send(m.CancelCheckout(number)):
                 self.saw("cancel_found_no_pool")
                 self.table.discard_granted(number)
-        elif forgetful:
-            self.saw("return_was_forgotten")
         elif not send(m.ReturnConnection(granted.lease_id, reusable)):
             self.saw("return_found_no_pool")
             self.table.discard_lease(granted.lease_id)
 
-    def end_exchange(
-        self, number: int, error: BaseException | None, done: object
-    ) -> None:
-        """Be the owner of an exchange: see that nothing is left of it."""
+    def end_exchange(self, number: int, done: SimWaiter) -> None:
+        """Be the owner of an exchange: see that nothing is left of one that forgot something."""
         self.ended += 1
-        if not self.pool.tell(m.ExchangeEnded(number)):
-            self.table.discard_exchange(number)
-        assert callable(done)
-        done()
+        if number in self.forgotten or self.chance.random() < 0.3:
+            if not self.pool.tell(m.ExchangeEnded(number)):
+                self.table.discard_exchange(number)
+        done.set()
 
     # The rules.
 
@@ -319,10 +325,13 @@ class Scene:
             return
         lent = [row.connection_id for row in table.leases.values()]
         assert len(set(lent)) == len(lent), "one connection, two leases"
+        lent_to = {row.waiter_id for row in table.leases.values()}
+        assert not lent_to & self.cancelled, "lent to an asker that has cancelled"
         pool = self.present()
         if pool is None:
             return
         gauges = pool._policy.gauges()
+        assert not self.cancelled & pool._asks.keys(), "an asker waits that has cancelled"
         assert gauges.waiting == len(pool._asks) == len(pool._checkouts), "an asker was lost"
         assert gauges.streaming <= LIMITS.streams_max, "too many streams"
         assert gauges.leased + gauges.idle <= LIMITS.ordinary_max, "too many connections"
@@ -354,8 +363,86 @@ class Scene:
         ask = m.CheckoutConnection(number, number, Purpose.CALL, self.world.now_s() + 5.0, 60.0)
         granted: ConnectionGranted = self.pool.ask(ask, self.world.now_s() + 5.0)
         served = self.use(number, granted)
-        self.give_back(number, granted, served, forgetful=False)
+        self.give_back(number, granted, served)
         return True
 
 
-POOL = Scenario("pool", lambda world: Scene(world).run(), frozenset({"granted_fresh"}))
+RARE = frozenset({
+    "aborted",
+    "actor Fragile_was_killed",
+    "actor Keeper_was_killed",
+    "asker_got_ActorStoppedError",
+    "asker_got_DeadlineError",
+    "cancel_found_no_pool",
+    "cancel_met_a_grant",
+    "cancel_was_forgotten",
+    "connect_refused",
+    "connection_reset",
+    "connection_was_closed_before_use",
+    "deadline_overtook_value",
+    "drained",
+    "exchange_ended_with_a_lease",
+    "grant_met_a_dead_peer",
+    "grant_met_nobody",
+    "granted_again",
+    "granted_fresh",
+    "keeper_crashed",
+    "killed_while_using",
+    "killed_while_waiting",
+    "lease_became_a_stream",
+    "lease_was_inherited",
+    "pool_crashed",
+    "read_was_short",
+    "refused_CONNECT_FAILED",
+    "refused_DRAINING",
+    "refused_POOL_EXHAUSTED",
+    "return_found_no_pool",
+    "return_was_forgotten",
+    "return_was_stale",
+    "stalled",
+    "undelivered_CancelCheckout",
+    "undelivered_CheckoutConnection",
+    "undelivered_ConnectionBecameStream",
+    "undelivered_ConnectionFailed",
+    "undelivered_ConnectionOpened",
+    "undelivered_DrainPool",
+    "undelivered_ExchangeEnded",
+    "undelivered_IdleConnectionEnded",
+    "undelivered_ReturnConnection",
+    "undelivered_SweepDue",
+})
+
+MUTANTS = (
+    Defect("a return is dropped", PoolPolicy, "_return",
+           "lease = self._ledger.release(lease_id)", "lease = None"),
+    Defect("a return is lost with the pool", ConnectionPool, "on_undelivered",
+           "self._table.discard_lease(lease_id)", "pass"),
+    Defect("a connection is granted twice", PoolPolicy, "_take_fitting",
+           "return idle.pop(place)", "return idle[place]"),
+    Defect("the cancel of a waiter is ignored", PoolPolicy, "_cancel",
+           "queue.pop(waiter_id, None)", "None"),
+    Defect("the cancel of a grant is ignored", PoolPolicy, "_cancel",
+           "self._ledger.granted_to(waiter_id)", "None"),
+    Defect("a cancel comes before its checkout", Inbox, "offer",
+           "if message.fast else",
+           "if message.fast or type(message).__name__ == 'CancelCheckout' else"),
+    Defect("a stale lease is accepted", Ledger, "__init__",
+           "incarnation << INCARNATION_SHIFT", "0"),
+    Defect("the end of an exchange leaves its lease", PoolPolicy, "_exchange_ended",
+           "lease.checkout.exchange_id == exchange_id", "False"),
+    Defect("the end of an exchange leaves its waiter", PoolPolicy, "_exchange_ended",
+           "if c.exchange_id == exchange_id", "if False"),
+    Defect("a restart forgets what is lent", ConnectionPool, "on_start",
+           "tuple(self._table.leases.values())", "()"),
+    Defect("a restart closes what is lent", ConnectionPool, "on_start",
+           "self._table.close_idle()", "[self._table.close(x) for x in [*self._table.streams]]"),
+    Defect("a drain closes what is lent", PoolPolicy, "_drain",
+           "self._draining = True",
+           "self._draining = True\n    effects.extend(m.Close(x.connection.id)"
+           " for x in self._ledger.leases())"),
+    Defect("an ask is answered twice", ConnectionPool, "on_receive",
+           "return LATER", "return None"),
+    Defect("a second answer counts", Reply, "fail", "if self.settled:", "if False:"),
+)
+
+POOL = Scenario("pool", lambda world: Scene(world).run(), RARE, SEEDS, MUTANTS)
