@@ -6,14 +6,14 @@ event stream they would end a frame in its middle. `jsonrpc_rewrite` makes other
 
 Two readers of the same bytes must see the same message, or a policy judges what is not executed.
 So a name that occurs twice is refused where names decide anything (envelope, params, _meta, error),
-however it is spelled, and so is a name in another letter case beside the one that we read. Inside
-`arguments` and `result` nothing is examined but syntax, and numbers of any size pass as they are.
+however it is spelled, and so is a name in another letter case that some readers take for one that
+we read. Inside `arguments` and `result` nothing is examined but syntax, and numbers of any size
+pass as they are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from enum import Enum
 from itertools import accumulate
 from typing import Final
@@ -22,11 +22,13 @@ import msgspec
 from msgspec import Raw
 
 from proxy_actors.errors import INVALID_PARAMS, PARSE_ERROR, MessageError
-from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, TOOLS_CALL, URI_METHODS
+from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, URI_METHODS
 
 DEPTH_MAX: Final = 64
 BATCH_MAX: Final = 64
 ID_BYTES_MAX: Final = 1024
+# In each object whose members are examined: a hostile one would be kept at 15 times its bytes.
+MEMBERS_MAX: Final = 1024
 
 # Objects whose names are written with needless escapes are read by a parser that builds the whole
 # document, 13 ms a megabyte. No known peer writes such names at all, so larger ones are refused.
@@ -37,6 +39,8 @@ _ENVELOPE_NAMES: Final = frozenset(("jsonrpc", "id", "method", "params", "result
 _ROUTING_NAMES: Final = frozenset(
     ("name", "arguments", "uri", "_meta", "requestId", "progressToken", "protocolVersion", "taskId")
 )
+_TOKEN_NAMES: Final = frozenset(("progressToken",))
+_ABSENT: Final = Raw(b"null")
 
 _DOCUMENT: Final = msgspec.json.Decoder(Raw)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -90,60 +94,26 @@ class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
     params: dict[str, Raw]
     meta: dict[str, Raw]
 
-    def tool_name(self) -> str | None:
-        """The tool that a `tools/call` names; None for any other method.
-
-        Raises:
-            MessageError: a `tools/call` without one, so that no policy by name can be evaded.
-        """
-        return self._text_param("name") if self.method == TOOLS_CALL else None
-
     def uri(self) -> str | None:
-        """The resource that a method of `URI_METHODS` is about; None for any other method.
-
-        Raises:
-            MessageError: such a method without one.
-        """
-        return self._text_param("uri") if self.method in URI_METHODS else None
+        """The resource that a method of `URI_METHODS` is about; None for any other method."""
+        return _TEXT.decode(self.params["uri"]) if self.method in URI_METHODS else None
 
     def progress_token(self) -> bytes | None:
         """The token of a request that asks for progress, or of `notifications/progress`, as JSON.
 
         Normalised like `id`. None if there is none, or null.
-
-        Raises:
-            MessageError: it is neither a string nor an integer.
         """
         members = self.params if self.method == PROGRESS else self.meta
-        return self._identifier_in(members, "progressToken")
+        return _identifier(members.get("progressToken", _ABSENT))
 
     def cancelled_request_id(self) -> bytes | None:
         """The id that `notifications/cancelled` names, normalised like `id`.
 
         None for any other method, and where it is absent (a task is cancelled otherwise).
-
-        Raises:
-            MessageError: it is neither a string nor an integer.
         """
-        return self._identifier_in(self.params, "requestId") if self.method == CANCELLED else None
-
-    def _text_param(self, name: str) -> str:
-        try:
-            return _TEXT.decode(self.params[name])
-        except (KeyError, msgspec.ValidationError) as error:
-            raise self._bad_params(f"params.{name} must be a string") from error
-
-    def _identifier_in(self, members: Mapping[str, Raw], name: str) -> bytes | None:
-        raw = members.get(name)
-        if raw is None or raw == Raw(b"null"):
+        if self.method != CANCELLED:
             return None
-        identifier = _identifier(raw)
-        if identifier is None:
-            raise self._bad_params(f"{name} must be a string or an integer")
-        return identifier
-
-    def _bad_params(self, text: str) -> MessageError:
-        return MessageError(text, code=INVALID_PARAMS, request_id=self.id)
+        return _identifier(self.params.get("requestId", _ABSENT))
 
 
 def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message, ...]:
@@ -159,7 +129,8 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
 
     Raises:
         MessageError: PARSE_ERROR if it is no UTF-8 or no JSON (RFC 8259, hence no byte order mark,
-            NaN, Infinity or lone surrogate), otherwise INVALID_REQUEST.
+            NaN, Infinity or lone surrogate); INVALID_PARAMS if a parameter that `Message` reads is
+            of the wrong type; otherwise INVALID_REQUEST.
     """
     try:
         document = _flattened(body)
@@ -194,9 +165,12 @@ def _flattened(body: bytes) -> bytes:
 def _members(document: bytes | Raw) -> dict[str, Raw] | None:
     """Decode an object, its values checked for syntax but not built; None if it is none."""
     try:
-        return _OBJECT.decode(document)
+        members = _OBJECT.decode(document)
     except msgspec.ValidationError:
         return None
+    if len(members) > MEMBERS_MAX:
+        raise MessageError(f"an object of the message has more than {MEMBERS_MAX} members")
+    return members
 
 
 def _elements(document: bytes) -> list[bytes]:
@@ -262,13 +236,41 @@ def _call(
         if "params" in envelope and not bytes(envelope["params"]).startswith(b"["):
             raise MessageError("params must be an object or an array", request_id=request_id)
         params = {}
-    elif not params.keys().isdisjoint(_other_cases(params, _ROUTING_NAMES)):
-        raise MessageError("params names a member in two letter cases", request_id=request_id)
+    elif _hides_a_name(params, meta):
+        raise MessageError("params names a member in another letter case", request_id=request_id)
     try:
         method = _TEXT.decode(envelope["method"])
     except msgspec.ValidationError as error:
         raise MessageError("method must be a string", request_id=request_id) from error
+    unfit = _unfit(method, params, meta)
+    if unfit is not None:
+        raise MessageError(unfit, code=INVALID_PARAMS, request_id=request_id)
     return Message(kind, raw, request_id, method, False, envelope, params, meta)
+
+
+def _hides_a_name(params: dict[str, Raw], meta: dict[str, Raw]) -> bool:
+    """Whether a reader that ignores letter case would find what we do not.
+
+    A name beside its own twin may be taken for it. The way to the progress token must be the only
+    one even without a twin: where clients share a child, it is rewritten, and a token that escaped
+    that would name another client's call.
+    """
+    others = _other_cases(params, _ROUTING_NAMES)
+    return (
+        not others.isdisjoint(params) or "_meta" in others or bool(_other_cases(meta, _TOKEN_NAMES))
+    )
+
+
+def _unfit(method: str, params: dict[str, Raw], meta: dict[str, Raw]) -> str | None:
+    """Say what keeps `Message` from reading a parameter, so that it can always read."""
+    members = params if method == PROGRESS else meta
+    if _is_no_identifier(members.get("progressToken", _ABSENT)):
+        return "progressToken must be a string or an integer"
+    if method == CANCELLED and _is_no_identifier(params.get("requestId", _ABSENT)):
+        return "requestId must be a string or an integer"
+    if method in URI_METHODS and not bytes(params.get("uri", b"")).startswith(b'"'):
+        return "uri must be a string"
+    return None
 
 
 def _response(raw: bytes, envelope: dict[str, Raw], fault: dict[str, Raw] | None) -> Message:
@@ -279,10 +281,10 @@ def _response(raw: bytes, envelope: dict[str, Raw], fault: dict[str, Raw] | None
         raise MessageError("a message has exactly one of method, result and error")
     if is_error and (fault is None or not _is_integer(bytes(fault.get("code", b"")))):
         raise MessageError("error must be an object with an integer code")
-    given = envelope.get("id", Raw(b"null"))
+    given = envelope.get("id", _ABSENT)
     response_id = _identifier(given)
     # Who cannot read the id of a request answers with an error that has none, or null.
-    if response_id is None and not (is_error and given == Raw(b"null")):
+    if response_id is None and not (is_error and given == _ABSENT):
         raise MessageError("the id of a response must be a string or an integer")
     return Message(Kind.RESPONSE, raw, response_id, None, is_error, envelope, {}, {})
 
@@ -295,6 +297,10 @@ def _identifier(raw: Raw) -> bytes | None:
     if text.startswith(b'"'):
         return _ENCODER.encode(_TEXT.decode(text)) if b"\\" in text else text
     return text if _is_integer(text) else None
+
+
+def _is_no_identifier(raw: Raw) -> bool:
+    return raw != _ABSENT and _identifier(raw) is None
 
 
 def _is_integer(text: bytes) -> bool:

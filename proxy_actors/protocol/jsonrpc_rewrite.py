@@ -26,9 +26,6 @@ def with_id(message: Message, new_id: bytes, *, progress_token: bytes | None = N
         new_id: what stands in place of the id, as JSON.
         progress_token: what stands in place of the progress token, as JSON; without effect on a
             request that asks for no progress.
-
-    Raises:
-        MessageError: the request's own progress token is neither a string nor an integer.
     """
     envelope: dict[str, object] = {**message.envelope, "id": Raw(new_id)}
     if progress_token is not None and message.progress_token() is not None:

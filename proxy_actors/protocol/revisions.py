@@ -17,17 +17,11 @@ ASSUMED_VERSION: Final = "2025-03-26"
 INITIALIZE: Final = "initialize"
 INITIALIZED: Final = "notifications/initialized"
 PING: Final = "ping"
-TOOLS_CALL: Final = "tools/call"
 CANCELLED: Final = "notifications/cancelled"
 PROGRESS: Final = "notifications/progress"
-# Every method whose `uri` parameter names the resource that it is about.
+# The methods by whose `uri` parameter it is decided who hears of a resource.
 URI_METHODS: Final = frozenset(
-    (
-        "resources/read",
-        "resources/subscribe",
-        "resources/unsubscribe",
-        "notifications/resources/updated",
-    )
+    ("resources/subscribe", "resources/unsubscribe", "notifications/resources/updated")
 )
 
 # Messages from the server that clients of an earlier revision have no name for.
