@@ -67,7 +67,8 @@ class SimPipe:
 
     def write(self, data: bytes, deadline_s: float) -> None:
         """Send all, waiting for room."""
-        while data:
+        rest = memoryview(data)
+        while rest:
             if self._broken or self._shut:
                 raise StreamClosedError("broken pipe")
             room = PIPE_BYTES_MAX - len(self._arrived) - self._bytes_underway()
@@ -78,8 +79,8 @@ class SimPipe:
                 finally:
                     self._writer = None
                 continue
-            self._send(data[:room])
-            data = data[room:]
+            self._send(bytes(rest[:room]))
+            rest = rest[room:]
 
     def end(self) -> None:
         """End the output cleanly, after what was written."""

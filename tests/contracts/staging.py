@@ -56,10 +56,12 @@ class Box:
 
 
 @contextmanager
-def connected(world: World) -> Iterator[tuple[ByteStream, ByteStream]]:
+def connected(
+    world: World, host: str = "127.0.0.1"
+) -> Iterator[tuple[ByteStream, ByteStream]]:
     """Both ends of one connection: who connected, and who accepted."""
     accepted = world.waiter()
-    listener = world.listen("127.0.0.1", 0, accepted.set)
+    listener = world.listen(host, 0, accepted.set)
     near = world.connect(*listener.address, soon(world))
     far: ByteStream = accepted.wait(soon(world))
     listener.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from staging import SHORT_S, Box, pass_time, read_exactly, soon
+from tests.contracts.staging import SHORT_S, Box, pass_time, read_exactly, soon
 
 from proxy_actors.errors import DeadlineError, SpawnError, StreamClosedError
 from proxy_actors.world.base import Child, ChildCommand, ExitStatus, World

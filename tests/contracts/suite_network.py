@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
+from tests.contracts.staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
 
 from proxy_actors.errors import ConnectError
 from proxy_actors.world.base import ByteStream, World

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from staging import Box, pass_time, soon
+from tests.contracts.staging import Box, pass_time, soon
 
 from proxy_actors.errors import StreamClosedError
 from proxy_actors.world.base import World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
+from tests.contracts.staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
 
 from proxy_actors.errors import DeadlineError, StreamClosedError
 from proxy_actors.world.base import World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from staging import SHORT_S, Box, pass_time
+from tests.contracts.staging import SHORT_S, Box, pass_time
 
 from proxy_actors.world.base import World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from staging import SHORT_S, pass_time, soon
+from tests.contracts.staging import SHORT_S, pass_time, soon
 
 from proxy_actors.errors import DeadlineError, MailboxFullError
 from proxy_actors.world.base import Waiter, World

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from proxy_actors.errors import DeadlineError
-from proxy_actors.world.base import World
 from proxy_actors.world.sim_streams import SimProcess
 from proxy_actors.world.sim_world import Faults, SimWorld
+from tests.contracts.suites import CONTRACTS, Contract
 
-HERE = Path(__file__).parent
 SEEDS = range(3)
-
-Contract = Callable[[World], None]
-
-
-def contracts() -> Iterator[tuple[str, Contract]]:
-    """Yield every contract of every suite; a suite imports `staging` as its neighbour."""
-    sys.path.insert(0, str(HERE))
-    try:
-        for path in sorted(HERE.glob("suite_*.py")):
-            suite = importlib.import_module(path.stem)
-            for name, contract in vars(suite).items():
-                if name.startswith("contract_"):
-                    yield f"{path.stem}-{name.removeprefix('contract_')}", contract
-    finally:
-        sys.path.remove(str(HERE))
-
-
-CONTRACTS = dict(contracts())
 
 
 def cat(process: SimProcess) -> int:
