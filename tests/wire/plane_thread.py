@@ -1,0 +1,96 @@
+"""The data plane on the real world, in a thread of the test, with bounds of the test's choice.
+
+A process of its own has the bounds of production, which are too large to be waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.event
+
+from proxy_actors.gateway.wiring import ConnectionLimits
+from proxy_actors.messages.lifecycle import ChildStopped, Stop
+from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.world.gevent_world import GeventWorld
+from tests.plane import Plane
+from tests.sim.virtual import initialize, request
+from tests.wire.http_client import Wire
+from tests.wire.waiting import PATIENCE_S, eventually
+
+
+class PlaneThread:
+    """A running data plane. A context manager: at its end nothing may be left of it.
+
+    Args:
+        url: the upstream.
+        limits: bounds on clients' connections.
+        pool: bounds on the upstream's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        limits: ConnectionLimits = ConnectionLimits(),
+        pool: PoolLimits = PoolLimits(),
+    ) -> None:
+        self._url = url
+        self._limits = limits
+        self._pool = pool
+        self._thread = threading.Thread(target=self._run)
+        self._started = threading.Event()
+        self._stop: Callable[[], None] = lambda: None
+        self._left: dict[str, Any] | None = None
+        self.plane: Plane
+        self.address: tuple[str, int]
+
+    def __enter__(self) -> PlaneThread:
+        self._thread.start()
+        assert self._started.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop()
+        self._thread.join(PATIENCE_S)
+        assert kind is not None or self._left == {}
+
+    def wire(self) -> Wire:
+        """Open a connection."""
+        return Wire(self.address)
+
+    def session(self) -> str:
+        """Open a session, over a connection that is gone afterwards."""
+        with self.wire() as wire:
+            id = wire.ask(request(initialize())).field(b"mcp-session-id")
+        assert id is not None
+        self.rest()
+        return id.decode()
+
+    def rest(self) -> None:
+        """Return once no client is connected."""
+        eventually(lambda: not len(self.plane.wiring.clients))
+
+    def _run(self) -> None:
+        hub = gevent.get_hub()
+        stop = gevent.event.Event()
+        wake = hub.loop.async_()
+        wake.start(stop.set)
+        self._stop = wake.send
+        world = GeventWorld()
+        self.plane = Plane(world, self._url, limits=self._limits, pool=self._pool)
+        self.plane.start()
+        while self.plane.address is None:
+            gevent.sleep(0)
+        self.address = self.plane.address
+        self._started.set()
+        stop.wait()
+        self.plane.root.tell(Stop())
+        with gevent.Timeout(PATIENCE_S, False):
+            while not any(isinstance(x, ChildStopped) for x in self.plane.mail) or world.tasks():
+                gevent.sleep(0)
+        self._left = {**world.tasks(), **self.plane.leftovers()}
+        wake.close()
+        hub.destroy(destroy_loop=True)

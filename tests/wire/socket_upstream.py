@@ -1,0 +1,126 @@
+"""The scripted server on real sockets: a thread for each connection.
+
+No time is waited for: a `pause` of a script lasts until the test says `resume`, however many
+seconds it names.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+
+from tests.scripted_server import Link, ScriptedServer, Signal
+from tests.wire.waiting import PATIENCE_S, eventually
+
+
+class SocketLink(Link):
+    """A connection of the scripted server."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def receive(self) -> bytes:
+        try:
+            return self._socket.recv(65_536)
+        except OSError as error:  # closed by another thread is as good as reset
+            raise ConnectionError from error
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise ConnectionError from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def cut(self) -> None:
+        """End the connection under whoever waits on it."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+
+    def reset(self) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+class ThreadSignal(Signal):
+    """An event under another name."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+
+class SocketUpstream:
+    """A scripted server that listens at `url`. A context manager: its threads end with it.
+
+    Args:
+        sessions: whether it hands out session ids.
+        standalone: whether it offers GET streams.
+        port: where to listen; 0 takes a free one.
+    """
+
+    def __init__(self, sessions: bool = True, standalone: bool = True, port: int = 0) -> None:
+        self._resumed = threading.Event()
+        self.server = ScriptedServer(self._pause, ThreadSignal, sessions, standalone)
+        self._listening = socket.create_server(("127.0.0.1", port))
+        self.port: int = self._listening.getsockname()[1]
+        self._links: dict[SocketLink, threading.Thread] = {}
+        self._acceptor = threading.Thread(target=self._accept)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    def __enter__(self) -> SocketUpstream:
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join(PATIENCE_S)
+        self._listening.close()
+        self.resume()
+        for session in self.server.sessions.values():
+            if session.standalone is not None:
+                session.standalone.end()
+        for link, thread in self._links.items():
+            link.cut()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+    def wait_for(self, n: object) -> None:
+        """Return once request `n` is being executed."""
+        eventually(lambda: self.server.executions[n])
+
+    def resume(self) -> None:
+        """End the pauses of the scripts, those to come as well."""
+        self._resumed.set()
+
+    def hold(self) -> None:
+        """Have the pauses to come last until `resume`."""
+        self._resumed.clear()
+
+    def _pause(self, _seconds: float) -> None:
+        self._resumed.wait(PATIENCE_S)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = SocketLink(connection)
+            thread = threading.Thread(target=self.server.serve, args=(link,))
+            self._links[link] = thread
+            thread.start()

@@ -1,0 +1,21 @@
+"""Waiting for what real processes and threads do: for an event where there is one, else by looking.
+
+A wait ends as soon as it can; its patience is spent only when something is broken.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+PATIENCE_S = 20.0
+_LOOK_AGAIN_S = 0.005
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Return once the condition holds."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to pass"
+        threading.Event().wait(_LOOK_AGAIN_S)
