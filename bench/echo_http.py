@@ -1,0 +1,72 @@
+"""The upstream of the benchmarks: an MCP server over HTTP that does as little as one can.
+
+It reads what the load generator and the proxies send, not all of HTTP: a head, a Content-Length, a
+body. Whatever is measured in front of it must be slower than it is. python echo_http.py PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
+_EMPTY = b"HTTP/1.1 %d Done\r\nContent-Length: 0\r\n\r\n"
+
+
+class Echo(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self._ahead = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._ahead += data
+        while (end := self._ahead.find(b"\r\n\r\n")) >= 0:
+            head = self._ahead[:end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15:].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self._ahead) < end + 4 + length:
+                return
+            body = self._ahead[end + 4:end + 4 + length]
+            self._ahead = self._ahead[end + 4 + length:]
+            self._transport.write(answer(head, body))
+
+
+def answer(head: bytes, body: bytes) -> bytes:
+    """Answer one request."""
+    if not body:
+        return _EMPTY % (405 if head.startswith(b"get") else 200)
+    message = json.loads(body)
+    if "id" not in message:
+        return _EMPTY % 202
+    fields, params = b"", message.get("params", {})
+    if message["method"] == "initialize":
+        fields = b"Mcp-Session-Id: of-the-upstream\r\n"
+        result = {
+            "protocolVersion": params["protocolVersion"],
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "echo", "version": "1"},
+        }
+    else:
+        text = params.get("arguments", {}).get("message", "")
+        result = {"content": [{"type": "text", "text": text}], "isError": False}
+    data = json.dumps(
+        {"jsonrpc": "2.0", "id": message["id"], "result": result}, separators=(",", ":")
+    ).encode()
+    return _HEAD % (len(data), fields) + data
+
+
+async def main() -> None:
+    """Serve until killed."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Echo, "127.0.0.1", int(sys.argv[1]), backlog=1024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
