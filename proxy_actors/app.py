@@ -20,6 +20,7 @@ from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
+from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.subscriber import Subscribers
@@ -75,6 +76,7 @@ class App:
         self._environment = environment
         self._streams = Directory()
         self._subscribers = Subscribers(world)
+        self._uses = SessionUses()
         self.registry = Slot("registry")
         self.upstream = Slot(f"upstream/{UPSTREAM}")
         self.server = Slot("server")
@@ -86,6 +88,7 @@ class App:
             self.health,
             self.upstream,
             self.registry,
+            self._uses,
             forwarder,
             self._streams,
             self._subscribers,
@@ -149,7 +152,9 @@ class App:
 
     def _make_registry(self, store: SessionStore) -> SessionRegistry:
         upstreams = {UPSTREAM: self.upstream}
-        return SessionRegistry(self._world, self.registry, SessionLimits(), store, upstreams)
+        return SessionRegistry(
+            self._world, self.registry, SessionLimits(), store, self._uses, upstreams
+        )
 
     def _make_server(self) -> HttpServer:
         options = self._options

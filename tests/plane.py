@@ -13,6 +13,7 @@ from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
+from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.gateway.handshake import Handshake
@@ -58,6 +59,7 @@ class Plane:
         self.root = Slot("root")
         self.streams = Directory()
         self.subscribers = Subscribers(world)
+        self.uses = SessionUses()
         self.table = ConnectionTable()
         self.store = MemoryStore()
         self.mail: list[Any] = []
@@ -79,6 +81,7 @@ class Plane:
             self.root,
             self.upstream,
             self.registry,
+            self.uses,
             self.forwarder,
             self.streams,
             self.subscribers,
@@ -127,6 +130,7 @@ class Plane:
             "sources": len(self.forwarder._sources),
             "bodies": self.wiring.bodies._held,
             "clients": len(self.wiring.clients),
+            "uses": len(self.uses),
         }
         return {name: count for name, count in found.items() if count}
 
@@ -154,7 +158,7 @@ class Plane:
 
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
-            self.world, self.registry, limits, self.store, {UPSTREAM: self.upstream}
+            self.world, self.registry, limits, self.store, self.uses, {UPSTREAM: self.upstream}
         )
 
     def _make_server(self) -> HttpServer:

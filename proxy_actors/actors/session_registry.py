@@ -14,6 +14,7 @@ from typing import assert_never
 
 from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.refs import Reply, Slot
+from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.errors import (
     ActorStoppedError,
     Executed,
@@ -43,6 +44,7 @@ class SessionRegistry(Actor):
     Args:
         slot: its stable name.
         store: where sessions are kept; the same one for every incarnation.
+        uses: who uses which session; the same one for every incarnation.
         upstreams: who is told that a session ended, by the upstreams' configured names. Start them
             before this actor: it may have ends to tell as it starts.
     """
@@ -55,9 +57,11 @@ class SessionRegistry(Actor):
         slot: Slot,
         limits: SessionLimits,
         store: SessionStore,
+        uses: SessionUses,
         upstreams: Mapping[str, Mailbox],
     ) -> None:
         super().__init__(world, slot.name)
+        self._uses = uses
         self._store = store
         self._upstreams = upstreams
         self._asks: dict[int, Reply] = {}
@@ -69,6 +73,7 @@ class SessionRegistry(Actor):
 
     def on_start(self) -> None:
         """Go on with what is stored; end what the last incarnation had in hand."""
+        self._uses.clear()
         self._policy.load(self._store.rows(), self._upstreams.keys(), self.world.now_s())
         self._apply(m.SessionSweepDue(0))
 
@@ -77,6 +82,8 @@ class SessionRegistry(Actor):
         match message:
             case m.BeginUse():
                 return self._begin_use(message)
+            case m.EndUse(_, exchange_id):
+                self._uses.leave(exchange_id)
             case m.CreateSession():
                 if self.asked_by is None:
                     raise ProxyActorsError("a session must be asked for, not told")
@@ -115,6 +122,8 @@ class SessionRegistry(Actor):
         effects = self._policy.handle(message, self.world.now_s())
         match effects[0]:
             case m.Admit(session):
+                if message.exchange_id:
+                    self._uses.enter(message.exchange_id, session)
                 return session
         reply.fail(RefusedError(404, "there is no such session"))
         self._perform_all(effects[1:])
@@ -127,7 +136,23 @@ class SessionRegistry(Actor):
         return LATER
 
     def _apply(self, message: SessionMessage, ask_id: int = 0) -> None:
+        self._take_back_uses(message)
         self._perform_all(self._policy.handle(message, self.world.now_s(), ask_id))
+
+    def _take_back_uses(self, message: SessionMessage) -> None:
+        """End the kept uses that would mislead a decision about who uses a session."""
+        match message:
+            case m.EndSession(key) | m.SetLogLevel(key) | m.SetSubscription(key):
+                kept = self._uses.take_back(key)
+            case m.CreateSession() if self._policy.is_full:
+                kept = self._uses.take_back()
+            case m.SessionSweepDue() | m.FlushDue():
+                kept = self._uses.take_back()
+            case _:
+                return
+        for use_id in kept:
+            self._uses.leave(use_id)
+            self._perform_all(self._policy.handle(m.EndUse(exchange_id=use_id), self.world.now_s()))
 
     def _perform_all(self, effects: Sequence[SessionEffect]) -> None:
         for effect in effects:

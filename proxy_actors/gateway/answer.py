@@ -28,7 +28,7 @@ def answer(exchange: Exchange, wiring: Wiring) -> Response:
     Raises:
         ProxyActorsError: to be rescued under `exchange.answer_id`.
     """
-    head = exchange.head
+    head = exchange.accepted.head
     if head.method == b"OPTIONS":
         allow = b"POST, GET, DELETE, OPTIONS" if head.path == stack.MCP_PATH else b"GET, HEAD"
         return Response(204, [(b"allow", allow)])

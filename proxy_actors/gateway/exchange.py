@@ -6,9 +6,12 @@ whoever forwards it finds everything here.
 
 from __future__ import annotations
 
+import msgspec
+
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
 from proxy_actors.gateway.lease import Keeper
+from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import Kind, Message
@@ -16,47 +19,62 @@ from proxy_actors.protocol.jsonrpc import Kind, Message
 ANONYMOUS = "anonymous"
 
 
+class AcceptedHead(msgspec.Struct, frozen=True, gc=False):
+    """A head that has passed the checks, and what of it matters; made once while it repeats.
+
+    Attributes:
+        forwarded: the client's fields that may pass to an upstream (HTTP-F1).
+        version: the revision that the request names.
+        front_id: the session that it names.
+    """
+
+    head: RequestHead
+    forwarded: Forwarded
+    version: bytes | None
+    front_id: bytes | None
+
+
 class Exchange:
     """A client's request.
 
     Attributes:
         id: unique in this process.
-        forwarded: the client's fields that may pass to an upstream (HTTP-F1).
+        accepted: its head.
         deadline_s: when the answer must have come.
         messages: the JSON-RPC messages of the body: one, or those of a batch.
         batch: whether the body was an array.
         keeper: keeps the upstream connection for the client connection's next exchange.
+        holder: keeps the use of the session likewise; None for a message of a batch.
         principal: whose request it is.
         session: the client's session; None before and during `initialize`.
-        uses_session: whether the registry counts the exchange as a use, or may do so.
     """
 
     __slots__ = (
-        "batch", "deadline_s", "forwarded", "head", "id", "keeper", "messages", "peer",
-        "principal", "request", "session", "uses_session",
+        "accepted", "batch", "deadline_s", "holder", "id", "keeper", "messages", "peer",
+        "principal", "request", "session",
     )  # fmt: skip
 
     def __init__(
         self,
         exchange_id: int,
         request: Request,
-        forwarded: Forwarded,
+        accepted: AcceptedHead,
         peer: str,
         deadline_s: float,
         keeper: Keeper | None = None,
+        holder: SessionHolder | None = None,
     ) -> None:
         self.id = exchange_id
         self.request = request
-        self.head: RequestHead = request.head
-        self.forwarded = forwarded
+        self.accepted = accepted
         self.peer = peer
         self.deadline_s = deadline_s
         self.keeper = keeper
+        self.holder = holder
         self.messages: tuple[Message, ...] = ()
         self.batch = False
         self.principal = ANONYMOUS
         self.session: Session | None = None
-        self.uses_session = False
 
     @property
     def request_id(self) -> str:
@@ -90,7 +108,7 @@ class Exchange:
 
     def for_message(self, message: Message, exchange_id: int) -> Exchange:
         """Make the exchange of one message of a batch."""
-        one = Exchange(exchange_id, self.request, self.forwarded, self.peer, self.deadline_s)
+        one = Exchange(exchange_id, self.request, self.accepted, self.peer, self.deadline_s)
         one.messages = (message,)
         one.principal = self.principal
         one.session = self.session

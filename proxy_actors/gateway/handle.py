@@ -15,14 +15,13 @@ from proxy_actors.errors import (
 )
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.answer import answer
-from proxy_actors.gateway.exchange import Exchange, request_name
+from proxy_actors.gateway.exchange import AcceptedHead, Exchange, request_name
 from proxy_actors.gateway.forwarder import CALL_S_MAX
-from proxy_actors.gateway.http_fields import Forwarded, forwarded_fields
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.relay import Reader, write_events, write_response
-from proxy_actors.gateway.stack import check_head
+from proxy_actors.gateway.session_use import SessionHolder
+from proxy_actors.gateway.stack import accept_head
 from proxy_actors.gateway.wiring import Wiring
-from proxy_actors.messages.sessions import EndUse
 from proxy_actors.protocol.http1_request import Request, RequestHead, RequestParser
 from proxy_actors.protocol.http1_write import CONTINUE
 from proxy_actors.world.base import ByteStream
@@ -39,10 +38,10 @@ class ClientConnection:
         self._parser = RequestParser(wiring.http)
         self._left = wiring.limits.requests_max
         self._early: RequestHead | None = None
-        self._accepted: RequestHead | None = None
+        self._accepted: AcceptedHead | None = None
         self._held_bytes = 0
-        self._forwarded = Forwarded([])
         self._keeper = Keeper(wiring.world.now_s)
+        self._holder = SessionHolder(wiring.registry, wiring.uses)
         self.idle = True
 
     def serve(self) -> None:
@@ -58,6 +57,7 @@ class ClientConnection:
         finally:
             self._hold(0)
             self._keeper.close()
+            self._holder.close()
             self._stream.close()
 
     def close(self) -> None:
@@ -89,14 +89,14 @@ class ClientConnection:
         try:
             exchange_id = wiring.next_exchange_id()
             try:
-                self._check(request.head)
                 exchange = Exchange(
                     exchange_id,
                     request,
-                    self._forwarded,
+                    self._accept(request.head),
                     self._stream.peer,
                     wiring.world.now_s() + CALL_S_MAX,
                     self._keeper,
+                    self._holder,
                 )
                 response = answer(exchange, wiring)
                 if response.stream is not None:
@@ -112,17 +112,14 @@ class ClientConnection:
                     self._stream, reader.subscriber, request.head, wiring, close
                 )
         finally:
-            if exchange is not None and exchange.uses_session:
-                wiring.registry.deliver(EndUse(exchange_id=exchange.id))
+            self._holder.end()
 
-    def _check(self, head: RequestHead) -> None:
-        """Refuse by the head, and work out what of it passes on; once for a head that repeats."""
-        if head is not self._accepted:
-            check_head(head, self._wiring)
-            self._forwarded = forwarded_fields(
-                head.fields, head.host, self._stream.peer, self._wiring.pseudonym
-            )
-            self._accepted = head
+    def _accept(self, head: RequestHead) -> AcceptedHead:
+        """Judge a head; one that repeats only once."""
+        accepted = self._accepted
+        if accepted is None or accepted.head is not head:
+            accepted = self._accepted = accept_head(head, self._stream.peer, self._wiring)
+        return accepted
 
     # Reading.
 
@@ -162,7 +159,7 @@ class ClientConnection:
     def _check_early(self, head: RequestHead | None) -> None:
         """Refuse by the head, or ask for the body, while the body is still to come."""
         if head is not None and head is not self._early:
-            self._check(head)
+            self._accept(head)
             if head.expects_continue:
                 self._stream.write([CONTINUE], self._wiring.write_deadline_s(len(CONTINUE)))
         self._early = head

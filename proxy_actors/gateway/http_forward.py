@@ -175,7 +175,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         name: str | None = None
         try:
             self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
-            parts = [self._fields.head_of_get(exchange.forwarded, session)]
+            parts = [self._fields.head_of_get(exchange.accepted.forwarded, session)]
             upstream, head = self._send(
                 _Outgoing(exchange.id, b"GET", parts, Purpose.STREAM, deadline_s)
             )
@@ -277,7 +277,8 @@ class HttpForwarder(Forwarder, HttpTasks):
             return  # the upstream forgets sessions, and finishes calls, without being told too
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
-        return [self._fields.head_of_post(exchange.forwarded, session, len(body)), body]
+        forwarded = exchange.accepted.forwarded
+        return [self._fields.head_of_post(forwarded, session, len(body)), body]
 
     def _answer(
         self,

@@ -123,7 +123,7 @@ class Keeper:
         if until_s <= now_s or now_s - self._since_s > idle_s_max:
             self._give_back(pool)
             return None
-        if not stream.is_quiet():
+        if not stream.looks_quiet:  # the loop has watched it ever since it was kept
             pool.give_back(self._lease_id, False, None)
             return None
         return Lease(pool, self._lease_id, stream, self)

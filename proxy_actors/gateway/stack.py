@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
-from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.exchange import AcceptedHead, Exchange
+from proxy_actors.gateway.http_fields import forwarded_fields
 from proxy_actors.gateway.wiring import Wiring
-from proxy_actors.messages.sessions import BeginUse
 from proxy_actors.protocol.headers import accepts, first, media_type
 from proxy_actors.protocol.http1_request import RequestHead
 from proxy_actors.protocol.jsonrpc import Kind, admit
@@ -32,8 +32,11 @@ _VERSIONS = frozenset(version.encode("ascii") for version in SESSION_VERSIONS)
 Step = Callable[[Exchange, Wiring], None]
 
 
-def check_head(head: RequestHead, wiring: Wiring) -> None:
-    """Refuse by the head alone, before any of the body is waited for.
+def accept_head(head: RequestHead, peer: str, wiring: Wiring) -> AcceptedHead:
+    """Judge a request by its head alone, before any of the body is waited for.
+
+    Args:
+        peer: the client's address.
 
     Raises:
         RefusedError: the request is not for here, from a foreign page, or of no use.
@@ -45,6 +48,12 @@ def check_head(head: RequestHead, wiring: Wiring) -> None:
     _check_route(head)
     if head.path == MCP_PATH and head.method in (b"POST", b"GET"):
         _check_media(head)
+    return AcceptedHead(
+        head,
+        forwarded_fields(head.fields, head.host, peer, wiring.pseudonym),
+        first(head.fields, b"mcp-protocol-version"),
+        first(head.fields, b"mcp-session-id"),
+    )
 
 
 def admit_body(exchange: Exchange, wiring: Wiring) -> None:
@@ -60,7 +69,7 @@ def check_version(exchange: Exchange, wiring: Wiring) -> None:
     -32022 with the list of what is spoken is right in both eras: 400 for a session client, and for
     one that asks for a later revision first the sign that it may fall back to `initialize`.
     """
-    version = first(exchange.head.fields, b"mcp-protocol-version")
+    version = exchange.accepted.version
     if version is not None and version not in _VERSIONS:
         raise RefusedError(
             400,
@@ -75,7 +84,7 @@ def check_version(exchange: Exchange, wiring: Wiring) -> None:
 
 def find_session(exchange: Exchange, wiring: Wiring) -> None:
     """Find the session that the request names (MCP-S-3, S-4); `initialize` names none."""
-    front_id = first(exchange.head.fields, b"mcp-session-id")
+    front_id = exchange.accepted.front_id
     if is_initialize(exchange):
         if front_id is not None:
             raise RefusedError(400, "initialize opens a session and cannot be sent within one")
@@ -84,10 +93,9 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
         raise RefusedError(400, "initialize must not be part of a batch")
     if front_id is None:
         raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
+    assert exchange.holder is not None
     deadline_s = wiring.world.now_s() + LOOK_UP_S_MAX
-    ask = BeginUse(front_id.decode("ascii", "replace"), exchange.principal, exchange.id)
-    exchange.uses_session = True
-    exchange.session = wiring.registry.ask(ask, deadline_s)
+    exchange.session = exchange.holder.begin(exchange.id, front_id, exchange.principal, deadline_s)
 
 
 def check_batch(exchange: Exchange, wiring: Wiring) -> None:

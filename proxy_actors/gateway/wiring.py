@@ -9,6 +9,7 @@ import msgspec
 
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, Reason, Side
 from proxy_actors.gateway.client_table import ClientTable
@@ -77,6 +78,7 @@ class Wiring:
         upstream: answers DescribeReadiness.
         forwarder: carries exchanges to the upstream.
         registry: the session registry.
+        uses: who uses which session.
         streams: the event streams by name.
         date: the present value of the Date field.
         clients: the connections of clients.
@@ -91,6 +93,7 @@ class Wiring:
         health: Slot,
         upstream: Slot,
         registry: Slot,
+        uses: SessionUses,
         forwarder: Forwarder,
         streams: Directory,
         subscribers: Subscribers,
@@ -103,6 +106,7 @@ class Wiring:
         self.health = health
         self.upstream = upstream
         self.registry = registry
+        self.uses = uses
         self.forwarder = forwarder
         self.streams = streams
         self.subscribers = subscribers

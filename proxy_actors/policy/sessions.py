@@ -159,6 +159,11 @@ class SessionPolicy:
             case _:
                 assert_never(message)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether another session needs the place of one."""
+        return self._ledger.occupied >= self.limits.sessions_max
+
     def gauges(self) -> SessionGauges:
         """Return the registry in figures."""
         return self._ledger.gauges()
@@ -189,7 +194,7 @@ class SessionPolicy:
             return (m.Refuse(ask_id, m.Refusal.TOO_LARGE),)
         principal = hash_of_principal(message.principal)
         writes: list[SessionWrite] = []
-        if self._ledger.occupied >= self.limits.sessions_max:
+        if self.is_full:
             victim = self._ledger.evictable(principal)
             if victim is None:
                 return (m.Refuse(ask_id, m.Refusal.FULL),)

@@ -121,11 +121,20 @@ class FdStream:
 
     def is_quiet(self) -> bool:
         """See `ByteStream.is_quiet`. False, too, while a greenlet reads or after a failed write."""
-        if self._reader.greenlet is not None or self._write_failure:
+        if not self.looks_quiet:
             return False
-        if not self._ahead and self._input_end is None:
-            self._read_ahead()
+        self._read_ahead()
         return not self._ahead and self._input_end is None
+
+    @property
+    def looks_quiet(self) -> bool:
+        """See `ByteStream.looks_quiet`."""
+        return (
+            not self._ahead
+            and self._input_end is None
+            and self._reader.greenlet is None
+            and not self._write_failure
+        )
 
     def on_departure(self, callback: Callable[[], None] | None) -> None:
         """See `ByteStream.on_departure`. Called by the loop; soon, if the end is known already."""

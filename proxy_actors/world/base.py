@@ -79,6 +79,13 @@ class ByteStream(Protocol):
         May read ahead into this side's buffer, never loses a byte.
         """
 
+    @property
+    def looks_quiet(self) -> bool:
+        """What `is_quiet` says of what has been seen so far, at no cost.
+
+        It misses what has arrived since the loop last looked at the descriptor.
+        """
+
     def on_departure(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` once when the peer ends or resets while nobody reads; None to unset.
 

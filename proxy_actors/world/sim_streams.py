@@ -213,6 +213,11 @@ class SimStream:
         """Whether the peer has sent nothing."""
         return not self._closed and (self._in is None or self._in.quiet())
 
+    @property
+    def looks_quiet(self) -> bool:
+        """The same: what has been delivered has been seen."""
+        return self.is_quiet()
+
     def on_departure(self, callback: Callable[[], None] | None) -> None:
         """Be told of the peer's end while nobody reads."""
         if self._in is not None:
