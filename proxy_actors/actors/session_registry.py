@@ -143,16 +143,17 @@ class SessionRegistry(Actor):
         """End the kept uses that would mislead a decision about who uses a session."""
         match message:
             case m.EndSession(key) | m.SetLogLevel(key) | m.SetSubscription(key):
-                kept = self._uses.take_back(key)
+                kept = self._uses.kept(key)
+                self._uses.revoke(key)
             case m.CreateSession() if self._policy.is_full:
-                kept = self._uses.take_back()
+                kept = self._uses.kept()
             case m.SessionSweepDue() | m.FlushDue():
-                kept = self._uses.take_back()
+                kept = self._uses.kept()
             case _:
                 return
-        for use_id in kept:
-            self._uses.leave(use_id)
-            self._perform_all(self._policy.handle(m.EndUse(exchange_id=use_id), self.world.now_s()))
+        for row in kept:
+            self._uses.leave(row.id)
+            self._policy.handle(m.EndUse(exchange_id=row.id, used_s=row.used_s), row.used_s)
 
     def _perform_all(self, effects: Sequence[SessionEffect]) -> None:
         for effect in effects:

@@ -27,14 +27,15 @@ class UseState(Enum):
 
 
 class UseRow:
-    """One use of a session."""
+    """One use of a session. `used_s` is when it was kept last, on the monotonic clock."""
 
-    __slots__ = ("id", "session", "state")
+    __slots__ = ("id", "session", "state", "used_s")
 
     def __init__(self, id: int, session: Session) -> None:
         self.id = id
         self.session = session
         self.state = UseState.OPEN
+        self.used_s = 0.0
 
 
 class SessionUses:
@@ -63,17 +64,15 @@ class SessionUses:
             if not of_session:
                 del self._by_key[row.session.key]
 
-    def take_back(self, key: str | None = None) -> list[int]:
-        """Revoke the kept uses, of one session or of all; return their ids, first kept first.
-
-        Of one session the open ones are revoked too: they end with their exchanges.
-        """
+    def kept(self, key: str | None = None) -> list[UseRow]:
+        """List the kept uses, of one session or of all."""
         rows = self._rows if key is None else self._by_key.get(key, {})
-        kept = [row.id for row in rows.values() if row.state is UseState.KEPT]
-        if key is not None:
-            for row in rows.values():
-                row.state = UseState.REVOKED
-        return kept
+        return [row for row in rows.values() if row.state is UseState.KEPT]
+
+    def revoke(self, key: str) -> None:
+        """Have the uses of a session that are open end with their exchanges."""
+        for row in self._by_key.get(key, {}).values():
+            row.state = UseState.REVOKED
 
     def clear(self) -> None:
         """Forget all: a new incarnation of the registry knows of no use."""

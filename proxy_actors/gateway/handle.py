@@ -41,7 +41,7 @@ class ClientConnection:
         self._accepted: AcceptedHead | None = None
         self._held_bytes = 0
         self._keeper = Keeper(wiring.world.now_s)
-        self._holder = SessionHolder(wiring.registry, wiring.uses)
+        self._holder = SessionHolder(wiring.registry, wiring.uses, wiring.world.now_s)
         self.idle = True
 
     def serve(self) -> None:
@@ -133,21 +133,22 @@ class ClientConnection:
         limits = self._wiring.limits
         began_s: float | None = None
         while (request := parser.take()) is None:
-            self._hold(parser.body_bytes_buffered)
-            self._check_early(parser.head)
             now_s = self._wiring.world.now_s()
-            if not parser.mid_message:
+            if not (begun := parser.mid_message):
+                self._hold(0)
                 deadline_s = now_s + limits.idle_s_max
             else:
+                self._hold(parser.body_bytes_buffered)
+                self._check_early(parser.head)
                 began_s = now_s if began_s is None else began_s
                 deadline_s = began_s + limits.head_s_max
                 if parser.head is not None:
                     received_s = parser.body_bytes_buffered / limits.body_rate_min
                     deadline_s = began_s + limits.body_grace_s + received_s
-            data = self._read(deadline_s)
+            data = self._read(begun, deadline_s)
             if data:
                 parser.feed(data)
-            elif parser.mid_message:
+            elif begun:
                 raise RefusedError(400, "the request ended before its end", close=True)
             else:
                 return None
@@ -164,12 +165,12 @@ class ClientConnection:
                 self._stream.write([CONTINUE], self._wiring.write_deadline_s(len(CONTINUE)))
         self._early = head
 
-    def _read(self, deadline_s: float) -> bytes:
-        self.idle = not self._parser.mid_message
+    def _read(self, begun: bool, deadline_s: float) -> bytes:
+        self.idle = not begun
         try:
             return self._stream.read(READ_BYTES_MAX, deadline_s)
         except DeadlineError as error:
-            if not self._parser.mid_message:
+            if not begun:
                 return b""
             raise RefusedError(408, "the request came too slowly", close=True) from error
 

@@ -23,7 +23,6 @@ from proxy_actors.errors import (
 from proxy_actors.gateway.lease import Lease
 from proxy_actors.messages.stream import EventReceived, MessageKind, SourceEnded
 from proxy_actors.protocol import jsonrpc
-from proxy_actors.protocol.headers import first, media_type
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead, ResponseParser
 from proxy_actors.protocol.sse import SseDecoder
@@ -97,8 +96,7 @@ class HttpExchange(EventSource):
     def is_event_stream(self) -> bool:
         """Whether the answer is an event stream."""
         head = self._parser.head
-        value = None if head is None else first(head.fields, b"content-type")
-        return value is not None and media_type(value) == EVENT_STREAM
+        return head is not None and head.media_type == EVENT_STREAM
 
     @property
     def complete(self) -> bool:

@@ -6,6 +6,8 @@ since it may have been counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_uses import SessionUses, UseRow, UseState
 from proxy_actors.messages.sessions import BeginUse, EndUse, Session
@@ -14,11 +16,14 @@ from proxy_actors.messages.sessions import BeginUse, EndUse, Session
 class SessionHolder:
     """Holds the use of one connection, whose exchanges come one after another."""
 
-    __slots__ = ("_front_id", "_principal", "_registry", "_row", "_use_id", "_uses")
+    __slots__ = ("_front_id", "_now_s", "_principal", "_registry", "_row", "_use_id", "_uses")
 
-    def __init__(self, registry: Slot, uses: SessionUses) -> None:
+    def __init__(
+        self, registry: Slot, uses: SessionUses, now_s: Callable[[], float]
+    ) -> None:
         self._registry = registry
         self._uses = uses
+        self._now_s = now_s
         self._use_id = 0
         self._row: UseRow | None = None
         self._front_id = b""
@@ -56,6 +61,7 @@ class SessionHolder:
             self.close()
         else:
             row.state = UseState.KEPT
+            row.used_s = self._now_s()
 
     def close(self) -> None:
         """End the use, unless the registry has taken it back. Idempotent."""

@@ -89,12 +89,14 @@ class EndUse(Message, frozen=True):
     """Exchange or stream to registry: what BeginUse counted is over.
 
     Named by its `exchange_id`, whatever the key then, it closes what that exchange began and may
-    come twice or for nothing. Without one it closes some use of the session `key`.
+    come twice or for nothing. Without one it closes some use of the session `key`. `used_s` is when
+    the session was last used, on the monotonic clock; None means now.
     """
 
     always_accepted: ClassVar[bool] = True
     key: str = ""
     exchange_id: int = 0
+    used_s: float | None = None
 
 
 class EndSession(Message, frozen=True):

@@ -84,12 +84,13 @@ def key_of(front_id: str) -> str:
 
 
 class SessionLedger:
-    """The table. `entries` are in the order of creation, `idle` in that of last use."""
+    """The table. `entries` are in the order of creation, `idle` mostly in that of last use."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.idle: OrderedDict[str, Entry] = OrderedDict()
         self.occupied = 0
+        self._in_order = True
         self._uses: dict[int, Entry] = {}
         self._of_principal: Counter[str] = Counter()
         self._stale = 0
@@ -136,7 +137,7 @@ class SessionLedger:
         if exchange_id:
             self._uses[exchange_id] = entry
 
-    def end_use(self, key: str, exchange_id: int, now_s: float) -> None:
+    def end_use(self, key: str, exchange_id: int, used_s: float) -> None:
         """Close the use of an exchange, or without one some use of the session `key`."""
         if exchange_id:
             entry = self._uses.pop(exchange_id, None)
@@ -146,21 +147,32 @@ class SessionLedger:
             self._stale += 1
             return
         entry.uses -= 1
-        entry.used_s = now_s
+        entry.used_s = max(entry.used_s, used_s)
         if not entry.uses and entry.phase is Phase.LIVE:
+            last = next(reversed(self.idle.values()), None)
+            self._in_order = self._in_order and (last is None or last.used_s <= entry.used_s)
             self.idle[entry.session.key] = entry
 
     def longest_unused(self) -> Entry | None:
         """Return the first of the idle."""
+        self._order()
         return next(iter(self.idle.values()), None)
 
     def evictable(self, principal: str) -> Entry | None:
         """Return the idle session unused for longest: of this principal, else of anyone."""
         if self._of_principal[principal]:
+            self._order()
             for entry in self.idle.values():
                 if entry.session.principal == principal:
                     return entry
         return self.longest_unused()
+
+    def _order(self) -> None:
+        """Put the idle in the order of last use, if a use ended that was over for a while."""
+        if not self._in_order:
+            by_use = sorted(self.idle.items(), key=lambda item: item[1].used_s)
+            self.idle = OrderedDict(by_use)
+            self._in_order = True
 
     def gauges(self) -> SessionGauges:
         """Count."""

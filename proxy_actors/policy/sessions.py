@@ -139,8 +139,8 @@ class SessionPolicy:
         match message:
             case m.BeginUse(front_id, principal, exchange_id):
                 return self._begin_use(front_id, principal, exchange_id, now_s)
-            case m.EndUse(key, exchange_id):
-                self._ledger.end_use(key, exchange_id, now_s)
+            case m.EndUse(key, exchange_id, used_s):
+                self._ledger.end_use(key, exchange_id, now_s if used_s is None else used_s)
                 return _NOTHING
             case m.CreateSession():
                 return self._create(message, now_s, ask_id)

@@ -134,7 +134,7 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Decode what has arrived. Never raises: a refusal waits its turn in `take`."""
-        if self._stopped:
+        if self._stopped or self._repeats_whole(data):
             return
         self._buffer += data
         if self._ready is None:
@@ -166,6 +166,24 @@ class RequestParser:
         self._chunks = None
         self._buffer.clear()
         self._body.clear()
+
+    def _repeats_whole(self, data: bytes) -> bool:
+        """Take a request that has come in one piece under the same head as the last one."""
+        head, raw = self._last_head, self._last_raw
+        if (
+            head is None
+            or self._buffer
+            or self._head is not None
+            or self._ready is not None
+            or not head.keep_alive
+            or head.content_length is None
+            or len(data) != len(raw) + head.content_length
+            or not data.startswith(raw)
+        ):
+            return False
+        self._blank_line_skipped = False
+        self._ready = Request(head, data[len(raw):])
+        return True
 
     def _advance(self) -> None:
         try:

@@ -15,7 +15,7 @@ import msgspec
 from httptools import HttpResponseParser
 
 from proxy_actors.errors import Executed, FailedError, FramingError, Reason
-from proxy_actors.protocol.headers import Fields, combined, members
+from proxy_actors.protocol.headers import Fields, combined, media_type, members
 from proxy_actors.protocol.http1_framing import (
     ChunkedBody,
     HeadReader,
@@ -35,8 +35,9 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     """A final response without its body.
 
     `content_length` is None when absent or chunked; of a response to HEAD or a 304 it describes a
-    body that does not follow. `keep_alive_timeout_s` is how long the upstream says that it keeps
-    an idle connection.
+    body that does not follow. `media_type` is that of Content-Type, in lower case and without
+    parameters; empty when absent. `keep_alive_timeout_s` is how long the upstream says that it
+    keeps an idle connection.
     """
 
     status: int
@@ -45,6 +46,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     content_length: int | None
     chunked: bool
     keep_alive_timeout_s: float | None
+    media_type: bytes = b""
 
 
 class ResponseParser:
@@ -175,8 +177,11 @@ class ResponseParser:
                 self._chunks.decode(buffer, self._body)
                 self.complete = self._chunks.complete
             elif self._left is not None:
-                self._body += buffer[: self._left]
-                del buffer[: self._left]
+                if not held_bytes and len(buffer) == self._left:
+                    self._body, self._buffer = buffer, self._body  # all of it at once: no copy
+                else:
+                    self._body += buffer[: self._left]
+                    del buffer[: self._left]
                 self._left -= len(self._body) - held_bytes
                 self.complete = not self._left
             else:
@@ -184,9 +189,9 @@ class ResponseParser:
                 buffer.clear()
         finally:
             self.body_bytes += len(self._body) - held_bytes
-        if self.complete and buffer:
+        if self.complete and self._buffer:
             self._spent = True
-            buffer.clear()
+            self._buffer.clear()
 
 
 # An upstream's heads repeat for a second at least, until their Date moves on.
@@ -209,6 +214,7 @@ def _read_head(raw: bytes, limits: HttpLimits) -> ResponseHead:
     return ResponseHead(
         status, fields, keep_alive, content_length, chunked,
         _keep_alive_timeout_s(by_name.get(b"keep-alive")),
+        media_type(by_name.get(b"content-type", b"")),
     )  # fmt: skip
 
 

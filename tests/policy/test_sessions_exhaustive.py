@@ -69,7 +69,7 @@ DEFECTS = {
     Defect("a principal is stored as it is", SessionPolicy, "_create",
            "hash_of_principal(message.principal)", "message.principal"): USES,
     Defect("one more than the bound is let in", SessionPolicy, "_create",
-           "occupied >= self", "occupied > self"): USES,
+           "if self.is_full:", "if self._ledger.occupied > self.limits.sessions_max:"): USES,
     Defect("the room is made in a write of its own", SessionPolicy, "_create",
            "writes.append(self._begin_end(victim, EndReason.EVICTED))",
            "early = self._write([self._begin_end(victim, EndReason.EVICTED)])"): USES,
