@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, assert_never
@@ -53,8 +54,14 @@ _PRAGMAS = {
     "synchronous": "full",
 }
 _TOUCH = 'UPDATE "session" SET "used_s" = ? WHERE "key" = ?'
+# peewee translates what a statement raises as it begins, not as its rows are fetched.
+_ERRORS = (PeeweeException, sqlite3.Error)
+_DAMAGE = (DatabaseError, sqlite3.DatabaseError)
+_OPERATIONAL = (OperationalError, sqlite3.OperationalError)
 
 logger = logging.getLogger("proxy_actors.storage")
+# At the debug level peewee logs every statement with its values, credentials among them (THR-T14).
+logging.getLogger("peewee").setLevel(logging.INFO)
 
 
 class SessionRecord(Model):
@@ -104,11 +111,12 @@ class SessionFile:
             except _DamagedError as error:
                 self._set_aside(error)
                 self._database, self._rows = self._open()
-            self._inode = os.stat(path).st_ino
-        except (OSError, PeeweeException) as error:
-            raise ConfigurationError(
-                f"{path}: {error}; is the directory writable, and no other proxy using it?"
-            ) from error
+            self._inodes = self._identify()
+        except (OSError, *_ERRORS) as error:
+            advice = "is the directory writable?"
+            if "locked" in str(error):
+                advice = "another process uses it, and each proxy needs a directory of its own"
+            raise ConfigurationError(f"{path}: {error}; {advice}") from error
 
     def load(self) -> Sequence[SessionRow]:
         """Return the rows that were in the file when it was opened."""
@@ -122,7 +130,7 @@ class SessionFile:
         error = self._transact([write for group in groups for write in group])
         if error is None:
             return [""] * len(groups)
-        if isinstance(error, OSError | OperationalError) or len(groups) == 1:
+        if isinstance(error, (OSError, *_OPERATIONAL)) or len(groups) == 1:
             return [str(error) or type(error).__name__] * len(groups)
         return [text for group in groups for text in self.commit([group])]
 
@@ -131,9 +139,7 @@ class SessionFile:
         self._database.close()
 
     def _open(self) -> tuple[SqliteDatabase, Sequence[SessionRow]]:
-        # Made with its mode, not given it afterwards; SQLite gives the WAL the same.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        os.chmod(self._path, 0o600)
+        was_empty = self._make()
         database = SqliteDatabase(
             str(self._path),
             pragmas=_PRAGMAS,
@@ -143,12 +149,27 @@ class SessionFile:
         )
         try:
             database.connect()
+            if was_empty:
+                logger.error("session_file_was_empty path=%s: sessions may be lost", self._path)
             return database, self._read(database)
         except BaseException as error:
             database.close()
-            if isinstance(error, DatabaseError) and not isinstance(error, OperationalError):
+            if isinstance(error, _DAMAGE) and not isinstance(error, _OPERATIONAL):
                 raise _DamagedError(str(error)) from error
             raise
+
+    def _make(self) -> bool:
+        """Make the file if there is none; say whether there is one without a byte.
+
+        To SQLite that is a new database, and a WAL beside it is thrown away.
+        """
+        try:
+            # Made with its mode, not given it afterwards; SQLite gives the WAL the same.
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            os.chmod(self._path, 0o600)
+            return not os.path.getsize(self._path)
+        return False
 
     def _read(self, database: SqliteDatabase) -> Sequence[SessionRow]:
         version = database.pragma("user_version")
@@ -157,37 +178,36 @@ class SessionFile:
         if database.pragma("quick_check") != "ok":
             raise _DamagedError("the database is malformed")
         if version == 0:
-            with database.atomic("IMMEDIATE"), database.bind_ctx([SessionRecord]):
+            with _transaction(database), database.bind_ctx([SessionRecord]):
                 database.create_tables([SessionRecord])
                 database.pragma("user_version", SCHEMA_VERSION)
         try:
             records = SessionRecord.select().dicts().execute(database)
             return [_row(record) for record in records]
-        except (msgspec.MsgspecError, TypeError, PeeweeException, sqlite3.Error) as error:
+        except (msgspec.MsgspecError, TypeError, *_ERRORS) as error:
             raise _DamagedError(f"a row cannot be read: {error}") from error
 
     def _set_aside(self, error: Exception) -> None:
-        number = next(n for n in count(1) if not self._aside(n, "").exists())
-        for suffix in ("", "-wal"):
-            # The WAL belongs to the damaged file and must not meet the new one.
-            if os.path.exists(f"{self._path}{suffix}"):
-                os.rename(f"{self._path}{suffix}", self._aside(number, suffix))
+        # A WAL has been folded in by now; beside a new file SQLite would throw it away.
+        names = (Path(f"{self._path}.damaged-{number}") for number in count(1))
+        aside = next(name for name in names if not name.exists())
+        self._path.rename(aside)
         logger.error(
             "session_file_set_aside path=%s as=%s error=%s: all sessions of clients are lost",
-            self._path, self._aside(number, ""), error,
+            self._path, aside, error,
         )
 
-    def _aside(self, number: int, suffix: str) -> Path:
-        return Path(f"{self._path}.damaged-{number}{suffix}")
+    def _identify(self) -> list[int]:
+        return [os.stat(f"{self._path}{suffix}").st_ino for suffix in ("", "-wal")]
 
     def _transact(self, writes: Iterable[SessionWrite]) -> Exception | None:
         try:
             # What is written to a file that was removed would be gone with the process.
-            if os.stat(self._path).st_ino != self._inode:
-                raise OSError("the file of sessions was replaced")
-            with self._database.atomic("IMMEDIATE"):
+            if self._identify() != self._inodes:
+                raise OSError(f"{self._path} was replaced: restart the proxy")
+            with _transaction(self._database):
                 self._write(writes)
-        except (PeeweeException, sqlite3.Error, OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, *_ERRORS) as error:
             return error
         return None
 
@@ -218,6 +238,24 @@ class SessionFile:
             database: Any = self._database  # Any: peewee's stubs leave its cursors out
             database.cursor().executemany(_TOUCH, touches)
             touches.clear()
+
+
+@contextmanager
+def _transaction(database: SqliteDatabase) -> Iterator[None]:
+    """Commit what is done inside, or nothing of it.
+
+    Not peewee's `atomic`: on a full disk SQLite rolls back by itself, and an error of the rollback
+    that follows would take the place of what went wrong.
+    """
+    database.begin("IMMEDIATE")
+    try:
+        yield
+        database.commit()
+    except BaseException:
+        connection: Any = database.connection()  # type: ignore[no-untyped-call]  # as in _touch
+        if connection.in_transaction:
+            database.rollback()
+        raise
 
 
 def _record(row: SessionRow) -> dict[str, object]:
