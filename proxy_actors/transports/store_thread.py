@@ -62,11 +62,15 @@ class StoreThread:
             self._start()
 
     def close(self, deadline_s: float) -> bool:
-        """See `SessionStore.close`. A commit that hangs is left to itself."""
-        if not self._quiet.wait(max(deadline_s - time.monotonic(), 0.0)):
-            _log.error("store_not_flushed groups=%d", len(self._waiting))
+        """See `SessionStore.close`. A disk that hangs is left to itself."""
+        if not self._quiet.wait(_left_s(deadline_s)):
+            _log.error("store_not_flushed waiting=%d", len(self._waiting))
             return False
-        self._pool.spawn(self._release).get()
+        released = self._pool.spawn(self._release)
+        released.wait(_left_s(deadline_s))
+        if not released.successful():
+            _log.error("store_not_released", exc_info=released.exception)
+            return False
         self._pool.kill()
         return True
 
@@ -96,7 +100,13 @@ class StoreThread:
             self._quiet.set()
 
     def _settle(self, batch: list[tuple[Writes, Done]], errors: list[str]) -> None:
-        for (writes, done), error in zip(batch, errors, strict=True):
+        # All rows before all answers: who is answered may submit what comes after them.
+        for (writes, _), error in zip(batch, errors, strict=True):
             if not error:
                 apply(self._rows, writes)
+        for (_, done), error in zip(batch, errors, strict=True):
             done(error)
+
+
+def _left_s(deadline_s: float) -> float:
+    return max(deadline_s - time.monotonic(), 0.0)
