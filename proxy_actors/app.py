@@ -57,6 +57,10 @@ logger = logging.getLogger("proxy_actors.app")
 class App:
     """The tree of one proxy and how it is reached.
 
+    Raises:
+        ConnectError: the address to listen at cannot be bound.
+        ConfigurationError: the URL of the upstream cannot be fronted.
+
     Attributes:
         root: the root supervisor, to be started with a parent that hears of its end.
         wiring: what the data plane is wired with; `draining` is set from here.
@@ -82,6 +86,7 @@ class App:
         self.server = Slot("server")
         self.health = Slot("root")
         upstream, forwarder = self._stdio() if options.command else self._http()
+        self._listener = world.listen(options.listen_host, options.listen_port)
         self.wiring = Wiring(
             world,
             AllowedNames(options.listen_host),
@@ -101,7 +106,6 @@ class App:
         ]
         self.root = Root(world, self.health.name, workers)
         self._drained: set[type] = set()
-        self._listening: HttpServer | None = None
 
     def start(self, parent: Mailbox) -> None:
         """Start the tree; `parent` is told SupervisorReady, and ChildStopped at its end."""
@@ -112,8 +116,7 @@ class App:
 
     def address(self) -> tuple[str, int]:
         """Return the bound host and port."""
-        bound = None if self._listening is None else self._listening.address
-        return bound or (self._options.listen_host, self._options.listen_port)
+        return self._listener.address
 
     def drain(self) -> None:
         """Refuse new work; the root's parent is told ServerDrained and UpstreamDrained."""
@@ -157,11 +160,7 @@ class App:
         )
 
     def _make_server(self) -> HttpServer:
-        options = self._options
-        self._listening = HttpServer(
-            self._world, self.server, options.listen_host, options.listen_port, self.wiring
-        )
-        return self._listening
+        return HttpServer(self._world, self.server, self._listener, self.wiring)
 
     def _http(self) -> tuple[Worker, Forwarder]:
         assert self._options.url is not None

@@ -64,7 +64,6 @@ class Plane:
         self.store = MemoryStore()
         self.mail: list[Any] = []
         self._url = UpstreamUrl(url)
-        self._listen = listen
         self._pool_limits = pool
         self.forwarder = HttpForwarder(
             world,
@@ -95,7 +94,7 @@ class Plane:
             Worker(self.server, self._make_server),
         ]
         self._tree = Root(world, self.root.name, workers, budget=budget)
-        self._http_server: HttpServer | None = None
+        self._listener = world.listen(*listen)
 
     def start(self) -> None:
         """Start the tree."""
@@ -116,9 +115,9 @@ class Plane:
         self.upstream.tell(DrainUpstream())
 
     @property
-    def address(self) -> tuple[str, int] | None:
-        """Where clients connect to; None until it is bound."""
-        return None if self._http_server is None else self._http_server.address
+    def address(self) -> tuple[str, int]:
+        """Where clients connect to."""
+        return self._listener.address
 
     def leftovers(self) -> dict[str, object]:
         """What is held for exchanges that have ended; nothing of it may stay."""
@@ -162,5 +161,4 @@ class Plane:
         )
 
     def _make_server(self) -> HttpServer:
-        self._http_server = HttpServer(self.world, self.server, *self._listen, self.wiring)
-        return self._http_server
+        return HttpServer(self.world, self.server, self._listener, self.wiring)

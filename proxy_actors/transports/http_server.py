@@ -1,7 +1,8 @@
-"""The listener of clients: binds, counts and bounds connections, ends them in a drain.
+"""The listener of clients: serves a bound socket, counts and bounds connections, drains.
 
-Owns the listening socket. Each connection is served by a greenlet of its own through
-`gateway/handle.py`; this actor never reads or writes one.
+The socket is bound before the tree of actors is started, so that it outlives a crash of this actor:
+connections then wait in the kernel until the next incarnation serves them. Each is served by a
+greenlet of its own through `gateway/handle.py`; this actor never reads or writes one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import logging
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import (
-    ConfigurationError,
-    ConnectError,
     DeadlineError,
     FailedError,
     Reason,
@@ -32,63 +31,50 @@ logger = logging.getLogger("proxy_actors.server")
 
 
 class HttpServer(Actor):
-    """Serves one listening address."""
+    """Serves one listening socket; `listener` is bound already."""
 
-    def __init__(self, world: World, slot: Slot, host: str, port: int, wiring: Wiring) -> None:
+    def __init__(self, world: World, slot: Slot, listener: Listener, wiring: Wiring) -> None:
         super().__init__(world, slot.name)
-        self._host = host
-        self._port = port
+        self._listener = listener
         self._wiring = wiring
         self._clients = wiring.clients
-        self._listener: Listener | None = None
-
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """The bound host and port; None before and after."""
-        return None if self._listener is None else self._listener.address
 
     def on_start(self) -> None:
-        """Bind, unless a drain has begun.
-
-        Raises:
-            ConfigurationError: the address cannot be bound.
-        """
+        """Serve, unless a drain has begun."""
         if self._wiring.draining:
-            self._report()
+            self._drain()
             return
-        try:
-            self._listener = self.world.listen(self._host, self._port, self._accept)
-        except ConnectError as error:
-            raise ConfigurationError(str(error)) from error
+        self._listener.serve(self._accept)
         logger.info("listening address=%s:%d", *self._listener.address)
 
     def on_receive(self, message: DrainServer | ConnectionEnded) -> None:
         """Drain, or see whether the drain is done."""
         if isinstance(message, DrainServer):
-            self._close_listener()
-            self._clients.close_idle()
-        self._report()
+            self._drain()
+        else:
+            self._report()
 
     def on_stop(self) -> None:
         """Accept no more, end every connection."""
-        self._close_listener()
+        self._listener.close()
         self._clients.close_all()
 
     def on_crash(self) -> None:
-        """Accept no more; connections go on, the next incarnation binds anew."""
-        self._close_listener()
+        """Have connections wait for the next incarnation; those that are served go on."""
+        self._listener.pause()
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
         return {"connections": len(self._clients), "draining": self._wiring.draining}
 
+    def _drain(self) -> None:
+        self._listener.close()
+        self._clients.close_idle()
+        self._report()
+
     def _report(self) -> None:
         if not self._clients and self.parent is not None:
             self.parent.tell(ServerDrained())
-
-    def _close_listener(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
 
     def _accept(self, stream: ByteStream) -> None:
         """Serve one connection, in its own greenlet, from accept to close."""

@@ -1,8 +1,9 @@
 """Owns a listening socket and its accept loop.
 
 Connections are accepted in bounded batches by the loop itself, each then served by a greenlet of
-its own. Out of descriptors, the listener neither spins nor leaves peers hanging: it gives up a
-descriptor kept in reserve, closes what is queued, and rests. Never reads a byte of a connection.
+its own; while nobody serves, they wait in the kernel. Out of descriptors, the listener neither
+spins nor leaves peers hanging: it gives up a descriptor kept in reserve, closes what is queued, and
+rests. Never reads a byte of a connection.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from proxy_actors.transports.deadlines import DeadlineSweep
 from proxy_actors.transports.fd_stream import READABLE
 from proxy_actors.transports.keepalive import detect_vanished_peer
 from proxy_actors.transports.socket_stream import SocketStream
+from proxy_actors.world.base import ByteStream
 
 ACCEPT_BATCH = 64
 # The kernel lowers it to net.core.somaxconn.
@@ -27,6 +29,8 @@ EXHAUSTED_REST_S = 0.1
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _INET = frozenset({_socket.AF_INET, _socket.AF_INET6})
 
+Spawn = Callable[[str, Callable[[], None]], object]
+
 
 class SocketListener:
     """A `Listener`.
@@ -34,21 +38,19 @@ class SocketListener:
     Args:
         sweep: where the waits of its connections are watched over.
         listening: bound and listening; taken over.
-        serve: given each connection; must not wait, and from then on owns the connection.
+        spawn: runs a function in a greenlet under an owner's name.
     """
 
     def __init__(
-        self,
-        sweep: DeadlineSweep,
-        listening: _socket.socket,
-        serve: Callable[[SocketStream], None],
+        self, sweep: DeadlineSweep, listening: _socket.socket, spawn: Spawn
     ) -> None:
         self._sweep = sweep
         self._socket = listening
         # Not socket.accept(), whose sockets are of the patched type in a patched process. The type
         # stubs leave it out.
         self._accept = listening._accept  # type: ignore[attr-defined]
-        self._serve = serve
+        self._spawn = spawn
+        self._serve: Callable[[ByteStream], None] | None = None
         self._reserve_fd = _open_reserve()
         self._rest: Any = None  # Any: gevent has no type hints
         # Linux hands these options down to every socket accepted, which saves a call for each.
@@ -58,24 +60,33 @@ class SocketListener:
             detect_vanished_peer(listening)
         name = listening.getsockname()
         self._address = (str(name[0]), int(name[1])) if isinstance(name, tuple) else (str(name), 0)
+        self._owner = f"connection to port {self._address[1]}"
         self._watcher = sweep.loop.io(listening.fileno(), READABLE)
-        self._watcher.start(self._on_readable)
 
     @property
     def address(self) -> tuple[str, int]:
         """See `Listener.address`; the path and 0 for a Unix socket."""
         return self._address
 
+    def serve(self, accept: Callable[[ByteStream], None]) -> None:
+        """See `Listener.serve`."""
+        self.pause()
+        self._serve = accept
+        self._watcher.start(self._on_readable)
+
+    def pause(self) -> None:
+        """See `Listener.pause`."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._end_rest()
+
     def close(self) -> None:
         """See `Listener.close`."""
         if self._watcher is None:
             return
-        self._watcher.stop()
+        self.pause()
         self._watcher.close()
         self._watcher = None
-        if self._rest is not None:
-            self._rest.stop()
-            self._rest.close()
         self._socket.close()
         if self._reserve_fd is not None:
             os.close(self._reserve_fd)
@@ -91,7 +102,21 @@ class SocketListener:
                     self._shed()
                     return
                 continue  # that connection was gone before it was accepted: accept(2)
-            self._serve(self._stream(fd, name))
+            self._start(self._stream(fd, name))
+
+    def _start(self, stream: SocketStream) -> None:
+        serve = self._serve
+        assert serve is not None
+
+        def run() -> None:
+            try:
+                serve(stream)
+            except BaseException:
+                # Nobody else is known to own it, and the loop would hold it open for ever.
+                stream.close()
+                raise
+
+        self._spawn(self._owner, run)
 
     def _stream(self, fd: int, name: Any) -> SocketStream:  # Any: depends on the family
         listening = self._socket
@@ -116,9 +141,14 @@ class SocketListener:
         self._rest = self._sweep.loop.timer(EXHAUSTED_REST_S)
         self._rest.start(self._resume, update=True)
 
+    def _end_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.stop()
+            self._rest.close()
+            self._rest = None
+
     def _resume(self) -> None:
-        self._rest.close()
-        self._rest = None
+        self._end_rest()
         if self._reserve_fd is None:
             self._reserve_fd = _open_reserve()
         self._watcher.start(self._on_readable)

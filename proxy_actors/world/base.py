@@ -98,14 +98,20 @@ class ByteStream(Protocol):
 
 
 class Listener(Protocol):
-    """A bound listening socket."""
+    """A bound listening socket. While nobody serves it, the kernel keeps connections waiting."""
 
     @property
     def address(self) -> tuple[str, int]:
         """The bound host and port (the real port when 0 was asked for)."""
 
+    def serve(self, accept: Callable[[ByteStream], None]) -> None:
+        """Run `accept` in a greenlet of its own for each connection, those that wait first."""
+
+    def pause(self) -> None:
+        """Accept no more until it is served again. No effect once closed."""
+
     def close(self) -> None:
-        """Accept no more. Idempotent. Connections already accepted live on."""
+        """Accept no more, ever. Idempotent. Connections already accepted live on."""
 
 
 class Task(Protocol):
@@ -197,9 +203,9 @@ class World(Protocol):
         """Whether an ask to an idle actor may run on the asker's stack (the simulator draws)."""
 
     def listen(
-        self, host: str, port: int, accept: Callable[[ByteStream], None]
+        self, host: str, port: int, accept: Callable[[ByteStream], None] | None = None
     ) -> Listener:
-        """Bind and serve: `accept` runs in a greenlet of its own for each connection.
+        """Bind, and serve at once where `accept` is given.
 
         Raises:
             ConnectError: the address cannot be bound; the text says why.

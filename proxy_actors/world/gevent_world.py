@@ -21,7 +21,6 @@ from proxy_actors.transports.connector import Connector
 from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter
 from proxy_actors.transports.guardian_client import GuardianClient
 from proxy_actors.transports.listener import SocketListener, adopt, bind
-from proxy_actors.transports.socket_stream import SocketStream
 from proxy_actors.transports.tasks import TaskTable
 from proxy_actors.transports.timers import TimerService
 from proxy_actors.world.base import ByteStream, Child, ChildCommand, ExitStatus, Listener
@@ -61,17 +60,19 @@ class GeventWorld:
         """See `World.may_inline`: in production always, it is the cheaper way."""
         return True
 
-    def listen(self, host: str, port: int, accept: Callable[[ByteStream], None]) -> Listener:
+    def listen(
+        self, host: str, port: int, accept: Callable[[ByteStream], None] | None = None
+    ) -> Listener:
         """See `World.listen`."""
-        return self._serve(bind(host, port), accept)
+        return self._listener(bind(host, port), accept)
 
-    def listen_on(self, fd: int, accept: Callable[[ByteStream], None]) -> Listener:
-        """Serve an inherited listening socket (systemd, or an old process of ours) like `listen`.
+    def listen_on(self, fd: int, accept: Callable[[ByteStream], None] | None = None) -> Listener:
+        """Take over an inherited listening socket (systemd, or an old process of ours).
 
         Raises:
             ConnectError: `fd` is not a listening socket.
         """
-        return self._serve(adopt(fd), accept)
+        return self._listener(adopt(fd), accept)
 
     def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
         """See `World.connect`."""
@@ -88,20 +89,10 @@ class GeventWorld:
             raise SpawnError("cannot start a child: this process runs without a guardian")
         return spawn_child(self._guardian, self._sweep, command, deadline_s, on_exit)
 
-    def _serve(
-        self, listening: socket, accept: Callable[[ByteStream], None]
+    def _listener(
+        self, listening: socket, accept: Callable[[ByteStream], None] | None
     ) -> SocketListener:
-        def serve(stream: SocketStream) -> None:
-            def run() -> None:
-                try:
-                    accept(stream)
-                except BaseException:
-                    # Nobody else is known to own it, and the loop would hold it open for ever.
-                    stream.close()
-                    raise
-
-            self.spawn(owner, run)
-
-        listener = SocketListener(self._sweep, listening, serve)
-        owner = f"connection to port {listener.address[1]}"
+        listener = SocketListener(self._sweep, listening, self._tasks.spawn)
+        if accept is not None:
+            listener.serve(accept)
         return listener

@@ -20,7 +20,7 @@ import greenlet
 
 from proxy_actors.errors import ConnectError, DeadlineError, SpawnError
 from proxy_actors.world.base import ByteStream, ChildCommand, ExitStatus, Mailbox
-from proxy_actors.world.sim_streams import SimProcess, start_process, stream_pair
+from proxy_actors.world.sim_streams import SimProcess, SimStream, start_process, stream_pair
 from proxy_actors.world.sim_waits import SimTask, SimWaiter
 
 BUSY_S_MAX = 0.05
@@ -59,19 +59,50 @@ class Faults:
 
 
 class SimListener:
-    """A virtual listening socket."""
+    """A virtual listening socket; connections wait while nobody serves it."""
 
-    def __init__(
-        self, world: SimWorld, address: tuple[str, int], accept: Callable[[ByteStream], None]
-    ) -> None:
+    def __init__(self, world: SimWorld, address: tuple[str, int]) -> None:
         self._world = world
+        self._accept: Callable[[ByteStream], None] | None = None
+        self._waiting: list[SimStream] = []
         self.address = address
-        self.accept = accept
+
+    def serve(self, accept: Callable[[ByteStream], None]) -> None:
+        """Serve those that wait, and all that come."""
+        self._accept = accept
+        waiting, self._waiting = self._waiting, []
+        for stream in waiting:
+            self._start(stream, accept)
+
+    def pause(self) -> None:
+        """Have connections wait."""
+        self._accept = None
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more; those that wait are reset."""
+        self.pause()
         if self._world.listeners.get(self.address) is self:
             del self._world.listeners[self.address]
+        waiting, self._waiting = self._waiting, []
+        for stream in waiting:
+            stream.reset()
+
+    def take(self, stream: SimStream) -> None:
+        """Serve a connection, or let it wait."""
+        if self._accept is None:
+            self._waiting.append(stream)
+        else:
+            self._start(stream, self._accept)
+
+    def _start(self, stream: SimStream, accept: Callable[[ByteStream], None]) -> None:
+        def serve() -> None:
+            try:
+                accept(stream)
+            except BaseException:
+                stream.close()
+                raise
+
+        self._world.spawn("connection", serve)
 
 
 class SimWorld:
@@ -177,14 +208,16 @@ class SimWorld:
         return self.chance.random() < 0.5
 
     def listen(
-        self, host: str, port: int, accept: Callable[[ByteStream], None]
+        self, host: str, port: int, accept: Callable[[ByteStream], None] | None = None
     ) -> SimListener:
         """Bind a virtual address."""
         address = (host, port or 40_000 + len(self.listeners))
         if address in self.listeners:
             raise ConnectError(f"{address[0]}:{address[1]} is in use")
-        self.listeners[address] = SimListener(self, address, accept)
-        return self.listeners[address]
+        listener = self.listeners[address] = SimListener(self, address)
+        if accept is not None:
+            listener.serve(accept)
+        return listener
 
     def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
         """Connect to a virtual address, or be refused, or stall to the deadline."""
@@ -192,17 +225,8 @@ class SimWorld:
         listener = self.listeners.get(("127.0.0.1" if host == "localhost" else host, port))
         if listener is None or self.draw(self.faults.refuse, "connect_refused"):
             raise ConnectError(f"{host}:{port} refused the connection")
-        accept = listener.accept
         near, far = stream_pair(self)
-
-        def serve() -> None:
-            try:
-                accept(far)
-            except BaseException:
-                far.close()
-                raise
-
-        self.spawn("connection", serve)
+        listener.take(far)
         return near
 
     def spawn_child(

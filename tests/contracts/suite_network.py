@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.contracts.staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
 
-from proxy_actors.errors import ConnectError
+from proxy_actors.errors import ConnectError, StreamClosedError
 from proxy_actors.world.base import ByteStream, World
 
 
@@ -46,6 +46,39 @@ def contract_closed_listener_refuses_and_keeps_what_it_accepted(world: World) ->
     assert read_exactly(world, far, 10) == b"still here"
     near.close()
     far.close()
+
+
+def contract_connections_wait_while_nobody_serves(world: World) -> None:
+    """So a listener that is started again has lost none."""
+    box = Box(world)
+    listener = world.listen("127.0.0.1", 0)
+    for round in (1, 2):
+        early = world.connect(*listener.address, soon(world))
+        early.write((b"waiting",), soon(world))
+        pass_time(world)
+        assert len(box.mail) == 2 * (round - 1)
+        listener.serve(box.tell)
+        box.wait_for(2 * round - 1)
+        late = world.connect(*listener.address, soon(world))
+        served = box.wait_for(2 * round)[-2:]
+        assert read_exactly(world, served[0], 7) == b"waiting"
+        for stream in (early, late, *served):
+            stream.close()
+        listener.pause()
+        listener.pause()
+    listener.close()
+    listener.pause()
+
+
+def contract_closed_listener_ends_those_that_wait(world: World) -> None:
+    listener = world.listen("127.0.0.1", 0)
+    near = world.connect(*listener.address, soon(world))
+    listener.close()
+    try:
+        assert near.read(1, soon(world)) == b""
+    except StreamClosedError:
+        pass
+    near.close()
 
 
 def contract_freed_port_can_be_bound_again_at_once(world: World) -> None:

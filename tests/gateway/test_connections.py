@@ -14,8 +14,9 @@ import pytest
 
 from proxy_actors.gateway.handle import READ_BYTES_MAX
 from proxy_actors.gateway.wiring import ConnectionLimits
-from proxy_actors.messages.server import ServerDrained
+from proxy_actors.messages.server import ConnectionEnded, ServerDrained
 from proxy_actors.messages.upstream import UpstreamDrained
+from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.sim_streams import PIPE_BYTES_MAX
 from tests.gateway.scene import Scene
 from tests.sim.virtual import Answer, VirtualConnection, call, initialize, note, request
@@ -256,6 +257,41 @@ def test_client_that_has_ended_its_side_gets_its_answer(scene: Scene, steps: lis
     scene.rest()
 
 
+# Crashes.
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_crash_of_the_listener_loses_no_connection(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are served go on, and those that come meanwhile wait for the next incarnation."""
+    scene = Scene(seed)
+    session = scene.session()
+    crashed = scene.plane.server.ref
+
+    def crash(server: HttpServer) -> None:
+        monkeypatch.undo()
+        raise LookupError("planted")
+
+    def client() -> list[Answer]:
+        before = scene.connection()
+        before.send(request(call(1, "pause 5", "json"), session=session))
+        scene.pass_time(1.0)
+        monkeypatch.setattr(HttpServer, "_report", crash)
+        scene.plane.server.tell(ConnectionEnded())
+        while scene.plane.server.ref is crashed:
+            scene.pass_time(0.001)
+        after = scene.connection()
+        answers = [after.ask(HEALTH, "GET"), before.receive()]
+        before.close()
+        after.close()
+        return answers
+
+    assert [answer.status for answer in scene.do(client)] == [200, 200]
+    assert scene.plane.server.starts == 2
+    scene.rest()
+
+
 # Drains.
 
 
@@ -324,7 +360,6 @@ def test_drain_ends_idle_connections_and_takes_no_new_ones(scene: Scene) -> None
         return [ended]
 
     assert [answer.status for answer in scene.do(client)] == [None]
-    assert scene.plane.address is not None
     assert scene.plane.address not in scene.listeners
     scene.run(10.0)
     assert drained(scene) == {ServerDrained, UpstreamDrained}

@@ -82,8 +82,6 @@ class PlaneThread:
         world = GeventWorld()
         self.plane = Plane(world, self._url, limits=self._limits, pool=self._pool)
         self.plane.start()
-        while self.plane.address is None:
-            gevent.sleep(0)
         self.address = self.plane.address
         self._started.set()
         stop.wait()

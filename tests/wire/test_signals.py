@@ -1,0 +1,263 @@
+"""A real proxy from its start to its end: signals, drains, exit statuses, upstreams that are late.
+
+RELIABILITY 1.9; faults P1, P2, P23; MCP-S-20, S-22.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR2, Signals
+
+import pytest
+
+from tests.peers.processes import free_port
+from tests.sim.virtual import call, initialize, note, request
+from tests.wire.http_proxy import HttpProxy, http_proxy
+from tests.wire.socket_upstream import SocketUpstream
+from tests.wire.waiting import PATIENCE_S, eventually
+
+HEALTH = request(None, "GET", path="/health")
+
+
+@pytest.fixture
+def upstream() -> Iterator[SocketUpstream]:
+    with SocketUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def proxy(upstream: SocketUpstream) -> Iterator[HttpProxy]:
+    with http_proxy(upstream.url) as proxy:
+        yield proxy
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        socket.create_connection(address, PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_calls_that_run_are_answered_before_the_process_ends(
+    proxy: HttpProxy, upstream: SocketUpstream, number: Signals
+) -> None:
+    """P1: JSON and events; and the standalone stream is ended properly once they are over."""
+    session = proxy.session()
+    with proxy.wire() as plain, proxy.wire() as events, proxy.wire() as standalone:
+        standalone.send(request(None, "GET", session))
+        waiting = standalone.head()
+        plain.send(request(call(1, "pause 1", "json"), session=session))
+        events.send(
+            request(call(2, "sse", "note", "pause 1", "note", "answer", "end"), session=session)
+        )
+        upstream.wait_for(1)
+        streamed = events.head()
+        assert events.more(streamed)
+        proxy.signal(number)
+        eventually(lambda: refuses(proxy.address))
+        assert not waiting.complete
+        upstream.resume()
+        answer = plain.answer()
+        assert (answer.status, answer.message["id"]) == (200, 1)
+        assert not answer.keep_alive
+        assert plain.has_ended
+        while events.more(streamed):
+            pass
+        assert streamed.complete
+        assert [message.get("id") for message in streamed.messages] == [None, None, 2]
+        assert events.has_ended
+        while standalone.more(waiting):
+            pass
+        assert waiting.complete
+        assert standalone.has_ended
+    assert proxy.wait() == 0
+    assert upstream.server.executions == {None: 1, 1: 1, 2: 1}
+    assert upstream.server.deleted == []  # stopping ends no session
+
+
+def test_new_work_is_refused_while_running_calls_end(
+    proxy: HttpProxy, upstream: SocketUpstream
+) -> None:
+    """P1: 503 where the request was on its way already, no connection to anyone else."""
+    session = proxy.session()
+    late = request(call(2), session=session)
+    opening = request(initialize())
+    answers = request({"jsonrpc": "2.0", "id": "x", "result": {}}, session=session)
+    with proxy.wire() as running, proxy.wire() as idle:
+        wires = [proxy.wire() for _ in (late, opening, answers)]
+        assert idle.ask(HEALTH, "GET").status == 200
+        for wire, data in zip(wires, (late, opening, answers)):
+            wire.send(data[:-1])
+        running.send(request(call(1, "pause 1", "json"), session=session))
+        upstream.wait_for(1)
+        proxy.signal(SIGTERM)
+        assert idle.has_ended
+        eventually(lambda: refuses(proxy.address))
+        for wire, data in zip(wires, (late, opening, answers)):
+            wire.send(data[-1:])
+        statuses = []
+        for wire in wires:
+            answer = wire.answer()
+            statuses.append(answer.status)
+            assert not answer.keep_alive
+            assert wire.has_ended
+            wire.close()
+        assert statuses == [503, 503, 202]
+        upstream.resume()
+        assert running.answer().status == 200
+    assert proxy.wait() == 0
+    assert upstream.server.executions[2] == 0
+
+
+def test_process_without_work_ends_at_once(proxy: HttpProxy) -> None:
+    session = proxy.session()
+    with proxy.wire() as idle, proxy.wire() as standalone:
+        assert idle.ask(HEALTH, "GET").status == 200
+        standalone.send(request(None, "GET", session))
+        assert standalone.head().status == 200
+        proxy.signal(SIGTERM)
+        assert proxy.wait() == 0
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_second_signal_ends_the_process_at_once(
+    proxy: HttpProxy, upstream: SocketUpstream, number: Signals
+) -> None:
+    """P2: in the middle of a drain that a call holds up."""
+    session = proxy.session()
+    with proxy.wire() as wire:
+        wire.send(request(call(1, "pause 1", "json"), session=session))
+        upstream.wait_for(1)
+        proxy.signal(SIGTERM)
+        eventually(lambda: refuses(proxy.address))
+        proxy.signal(number)
+        assert proxy.wait() == 1
+        assert wire.answer().status is None
+
+
+def test_hangup_changes_nothing(proxy: HttpProxy, upstream: SocketUpstream) -> None:
+    """P2: there is no configuration to read again."""
+    session = proxy.session()
+    with proxy.wire() as wire:
+        wire.send(request(call(1, "pause 1", "json"), session=session))
+        upstream.wait_for(1)
+        proxy.signal(SIGHUP)
+        upstream.resume()
+        answer = wire.answer()
+        assert (answer.status, answer.keep_alive) == (200, True)
+        assert wire.ask(HEALTH, "GET").status == 200
+
+
+def test_actors_are_written_to_the_log_when_asked_for(proxy: HttpProxy) -> None:
+    """Every one with its mailbox and restarts, and no session's id."""
+    session = proxy.session()
+    with proxy.wire() as wire:
+        wire.send(request(None, "GET", session))
+        assert wire.head().status == 200
+        proxy.signal(SIGUSR2)
+        kinds = {"Root", "HttpUpstream", "ConnectionPool", "SessionRegistry", "HttpServer",
+                 "EventStream"}
+        eventually(lambda: all(f"kind={kind} incarnation=1 mailbox=" in proxy.log()
+                               for kind in kinds))
+        assert "restarts" in proxy.log()
+        assert session not in proxy.log()
+
+
+def test_port_in_use_is_told_in_one_line(upstream: SocketUpstream) -> None:
+    """P23: EX_UNAVAILABLE, so that a service manager tries again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start(upstream.url, f"127.0.0.1:{port}")
+    assert (done.returncode, done.stdout) == (69, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"proxy-actors: cannot listen on '127.0.0.1' port {port}: ")
+    assert "in use" in line
+    assert upstream.server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("listen", "url", "status", "told"),
+    [
+        ("192.0.2.1:0", "http://127.0.0.1:1/mcp", 69, "no such address"),
+        ("nowhere.invalid:0", "http://127.0.0.1:1/mcp", 69, "nowhere.invalid"),
+        ("127.0.0.1:0", "https://127.0.0.1:1/mcp", 78, "only http://"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_one_line(
+    listen: str, url: str, status: int, told: str
+) -> None:
+    """P23."""
+    done = start(url, listen)
+    assert (done.returncode, done.stdout) == (status, "")
+    (line,) = done.stderr.splitlines()
+    assert told in line
+
+
+def start(url: str, listen: str) -> subprocess.CompletedProcess[str]:
+    """Start a proxy that cannot run."""
+    command = [sys.executable, "-m", "proxy_actors", "run", "--listen", listen, url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def test_proxy_starts_without_its_upstream_and_finds_it_later() -> None:
+    """/ready tells; calls are refused meanwhile, and the process lives."""
+    port = free_port()
+    with http_proxy(f"http://127.0.0.1:{port}/mcp") as proxy:
+        eventually(lambda: proxy.page("/ready") == 503)
+        assert proxy.page("/health") == proxy.page("/admin/health") == 200
+        with proxy.wire() as wire:
+            answer = wire.ask(request(initialize()))
+        assert (answer.status, answer.error["data"]["reason"]) == (502, "connect-failed")
+        with SocketUpstream(port=port) as upstream:
+            proxy.wait_ready()
+            assert upstream.server.seen == []  # a probe is a connection, not a request
+            session = proxy.session()
+            with proxy.wire() as wire:
+                assert wire.ask(request(call(1), session=session)).status == 200
+
+
+def test_readiness_is_over_in_a_drain(proxy: HttpProxy, upstream: SocketUpstream) -> None:
+    """RELIABILITY 1.9: whoever asks on a connection that still stands."""
+    session = proxy.session()
+    ready = request(None, "GET", path="/ready")
+    with proxy.wire() as running, proxy.wire() as asking:
+        running.send(request(call(1, "pause 1", "json"), session=session))
+        upstream.wait_for(1)
+        asking.send(ready[:-1])
+        proxy.signal(SIGTERM)
+        eventually(lambda: refuses(proxy.address))
+        asking.send(ready[-1:])
+        assert asking.answer("GET").status == 503
+        upstream.resume()
+        assert running.answer().status == 200
+    assert proxy.wait() == 0
+
+
+def test_notification_reaches_its_stream_to_the_last(
+    proxy: HttpProxy, upstream: SocketUpstream
+) -> None:
+    """RELIABILITY 1.9: what the upstream said before the end of the stream is not lost."""
+    session = proxy.session()
+    with proxy.wire() as running, proxy.wire() as standalone:
+        standalone.send(request(None, "GET", session))
+        answer = standalone.head()
+        running.send(request(call(1, "sse", "note", "pause 1", "answer", "end"), session=session))
+        assert running.more(running.head())
+        proxy.signal(SIGTERM)
+        eventually(lambda: refuses(proxy.address))
+        (own,) = upstream.server.sessions.values()
+        assert own.standalone is not None
+        own.standalone.put(note("notifications/tools/list_changed"))
+        assert standalone.more(answer)
+        upstream.resume()
+        while standalone.more(answer):
+            pass
+        assert [x["method"] for x in answer.messages] == ["notifications/tools/list_changed"]
+        assert answer.complete
+    assert proxy.wait() == 0
