@@ -44,6 +44,7 @@ from proxy_actors.options import RunOptions
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import ByteStream, ChildCommand, Mailbox, SessionStore, World
@@ -154,9 +155,13 @@ class App:
             self._dump(child, depth + 1)
 
     def _make_registry(self, store: SessionStore) -> SessionRegistry:
+        limits = SessionLimits()
+        if self._options.command and StdioMode(self._options.stdio) is StdioMode.SESSION:
+            # Every session has a process: the registry makes room for them (FLT-U16).
+            limits = SessionLimits(sessions_max=ChildrenLimits().sessions_max)
         upstreams = {UPSTREAM: self.upstream}
         return SessionRegistry(
-            self._world, self.registry, SessionLimits(), store, self._uses, upstreams
+            self._world, self.registry, limits, store, self._uses, upstreams
         )
 
     def _make_server(self) -> HttpServer:

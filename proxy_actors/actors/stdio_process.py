@@ -158,7 +158,7 @@ class StdioProcess(Actor):
     def on_undelivered(self, message: Any) -> None:  # Any: see on_receive
         """Own calls of the upstream are always answered."""
         if isinstance(message, m.SubmitOwn):
-            self._tell_parent(m.OwnAnswered(message.own_id, None, None))
+            self._tell_parent(m.OwnAnswered(message.own_id))
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
@@ -237,8 +237,8 @@ class StdioProcess(Actor):
                 self._tell_parent(m.ProcessReady(self.name, described))
             case e.TellUpstream(frame):
                 self._tell_parent(m.NotificationReceived(frame))
-            case e.TellOwnAnswered(own_id, result, error):
-                self._tell_parent(m.OwnAnswered(own_id, result, error))
+            case e.TellOwnAnswered(own_id, result, error, reason):
+                self._tell_parent(m.OwnAnswered(own_id, result, error, reason))
             case e.TellCallEnded(call_id):
                 self._tell_parent(m.CallEnded(self.name, call_id))
             case e.AnnounceDrained():
@@ -306,7 +306,7 @@ class StdioProcess(Actor):
             self._step = 0
             self._stop_step(0)
         else:
-            self._apply(self._policy.begin())
+            self._apply(self._policy.begin(self.world.now_s()))
 
     def _exited(self, reason: Reason, text: str) -> None:
         """The process is no more."""

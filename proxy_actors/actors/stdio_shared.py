@@ -16,7 +16,13 @@ from proxy_actors.actors.event_stream import EventStream
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.subscriber import Subscribers
-from proxy_actors.errors import FailedError, ProxyActorsError, Reason, RefusedError
+from proxy_actors.errors import (
+    Executed,
+    FailedError,
+    ProxyActorsError,
+    Reason,
+    RefusedError,
+)
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
@@ -38,12 +44,12 @@ from proxy_actors.policy.stdio_shared_children import (
 from proxy_actors.world.base import ChildCommand, World
 
 _FOR_CHILDREN = (
-    m.TakeChild, m.ReleaseChild, m.CallEnded, m.DescribeServer, m.ProcessGone, m.ProcessDrained,
-    m.RespawnDue, m.TakeSweepDue, DrainUpstream,
+    m.TakeChild, m.ReleaseChild, m.CallEnded, m.DescribeServer, m.ProcessReady, m.ProcessGone,
+    m.ProcessDrained, m.RespawnDue, m.TakeSweepDue, DrainUpstream,
 )  # fmt: skip
 _FOR_SESSIONS = (
     m.SubmitCall, m.AbandonCall, m.OpenStandalone, m.NotificationReceived, m.OwnAnswered,
-    m.SessionSeen, SessionEnded,
+    m.ProcessReady, m.ProcessGone, m.SessionSeen, SessionEnded,
 )  # fmt: skip
 
 
@@ -101,22 +107,17 @@ class StdioShared(Actor):
         if isinstance(message, DescribeReadiness):
             return Readiness(self._children.ready, self._children.text)
         self._note_asker(message)
-        if isinstance(message, m.OpenStandalone) and self._refuses(message):
-            return LATER
         if isinstance(message, m.SendMessage):
             self._send_to_all(message)
-        elif isinstance(message, m.ProcessReady):
-            self._apply(self._children.handle(message, now_s))
-            if message.described is not None:
-                self._apply_sessions(self._sessions.handle(message))
-        elif isinstance(message, _FOR_CHILDREN):
-            if isinstance(message, m.ProcessGone):
-                self._unname(message.child)
-            self._apply(self._children.handle(message, now_s))
-        elif isinstance(message, _FOR_SESSIONS):
-            self._apply_sessions(self._sessions.handle(message))
-        else:
+            return LATER
+        if not isinstance(message, _FOR_CHILDREN + _FOR_SESSIONS):
             raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
+        if isinstance(message, m.ProcessGone):
+            self._unname(message.child)
+        if isinstance(message, _FOR_CHILDREN):
+            self._apply(self._children.handle(message, now_s))
+        if isinstance(message, _FOR_SESSIONS):
+            self._apply_sessions(self._sessions.handle(message))
         return LATER
 
     def on_child_stopped(self, message: ChildStopped) -> None:
@@ -143,23 +144,13 @@ class StdioShared(Actor):
 
     def _note_asker(self, message: Any) -> None:  # Any: see on_receive
         asked = self.asked_by
-        if asked is None:
-            return
         match message:
-            case m.TakeChild(exchange_id):
-                self._asks[exchange_id] = asked
-            case m.SubmitCall(call_id):
-                self._asks[call_id] = asked
-            case m.DescribeServer():
+            case m.TakeChild(id) | m.SubmitCall(id) if asked is not None:
+                self._asks[id] = asked
+            case m.DescribeServer() if asked is not None:
                 self._describers.append(asked)
-
-    def _refuses(self, message: m.OpenStandalone) -> bool:
-        if message.session_key not in self._session_streams:
-            return False
-        if self.asked_by is not None:
-            text = "this session has a standalone stream already"
-            self.asked_by.fail(RefusedError(409, text))
-        return True
+            case m.ReleaseChild(id) | m.AbandonCall(id):
+                self._asks.pop(id, None)
 
     def _send_to_all(self, message: m.SendMessage) -> None:
         for name in list(self.children):
@@ -176,6 +167,8 @@ class StdioShared(Actor):
                     self._start_process(child)
                 case e.StopProcess(child):
                     self._tell_child(child, Stop())
+                case e.NameChild(child):
+                    self._name_child(child)
                 case e.GiveChild(exchange_id, child):
                     self._give(exchange_id, child)
                 case e.RefuseChild(exchange_id, reason, text, retry_after_s):
@@ -210,12 +203,16 @@ class StdioShared(Actor):
                     reply = self._asks.pop(call_id, None)
                     if reply is not None:
                         reply.set(m.CallAnswered(data))
-                case e.FailOwn(call_id, reason, text):
-                    self._fail(call_id, reason, text, None)
-                case e.AskChildren(own_id, method, params):
-                    self._ask_children(m.SubmitOwn(own_id, method, params))
+                case e.FailOwn(call_id, reason, text, executed):
+                    self._fail(call_id, reason, text, executed=executed)
+                case e.AskChild(child, own_id, method, params):
+                    if not self._tell_child(child, m.SubmitOwn(own_id, method, params)):
+                        self.ref.tell(m.OwnAnswered(own_id))
                 case e.StartSessionStream(session_key):
                     self._start_stream(session_key)
+                case e.RefuseSessionStream(status, text):
+                    if self.asked_by is not None:
+                        self.asked_by.fail(RefusedError(status, text))
                 case e.EmitToSessionStream(session_key, data):
                     event = EventReceived(data, MessageKind.NOTIFICATION)
                     self._session_streams[session_key].tell(event)
@@ -226,12 +223,6 @@ class StdioShared(Actor):
                 case _:
                     assert_never(effect)
 
-    def _ask_children(self, ask: m.SubmitOwn) -> None:
-        streams = self._session_stream_names()
-        accepted = [ref.tell(ask) for name, ref in self.children.items() if name not in streams]
-        if not any(accepted):
-            self.ref.tell(m.OwnAnswered(ask.own_id, None, None))
-
     def _give(self, exchange_id: int, child: str) -> None:
         reply = self._asks.pop(exchange_id, None)
         if reply is None or reply.settled:
@@ -240,12 +231,20 @@ class StdioShared(Actor):
             reply.set(child)
 
     def _fail(
-        self, call_id: int, reason: Reason, text: str, retry_after_s: float | None
+        self,
+        call_id: int,
+        reason: Reason,
+        text: str,
+        retry_after_s: float | None = None,
+        executed: Executed = Executed.NO,
     ) -> None:
         reply = self._asks.pop(call_id, None)
         if reply is not None:
             reply.fail(
-                FailedError(reason, text, upstream=self._upstream, retry_after_s=retry_after_s)
+                FailedError(
+                    reason, text, executed=executed, upstream=self._upstream,
+                    retry_after_s=retry_after_s,
+                )
             )
 
     def _unavailable(self, text: str, retry_after_s: float) -> FailedError:
@@ -266,9 +265,11 @@ class StdioShared(Actor):
             self._failure,
         )
         self._processes.enter(process.slot)
-        ref = self.start_child(process)
+        self.start_child(process)
+
+    def _name_child(self, name: str) -> None:
         if not self._pool:
-            self._shared.ref, self._shared_child = ref, name
+            self._shared.ref, self._shared_child = self.children.get(name), name
 
     def _unname(self, child: str) -> None:
         """Nobody bears the stable name between two children."""
@@ -284,10 +285,9 @@ class StdioShared(Actor):
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))
 
-    def _tell_child(self, name: str, message: Any) -> None:  # Any: a child's vocabulary
+    def _tell_child(self, name: str, message: Any) -> bool:  # Any: a child's vocabulary
         child = self.children.get(name)
-        if child is not None:
-            child.tell(message)
+        return child is not None and child.tell(message)
 
     def _leave(self) -> None:
         error = self._unavailable("the upstream is being restarted", 1.0)

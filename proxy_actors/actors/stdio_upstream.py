@@ -87,7 +87,7 @@ class StdioUpstream(Actor):
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {"serving": self._policy.serving, "ready": self._policy.ready}
+        return {"children": self._policy.children, "ready": self._policy.ready}
 
     def _apply(self, effects: list[ChildrenEffect]) -> None:
         for effect in effects:
@@ -112,7 +112,9 @@ class StdioUpstream(Actor):
                 case e.ChildrenDrained():
                     if self.parent is not None:
                         self.parent.tell(UpstreamDrained(self.name))
-                case e.WakeTakeSweep() | e.AnswerDescribed() | e.FailDescribed():
+                case (
+                    e.NameChild() | e.WakeTakeSweep() | e.AnswerDescribed() | e.FailDescribed()
+                ):
                     raise ProxyActorsError("an effect of the shared modes in SESSION mode")
                 case _:
                     assert_never(effect)

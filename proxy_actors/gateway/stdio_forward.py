@@ -8,6 +8,7 @@ call goes to the upstream's actor; `initialize` is answered from the proxy's own
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Raw
 
 from proxy_actors.actors.directory import Directory
@@ -24,7 +25,13 @@ from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX, Forwarder
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.response import Response, json_response
-from proxy_actors.messages.sessions import EndReason, EndSession, Session
+from proxy_actors.messages.sessions import (
+    EndReason,
+    EndSession,
+    Session,
+    SetLogLevel,
+    SetSubscription,
+)
 from proxy_actors.messages.stdio import (
     AbandonCall,
     BindChild,
@@ -40,6 +47,7 @@ from proxy_actors.messages.stdio import (
     SubmitCall,
     TakeChild,
 )
+from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE
 from proxy_actors.policy.stdio_sessions import HANDLED_HERE
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
@@ -77,6 +85,7 @@ class StdioForwarder(Forwarder):
         self._upstream = slot.name.rpartition("/")[2]
         self._shared = shared_name(slot)
         self._seen: set[str] = set()
+        self._seen_by = 0
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session: at a child of its own, or at the shared ones."""
@@ -96,7 +105,7 @@ class StdioForwarder(Forwarder):
         if self._mode is not StdioMode.SESSION:
             self._make_known(session)
             if exchange.message.method in HANDLED_HERE:
-                return self._submit(self._slot, exchange, session.key, exchange.deadline_s)
+                return self._call_upstream(exchange, session)
             if self._mode is StdioMode.POOL:
                 return self._call_in_pool(exchange, session)
         return self._submit(self._target(session), exchange, session.key, exchange.deadline_s)
@@ -104,6 +113,8 @@ class StdioForwarder(Forwarder):
     def post(self, exchange: Exchange) -> None:
         """Send a notification or a response, in order behind what was sent before."""
         session = exchange.in_session()
+        if self._mode is not StdioMode.SESSION:
+            self._make_known(session)
         target = self._slot if self._mode is StdioMode.POOL else self._target(session)
         if not target.tell(SendMessage(session.key, exchange.message)):
             raise self._gone()
@@ -112,7 +123,11 @@ class StdioForwarder(Forwarder):
         """Open the session's standalone stream, which the proxy itself makes."""
         session = exchange.in_session()
         deadline_s = self._world.now_s() + DECIDE_S_MAX
-        target = self._target(session) if self._mode is StdioMode.SESSION else self._slot
+        if self._mode is StdioMode.SESSION:
+            target = self._target(session)
+        else:
+            self._make_known(session)
+            target = self._slot
         name: CallStreaming = target.ask(OpenStandalone(session.key), deadline_s)
         return Response(200, stream=name.stream)
 
@@ -153,13 +168,30 @@ class StdioForwarder(Forwarder):
             if not answered:
                 self._slot.tell(ReleaseChild(exchange.id))
 
+    def _call_upstream(self, exchange: Exchange, session: Session) -> Response:
+        """Set the level or a subscription, and have the registry keep it if that went well."""
+        response = self._submit(self._slot, exchange, session.key, exchange.deadline_s)
+        answer = jsonrpc.admit(response.body)
+        assert isinstance(answer, Message)
+        if not answer.is_error and exchange.message.method == SET_LEVEL:
+            level = msgspec.json.decode(exchange.message.params["level"], type=str)
+            self._registry.tell(SetLogLevel(session.key, level))
+        elif not answer.is_error:
+            subscribed = exchange.message.method == SUBSCRIBE
+            uri = exchange.message.uri() or ""
+            self._registry.tell(SetSubscription(session.key, uri, subscribed))
+        return response
+
     def _make_known(self, session: Session) -> None:
-        """Have the upstream know of a session before anything of it can be in flight."""
-        if session.key not in self._seen:
-            if len(self._seen) >= SEEN_MAX:
-                self._seen.clear()
+        """Have the upstream know of a session before anything of it can be in flight.
+
+        An upstream that was started anew knows of none.
+        """
+        if self._seen_by != self._slot.starts or len(self._seen) >= SEEN_MAX:
+            self._seen.clear()
+            self._seen_by = self._slot.starts
+        if session.key not in self._seen and self._slot.tell(SessionSeen(session)):
             self._seen.add(session.key)
-            self._slot.tell(SessionSeen(session.key))
 
     def _submit(
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
@@ -196,7 +228,8 @@ class StdioForwarder(Forwarder):
             raise self._gone() from error
 
     def _gone(self, executed: Executed = Executed.NO) -> FailedError:
-        text = "the server process has ended"
-        return FailedError(
-            Reason.PROCESS_EXITED, text, executed=executed, upstream=self._upstream
-        )
+        reason, text = Reason.PROCESS_EXITED, "the server process has ended"
+        if self._mode is not StdioMode.SESSION and executed is Executed.NO:
+            # It is being started anew: what took nothing can be repeated in a moment (FLT-U3).
+            reason, text = Reason.UPSTREAM_UNAVAILABLE, "no server process is running"
+        return FailedError(reason, text, executed=executed, upstream=self._upstream)

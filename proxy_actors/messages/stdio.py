@@ -9,7 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from proxy_actors.errors import Reason
 from proxy_actors.messages.base import Message
+from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol import jsonrpc
 
 
@@ -113,10 +115,14 @@ class OpenStandalone(Message, frozen=True):
 
 
 class SessionSeen(Message, frozen=True):
-    """Exchange to upstream, SHARED and POOL mode: before a session's first call in this process."""
+    """Exchange to upstream, SHARED and POOL mode: before anything else of a session.
+
+    Told anew to each incarnation of the upstream's actor. The session has the log level and the
+    subscriptions that were stored.
+    """
 
     always_accepted: ClassVar[bool] = True
-    session_key: str
+    session: Session
 
 
 class TakeSweepDue(Message, frozen=True):
@@ -184,15 +190,16 @@ class SubmitOwn(Message, frozen=True):
 
 
 class OwnAnswered(Message, frozen=True):
-    """Child to upstream: what came of a SubmitOwn; `error` is the raw JSON of an error.
+    """Child to upstream: what came of a SubmitOwn.
 
-    Both are None when the child ended before it answered.
+    `result` or `error` is raw JSON; without either, `reason` says why the child did not answer.
     """
 
     always_accepted: ClassVar[bool] = True
     own_id: int
-    result: bytes | None
-    error: bytes | None
+    result: bytes | None = None
+    error: bytes | None = None
+    reason: Reason = Reason.PROCESS_EXITED
 
 
 class NotificationReceived(Message, frozen=True):

@@ -114,8 +114,9 @@ class TellOwnAnswered(Message, frozen=True):
     """Tell the parent OwnAnswered."""
 
     own_id: int
-    result: bytes | None
-    error: bytes | None
+    result: bytes | None = None
+    error: bytes | None = None
+    reason: Reason = Reason.PROCESS_EXITED
 
 
 class TellCallEnded(Message, frozen=True):
@@ -166,6 +167,12 @@ class StartProcess(Message, frozen=True):
 
 class StopProcess(Message, frozen=True):
     """Stop this child."""
+
+    child: str
+
+
+class NameChild(Message, frozen=True):
+    """Calls of SHARED mode go to this child from now on, under the stable name."""
 
     child: str
 
@@ -232,6 +239,7 @@ class ChildrenDrained(Message, frozen=True):
 ChildrenEffect = (
     StartProcess
     | StopProcess
+    | NameChild
     | GiveChild
     | RefuseChild
     | LoseSession
@@ -259,11 +267,13 @@ class FailOwn(Message, frozen=True):
     call_id: int
     reason: Reason
     text: str
+    executed: Executed
 
 
-class AskChildren(Message, frozen=True):
-    """Have every child run this request in the proxy's own name."""
+class AskChild(Message, frozen=True):
+    """Have the child run this request in the proxy's own name; told OwnAnswered, always."""
 
+    child: str
     own_id: int
     method: str
     params: bytes
@@ -273,6 +283,13 @@ class StartSessionStream(Message, frozen=True):
     """Start the session's standalone stream, and answer the asker with its name."""
 
     session_key: str
+
+
+class RefuseSessionStream(Message, frozen=True):
+    """Answer who asks for a session's standalone stream with a refusal."""
+
+    status: int
+    text: str
 
 
 class EmitToSessionStream(Message, frozen=True):
@@ -291,8 +308,9 @@ class CloseSessionStream(Message, frozen=True):
 SharedSessionsEffect = (
     AnswerOwn
     | FailOwn
-    | AskChildren
+    | AskChild
     | StartSessionStream
+    | RefuseSessionStream
     | EmitToSessionStream
     | CloseSessionStream
     | DropFrame

@@ -4,7 +4,7 @@ Owns the rows. A row is entered when a call is submitted and leaves exactly once
 its deadline, being abandoned, or the child's end. A call is pending until anything but its response
 arrives for it, or until it has been silent for so long that its client needs to be kept alive; then
 it becomes an event stream. While the server waits for an answer of the client that it asked for
-within the call, the call's clock stands still (MCP-X-7).
+within the call, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from msgspec import Raw
 
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.stdio import SubmitCall
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
+from proxy_actors.policy.event_stream import CLIENT_ANSWER_S_MAX
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Kind, Message
 from proxy_actors.protocol.revisions import CANCELLED, INITIALIZE
@@ -33,54 +35,68 @@ KINDS = {
 
 
 class Call:
-    """A call in flight. `upstream_id` is its id at the child, `client_id` at the client."""
+    """A call in flight. `upstream_id` is its id at the child, `client_id` at the client.
+
+    Attributes:
+        unsent: whether its request is held back, so that the child knows nothing of it.
+        open_requests: what the server has asked the client within the call.
+        stands_since_s: since when its clock stands still; None while it runs.
+        over: whether it has left the table.
+    """
 
     __slots__ = (
         "cancelled", "client_id", "client_token", "deadline_s", "id", "method", "open_requests",
-        "remaining_s", "session_key", "streaming", "submitted_s", "upstream_id",
+        "over", "session_key", "stands_since_s", "streaming", "submitted_s", "unsent",
+        "upstream_id", "upstream_token",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        call_id: int,
-        session_key: str,
-        request: Message,
-        upstream_id: bytes,
-        deadline_s: float,
-        now_s: float,
-    ) -> None:
+    def __init__(self, submit: SubmitCall, upstream_id: bytes, now_s: float) -> None:
+        request = submit.request
         assert request.id is not None and request.method is not None
-        self.id = call_id
-        self.session_key = session_key
+        self.id = submit.call_id
+        self.session_key = submit.session_key
         self.client_id = request.id
         self.client_token = request.progress_token()
         self.upstream_id = upstream_id
+        self.upstream_token = self.client_token
         self.method = request.method
-        self.deadline_s = deadline_s
+        self.deadline_s = submit.deadline_s
         self.submitted_s = now_s
+        self.unsent = False
         self.streaming = False
         self.cancelled = False
         self.open_requests: set[bytes] = set()
-        self.remaining_s: float | None = None
+        self.stands_since_s: float | None = None
+        self.over = False
+
+    @property
+    def due_s(self) -> float:
+        """When its time is up if nothing happens any more."""
+        if self.stands_since_s is None:
+            return self.deadline_s
+        return self.stands_since_s + CLIENT_ANSWER_S_MAX
 
 
 class CallTable:
-    """The rows of one child, found by call, by id and by progress token."""
+    """The rows of one child, found by call, by id, by client and by progress token."""
 
     def __init__(self) -> None:
         self._by_call: dict[int, Call] = {}
         self._by_id: dict[bytes, Call] = {}
+        self._by_client: dict[tuple[str, bytes], Call] = {}
         self._by_token: dict[bytes, Call] = {}
 
     def __len__(self) -> int:
         return len(self._by_call)
 
-    def enter(self, call: Call, upstream_token: bytes | None) -> None:
+    def enter(self, call: Call) -> None:
         """Enter a call; its ids must not be taken."""
         self._by_call[call.id] = call
         self._by_id[call.upstream_id] = call
-        if upstream_token is not None:
-            self._by_token[upstream_token] = call
+        self._by_client[call.session_key, call.client_id] = call
+        # Nothing but its one response can be told of an initialize.
+        if call.upstream_token is not None and call.method != INITIALIZE:
+            self._by_token[call.upstream_token] = call
 
     def find(self, upstream_id: bytes | None) -> Call | None:
         """Find a call by its id at the child."""
@@ -92,14 +108,17 @@ class CallTable:
 
     def find_by_client(self, session_key: str, client_id: bytes | None) -> Call | None:
         """Find a call by whose it is and its id there."""
-        for call in self._by_call.values():
-            if call.client_id == client_id and call.session_key == session_key:
-                return call
-        return None
+        return None if client_id is None else self._by_client.get((session_key, client_id))
 
     def eligible(self) -> list[Call]:
         """List the calls within which a server may ask or tell something, oldest first."""
         return [call for call in self._by_call.values() if call.method != INITIALIZE]
+
+    def sent(self, upstream_id: bytes) -> None:
+        """The request under this id has been held back until now."""
+        call = self._by_id.get(upstream_id)
+        if call is not None:
+            call.unsent = False
 
     def emit(self, call: Call, frame: Message, data: bytes, effects: list[LedgerEffect]) -> None:
         """Give a message other than the response to the call."""
@@ -121,24 +140,28 @@ class CallTable:
         else:
             effects.append(e.AnswerCall(call.id, data))
 
-    def cancelled(self, call: Call, now_s: float) -> None:
-        """The client has cancelled the call: the server may still answer, but not for long."""
+    def cancelled(self, call: Call, now_s: float, effects: list[LedgerEffect]) -> None:
+        """The client has cancelled the call: the server may still answer, but not for long.
+
+        What the child knows nothing of ends at once.
+        """
         call.cancelled = True
-        call.remaining_s = None
+        self._run_clock(call, now_s)
         call.deadline_s = min(call.deadline_s, now_s + CANCELLED_S_MAX)
+        if call.unsent:
+            self._end_unanswered(call, effects)
 
     def pause(self, call: Call, request_id: bytes, now_s: float) -> None:
         """The server has asked the client something within the call."""
         call.open_requests.add(request_id)
-        if call.remaining_s is None and not call.cancelled:
-            call.remaining_s = call.deadline_s - now_s
+        if call.stands_since_s is None and not call.cancelled:
+            call.stands_since_s = now_s
 
     def resume(self, call: Call, request_id: bytes, now_s: float) -> None:
         """The client has answered, or the server waits no more."""
         call.open_requests.discard(request_id)
-        if not call.open_requests and call.remaining_s is not None:
-            call.deadline_s = now_s + call.remaining_s
-            call.remaining_s = None
+        if not call.open_requests:
+            self._run_clock(call, now_s)
 
     def abandon(self, call_id: int, effects: list[LedgerEffect]) -> None:
         """Nobody waits for the call any more."""
@@ -150,7 +173,7 @@ class CallTable:
     def sweep(self, now_s: float, effects: list[LedgerEffect]) -> None:
         """End the calls whose time is up, and keep the silent ones alive."""
         for call in list(self._by_call.values()):
-            if call.remaining_s is None and call.deadline_s <= now_s:
+            if call.due_s <= now_s:
                 self._expire(call, effects)
             elif now_s - call.submitted_s >= SILENT_S_MAX and call.method != INITIALIZE:
                 self.stream(call, effects)
@@ -161,27 +184,42 @@ class CallTable:
         """The child is gone: end every call. `unwritten` names those that never reached it."""
         for call in list(self._by_call.values()):
             self._leave(call)
-            executed = Executed.NO if call.id in unwritten else Executed.UNKNOWN
+            never = call.unsent or call.id in unwritten
+            executed = Executed.NO if never else Executed.UNKNOWN
             effects.append(e.FailCall(call.id, reason, text, executed))
 
     def _expire(self, call: Call, effects: list[LedgerEffect]) -> None:
-        self._leave(call)
         if call.cancelled:
-            self.stream(call, effects)  # so that a pending one has something to end
-            effects.append(e.EndCall(call.id))
+            self._end_unanswered(call, effects)
             return
-        text = "the upstream did not answer in time"
-        effects.append(e.FailCall(call.id, Reason.UPSTREAM_TIMEOUT, text, Executed.UNKNOWN))
+        self._leave(call)
+        text, executed = "the upstream did not answer in time", Executed.UNKNOWN
+        if call.unsent:
+            text, executed = "the server process did not become ready in time", Executed.NO
+        effects.append(e.FailCall(call.id, Reason.UPSTREAM_TIMEOUT, text, executed))
         self._cancel(call, effects)
+
+    def _end_unanswered(self, call: Call, effects: list[LedgerEffect]) -> None:
+        self._leave(call)
+        self.stream(call, effects)  # so that a pending one has something to end
+        effects.append(e.EndCall(call.id))
 
     def _cancel(self, call: Call, effects: list[LedgerEffect]) -> None:
         """Tell the server; but initialize must not be cancelled (MCP-S-25)."""
-        if not call.cancelled and call.method != INITIALIZE:
+        if not call.cancelled and not call.unsent and call.method != INITIALIZE:
             params = {"requestId": Raw(call.upstream_id)}
             effects.append(e.WriteFrame(jsonrpc_rewrite.notification(CANCELLED, params)))
 
+    def _run_clock(self, call: Call, now_s: float) -> None:
+        if call.stands_since_s is not None:
+            call.deadline_s += now_s - call.stands_since_s
+            call.stands_since_s = None
+
     def _leave(self, call: Call) -> None:
+        call.over = True
         del self._by_call[call.id]
         del self._by_id[call.upstream_id]
-        for token in [token for token, other in self._by_token.items() if other is call]:
+        del self._by_client[call.session_key, call.client_id]
+        token = call.upstream_token
+        if token is not None and self._by_token.get(token) is call:
             del self._by_token[token]

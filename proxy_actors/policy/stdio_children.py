@@ -1,9 +1,16 @@
 """Which child serves whom in SESSION mode: one each, a spare ahead, a bound on all.
 
-Owns the list of children by use: one spare that nobody has, those taken for a handshake, those
-bound to a session. A child is handed out once. A spare that ends before anybody took it is a
-failure to start, answered by backoff: while that is being waited out, whoever asks is refused at
-once and told when to come back. `actors/stdio_upstream.py` is the shell.
+Owns the children by use: one spare that nobody has, those taken for a handshake, those bound to a
+session, those that are ending. A child is handed out once. `actors/stdio_upstream.py` is the shell.
+
+A child that ends by itself before it is bound, be it the spare or one in its handshake, is a
+failure to start, and starting is left for a backoff. Until a handshake has succeeded again there is
+then one child at a time whose fate is open, the probe; whoever asks meanwhile is refused at once
+and told when to come back. When the budget of failures is spent, nobody gets a probe before it is
+known to run.
+
+The number of sessions is bounded by the registry, which can end the longest unused to make room;
+here the number of processes is, so that neither handshakes nor slow ends can multiply them.
 """
 
 from __future__ import annotations
@@ -22,6 +29,8 @@ from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
 
 FULL_RETRY_S = 5.0
+# When to come back while a probe is out: nobody knows how long it will take.
+PROBE_RETRY_S = 1.0
 
 ChildrenMessage = (
     m.TakeChild
@@ -37,10 +46,23 @@ ChildrenMessage = (
 
 
 class ChildrenLimits(msgspec.Struct, frozen=True):
-    """`children_max` bounds the children that serve somebody, 1 to 10,000; the spare is extra."""
+    """The bounds of one upstream.
 
-    children_max: int = 64
+    Attributes:
+        sessions_max: sessions that have a child, 1 to 10,000; kept by the session registry.
+        handshakes_max: further children that shake hands or are ending, 1 to 1000. The spare is
+            beside these.
+        backoff: between two starts when children fail to start.
+    """
+
+    sessions_max: int = 48
+    handshakes_max: int = 16
     backoff: BackoffLimits = BackoffLimits()
+
+    @property
+    def children_max(self) -> int:
+        """The most children beside the spare."""
+        return self.sessions_max + self.handshakes_max
 
 
 class ChildrenPolicy:
@@ -62,9 +84,11 @@ class ChildrenPolicy:
         self._backoff = Backoff(limits.backoff, random)
         self._serial = 0
         self._spare: str | None = None
+        self._spare_runs = False
         self._taken: dict[int, str] = {}
         self._bound: dict[str, str] = {}
         self._sessions: dict[str, str] = {}
+        self._ending: set[str] = set()
         self._respawn_at_s: float | None = None
         self._generation = 0
         self._undrained: set[str] | None = None
@@ -72,14 +96,14 @@ class ChildrenPolicy:
         self.text = "not tried yet"
 
     @property
-    def serving(self) -> int:
-        """How many children serve somebody."""
-        return len(self._taken) + len(self._bound)
+    def children(self) -> int:
+        """How many children there are beside the spare."""
+        return len(self._taken) + len(self._bound) + len(self._ending)
 
     def begin(self) -> list[ChildrenEffect]:
         """Start the first spare."""
         effects: list[ChildrenEffect] = []
-        self._start_spare(effects)
+        self._replenish(effects)
         return effects
 
     def handle(self, message: ChildrenMessage, now_s: float) -> list[ChildrenEffect]:
@@ -91,22 +115,17 @@ class ChildrenPolicy:
             case m.BindChild(child, session_key):
                 self._bind(child, session_key, effects)
             case m.ReleaseChild(exchange_id):
-                taken = self._taken.pop(exchange_id, None)
-                if taken is not None:
-                    effects.append(e.StopProcess(taken))
+                self._release(exchange_id, effects)
             case SessionEnded(session):
-                bound = self._sessions.pop(session.key, None)
-                if bound is not None:
-                    del self._bound[bound]
-                    effects.append(e.StopProcess(bound))
+                self._session_ended(session.key, session.endpoint, effects)
             case m.ProcessReady(child):
-                if child == self._spare:
-                    self.ready, self.text = True, ""
+                self._runs(child)
             case m.ProcessGone(child, text):
                 self._gone(child, text, now_s, effects)
             case m.RespawnDue(generation):
-                if generation == self._generation and self._spare is None:
-                    self._start_spare(effects)
+                if generation == self._generation:
+                    self._respawn_at_s = None
+                    self._replenish(effects)
             case DrainUpstream():
                 self._drain(effects)
             case m.ProcessDrained(child):
@@ -120,57 +139,103 @@ class ChildrenPolicy:
         if self._undrained is not None:
             text = "the upstream is being drained"
             effects.append(e.RefuseChild(exchange_id, Reason.DRAINING, text, FULL_RETRY_S))
-        elif self.serving >= self._limits.children_max:
+        elif self.children >= self._limits.children_max:
             text = "too many sessions have a server process"
             effects.append(e.RefuseChild(exchange_id, Reason.OVERLOADED, text, FULL_RETRY_S))
-        elif spare is None:
-            wait_s = max((self._respawn_at_s or now_s) - now_s, 0.0)
+        elif spare is None or (self._backoff.spent and not self._spare_runs):
+            wait_s = PROBE_RETRY_S
+            if self._respawn_at_s is not None:
+                wait_s = max(self._respawn_at_s - now_s, 0.0)
             text = "the server process does not start"
             effects.append(
                 e.RefuseChild(exchange_id, Reason.UPSTREAM_UNAVAILABLE, text, wait_s)
             )
         else:
+            self._spare = None
             self._taken[exchange_id] = spare
             effects.append(e.GiveChild(exchange_id, spare))
-            self._start_spare(effects)
+            self._replenish(effects)
 
     def _bind(self, child: str, session_key: str, effects: list[ChildrenEffect]) -> None:
-        for exchange_id, taken in list(self._taken.items()):
-            if taken == child:
-                del self._taken[exchange_id]
-                self._bound[child] = session_key
-                self._sessions[session_key] = child
-                self._backoff.succeeded()
-                return
-        # It ended between its answer and now: the session is lost before its first call.
-        effects.append(e.LoseSession(session_key))
+        if not self._untake(child):
+            # It ended between its answer and now: the session is lost before its first call.
+            effects.append(e.LoseSession(session_key))
+            return
+        self._bound[child] = session_key
+        self._sessions[session_key] = child
+        self._backoff.succeeded()
+        self.ready, self.text = True, ""
+        self._replenish(effects)
+
+    def _release(self, exchange_id: int, effects: list[ChildrenEffect]) -> None:
+        child = self._taken.pop(exchange_id, None)
+        if child is not None:
+            self._end(child, effects)
+
+    def _session_ended(
+        self, session_key: str, endpoint: str, effects: list[ChildrenEffect]
+    ) -> None:
+        """End the session's child, even where nobody has said yet that it is bound."""
+        child = self._sessions.pop(session_key, None)
+        if child is not None:
+            del self._bound[child]
+            self._end(child, effects)
+        elif self._untake(endpoint):
+            self._end(endpoint, effects)
+
+    def _end(self, child: str, effects: list[ChildrenEffect]) -> None:
+        self._ending.add(child)
+        effects.append(e.StopProcess(child))
+        self._replenish(effects)
+
+    def _runs(self, child: str) -> None:
+        if child == self._spare or child in self._taken.values():
+            self._spare_runs = self._spare_runs or child == self._spare
+            self.ready, self.text = True, ""
 
     def _gone(
         self, child: str, text: str, now_s: float, effects: list[ChildrenEffect]
     ) -> None:
-        if child == self._spare:
-            self._spare = None
-            self.ready, self.text = False, text
-            wait_s = self._backoff.failed()
-            self._respawn_at_s = now_s + wait_s
-            self._generation += 1
-            effects.append(e.WakeRespawn(wait_s, self._generation))
         session_key = self._bound.pop(child, None)
         if session_key is not None:
             del self._sessions[session_key]
             effects.append(e.LoseSession(session_key))
-        for exchange_id, taken in list(self._taken.items()):
-            if taken == child:
-                del self._taken[exchange_id]
+        elif child == self._spare:
+            self._spare = None
+            self._failed(text, now_s, effects)
+        elif self._untake(child):
+            self._failed(text, now_s, effects)
+        self._ending.discard(child)
         self._drained(child, effects)
 
-    def _start_spare(self, effects: list[ChildrenEffect]) -> None:
-        self._serial += 1
-        self._spare = self._name(self._serial)
-        self._respawn_at_s = None
-        effects.append(e.StartProcess(self._spare))
+    def _failed(self, text: str, now_s: float, effects: list[ChildrenEffect]) -> None:
+        self.ready, self.text = self._spare is not None and self._spare_runs, text
+        if self._respawn_at_s is None:  # those that end meanwhile are part of the same failure
+            wait_s = self._backoff.failed()
+            self._respawn_at_s = now_s + wait_s
+            self._generation += 1
+            effects.append(e.WakeRespawn(wait_s, self._generation))
+
+    def _untake(self, child: str) -> bool:
+        for exchange_id, taken in self._taken.items():
+            if taken == child:
+                del self._taken[exchange_id]
+                return True
+        return False
+
+    def _replenish(self, effects: list[ChildrenEffect]) -> None:
+        """Start a spare, unless there is one, or the last start has failed and is yet to pay."""
+        probing = self._backoff.failures > 0 and bool(self._taken)
+        if self._spare is None and self._respawn_at_s is None and not probing:
+            if self._undrained is None:
+                self._serial += 1
+                self._spare = self._name(self._serial)
+                self._spare_runs = False
+                effects.append(e.StartProcess(self._spare))
 
     def _drain(self, effects: list[ChildrenEffect]) -> None:
+        if self._undrained is not None:
+            return
         self._undrained = {*self._taken.values(), *self._bound}
         effects.extend(e.DrainChild(child) for child in sorted(self._undrained))
         self._finish_drain(effects)

@@ -9,8 +9,13 @@ MCP's rules as far as one channel allows (2025-11-25 basic/transports):
   stream a moment after the handshake, and servers ask for roots at once.
 - any other notification: to the standalone stream, or it waits for it.
 
-What waits is bounded in number, bytes and time. A request that nobody came for is answered with an
-error, so that the server does not wait for ever. `actors/stdio_process.py` is the shell.
+What waits is bounded in number, bytes and time, and so are the requests that the client has to
+answer. One that nobody came for is answered with an error, so that the server does not wait for
+ever.
+
+A client that uses an id again, which MCP forbids, is refused while the id is in flight. After that
+the ledger cannot tell a late answer to the first from the answer to the second; both are its own.
+`actors/stdio_process.py` is the shell.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ SWEEP_INTERVAL_S = 0.5
 WAITING_S_MAX = 30.0
 WAITING_FRAMES_MAX = 256
 WAITING_BYTES_MAX = 4 * 1024 * 1024
+OPEN_REQUESTS_MAX = 1000
 LOG_MESSAGE = "notifications/message"
 
 ExclusiveMessage = (
@@ -66,7 +72,7 @@ class ExclusivePolicy:
         """How many calls are in flight."""
         return len(self._calls)
 
-    def begin(self) -> list[LedgerEffect]:
+    def begin(self, now_s: float) -> list[LedgerEffect]:
         """The process runs: there is nothing to do before the client's own handshake."""
         return []
 
@@ -125,10 +131,8 @@ class ExclusivePolicy:
         elif self._calls.find(request.id) is not None:
             effects.append(e.RefuseCall(submit.call_id, "a request with this id is in flight"))
         else:
-            call = Call(
-                submit.call_id, submit.session_key, request, request.id, submit.deadline_s, now_s
-            )
-            self._calls.enter(call, call.client_token)
+            call = Call(submit, request.id, now_s)
+            self._calls.enter(call)
             effects.append(e.WriteFrame(request.raw, call.id))
 
     def _send(self, sent: Message, now_s: float, effects: list[LedgerEffect]) -> None:
@@ -140,7 +144,7 @@ class ExclusivePolicy:
         elif sent.method == CANCELLED:
             call = self._calls.find(sent.cancelled_request_id())
             if call is not None:
-                self._calls.cancelled(call, now_s)
+                self._calls.cancelled(call, now_s, effects)
         effects.append(e.WriteFrame(sent.raw))
 
     def _open_standalone(self, session_key: str, effects: list[LedgerEffect]) -> None:
@@ -161,7 +165,6 @@ class ExclusivePolicy:
                     effects.append(e.DropFrame("response to no call in flight"))
                 else:
                     self._calls.answer(call, frame.raw, effects)
-                    self._forget_call(call)
             case Kind.REQUEST:
                 self._requested(frame, now_s, effects)
             case Kind.NOTIFICATION:
@@ -174,7 +177,13 @@ class ExclusivePolicy:
         if frame.method == PING:
             effects.append(e.WriteFrame(jsonrpc_rewrite.result(frame.id, {})))
             return
-        call = self._call_for(frame)
+        if frame.id in self._open_requests:
+            effects.append(e.DropFrame("request with the id of an open one"))
+            return
+        if len(self._open_requests) >= OPEN_REQUESTS_MAX:
+            oldest = next(iter(self._open_requests))
+            self._refuse(oldest, "too many requests are open", now_s, effects)
+        call = self._call_for_unnamed()
         self._open_requests[frame.id] = call
         if call is None:
             self._to_standalone_or_wait(frame, now_s, effects)
@@ -192,7 +201,7 @@ class ExclusivePolicy:
             request_id = frame.cancelled_request_id()
             call = None if request_id is None else self._close_request(request_id, now_s)
         elif frame.method == LOG_MESSAGE:
-            call = self._only_call()
+            call = self._call_for_unnamed()
         else:
             call = None
         if call is None:
@@ -200,11 +209,7 @@ class ExclusivePolicy:
         else:
             self._calls.emit(call, frame, frame.raw, effects)
 
-    def _only_call(self) -> Call | None:
-        calls = self._calls.eligible()
-        return calls[0] if len(calls) == 1 else None
-
-    def _call_for(self, frame: Message) -> Call | None:
+    def _call_for_unnamed(self) -> Call | None:
         calls = self._calls.eligible()
         if len(calls) == 1 or (calls and not self._standalone_open):
             return calls[-1]
@@ -221,7 +226,7 @@ class ExclusivePolicy:
         while (
             len(self._waiting) > WAITING_FRAMES_MAX or self._waiting_bytes > WAITING_BYTES_MAX
         ):
-            self._give_up_waiting(effects)
+            self._give_up_waiting(now_s, effects)
 
     def _to_standalone(self, frame: Message, effects: list[LedgerEffect]) -> None:
         kind = KINDS[frame.kind]
@@ -229,29 +234,31 @@ class ExclusivePolicy:
 
     def _expire_waiting(self, now_s: float, effects: list[LedgerEffect]) -> None:
         while self._waiting and now_s - self._waiting[0][0] >= WAITING_S_MAX:
-            self._give_up_waiting(effects)
+            self._give_up_waiting(now_s, effects)
 
-    def _give_up_waiting(self, effects: list[LedgerEffect]) -> None:
+    def _give_up_waiting(self, now_s: float, effects: list[LedgerEffect]) -> None:
         _, frame = self._waiting.popleft()
         self._waiting_bytes -= len(frame.raw)
         effects.append(e.DropFrame("message without a stream to its client"))
-        if frame.kind is Kind.REQUEST and frame.id is not None:
-            self._open_requests.pop(frame.id, None)
-            text = "the client has no stream open"
-            effects.append(e.WriteFrame(jsonrpc_rewrite.error(frame.id, INTERNAL_ERROR, text)))
+        if frame.kind is Kind.REQUEST and frame.id in self._open_requests:
+            self._refuse(frame.id, "the client has no stream open", now_s, effects)
 
     # Inside.
 
-    def _close_request(self, request_id: bytes, now_s: float) -> Call | None:
-        call = self._open_requests.pop(request_id, None)
-        if call is not None:
-            self._calls.resume(call, request_id, now_s)
-        return call
+    def _refuse(
+        self, request_id: bytes, text: str, now_s: float, effects: list[LedgerEffect]
+    ) -> None:
+        """Answer a request of the server that its client will not answer any more."""
+        self._close_request(request_id, now_s)
+        effects.append(e.WriteFrame(jsonrpc_rewrite.error(request_id, INTERNAL_ERROR, text)))
 
-    def _forget_call(self, call: Call) -> None:
-        """The call is over; an answer that the client still owes is passed on all the same."""
-        for request_id in call.open_requests:
-            self._open_requests[request_id] = None
+    def _close_request(self, request_id: bytes, now_s: float) -> Call | None:
+        """Return the call that the request came within, unless that is over."""
+        call = self._open_requests.pop(request_id, None)
+        if call is None or call.over:
+            return None
+        self._calls.resume(call, request_id, now_s)
+        return call
 
     def _finish(self, effects: list[LedgerEffect]) -> None:
         if not self._armed and (len(self._calls) or self._waiting):

@@ -3,8 +3,9 @@
 Every request gets an id that is unique at this child, and so does its progress token; both are the
 client's own again, value and type, in what comes back (THR-T4). The proxy shakes hands with the
 child itself and declares no capability, so a server that asks the client something is refused at
-once: nobody could say which client it means. What comes without naming a call goes to the upstream,
-which knows the sessions. `actors/stdio_process.py` is the shell.
+once: nobody could say which client it means. Until the handshake is done requests are held back.
+What comes without naming a call goes to the upstream, which knows the sessions.
+`actors/stdio_process.py` is the shell.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from proxy_actors.protocol.revisions import (
     SESSION_VERSIONS,
 )
 
-INITIALIZE_S_MAX = 30.0
+# How long a request in the proxy's own name may take; the handshake is one.
+OWN_S_MAX = 30.0
 _HANDSHAKE = -1
 
 SharedMessage = (
@@ -53,17 +55,21 @@ class _Described(msgspec.Struct):
     protocolVersion: str
 
 
+class _Own(msgspec.Struct, frozen=True):
+    own_id: int
+    deadline_s: float
+
+
 class SharedPolicy:
     """Decides for one child; with `announces_ends` the parent hears of every call's end."""
 
     def __init__(self, announces_ends: bool = False) -> None:
         self._announces_ends = announces_ends
         self._calls = CallTable()
-        self._own: dict[bytes, int] = {}
+        self._own: dict[bytes, _Own] = {}
         self._serial = 0
-        self._early: list[m.SubmitCall] = []
         self._ready = False
-        self._handshake_until_s: float | None = None
+        self._held: list[tuple[bytes, e.WriteFrame]] = []
         self._generation = 0
         self._armed = False
         self._draining = False
@@ -72,16 +78,16 @@ class SharedPolicy:
     @property
     def calls(self) -> int:
         """How many calls are in flight, or wait for the handshake."""
-        return len(self._calls) + len(self._early)
+        return len(self._calls)
 
-    def begin(self) -> list[LedgerEffect]:
+    def begin(self, now_s: float) -> list[LedgerEffect]:
         """The process runs: shake hands."""
         params = {
             "protocolVersion": LATEST,
             "capabilities": {},
             "clientInfo": {"name": "proxy-actors", "version": __version__},
         }
-        request = jsonrpc_rewrite.request(self._own_id(_HANDSHAKE), INITIALIZE, params)
+        request = jsonrpc_rewrite.request(self._own_id(_HANDSHAKE, now_s), INITIALIZE, params)
         effects: list[LedgerEffect] = [e.WriteFrame(request)]
         self._finish(effects)
         return effects
@@ -93,14 +99,15 @@ class SharedPolicy:
             case m.SubmitCall():
                 self._submit(message, now_s, effects)
             case m.FrameReceived(frame):
-                self._received(frame, now_s, effects)
+                self._received(frame, effects)
             case m.SendMessage(session_key, sent):
                 self._send(session_key, sent, now_s, effects)
             case m.AbandonCall(call_id):
-                self._abandon(call_id, effects)
+                self._calls.abandon(call_id, effects)
             case m.SubmitOwn(own_id, method, params):
-                id = self._own_id(own_id)
-                effects.append(e.WriteFrame(jsonrpc_rewrite.request(id, method, Raw(params))))
+                id = self._own_id(own_id, now_s)
+                request = jsonrpc_rewrite.request(id, method, Raw(params))
+                self._write(id, e.WriteFrame(request), effects)
             case m.CallSweepDue(generation):
                 if generation == self._generation:
                     self._armed = False
@@ -121,12 +128,10 @@ class SharedPolicy:
         """The child is gone."""
         effects: list[LedgerEffect] = []
         self._calls.fail_all(reason, text, unwritten, effects)
-        for early in self._early:
-            effects.append(e.FailCall(early.call_id, reason, text, Executed.NO))
-        self._early.clear()
-        for own_id in self._own.values():
-            if own_id != _HANDSHAKE:
-                effects.append(e.TellOwnAnswered(own_id, None, None))
+        self._held.clear()
+        for own in self._own.values():
+            if own.own_id != _HANDSHAKE:
+                effects.append(e.TellOwnAnswered(own.own_id, reason=reason))
         self._own.clear()
         self._note_ends(effects)
         return effects
@@ -136,27 +141,23 @@ class SharedPolicy:
     def _submit(
         self, submit: m.SubmitCall, now_s: float, effects: list[LedgerEffect]
     ) -> None:
+        request = submit.request
         if self._draining:
             text = "the upstream is being drained"
             effects.append(e.FailCall(submit.call_id, Reason.DRAINING, text, Executed.NO))
-        elif self.calls >= CALLS_MAX:
+        elif len(self._calls) >= CALLS_MAX:
             text = "too many calls are in flight"
             effects.append(e.FailCall(submit.call_id, Reason.OVERLOADED, text, Executed.NO))
-        elif not self._ready:
-            self._early.append(submit)
+        elif self._calls.find_by_client(submit.session_key, request.id) is not None:
+            effects.append(e.RefuseCall(submit.call_id, "a request with this id is in flight"))
         else:
-            self._write_call(submit, now_s, effects)
-
-    def _write_call(
-        self, submit: m.SubmitCall, now_s: float, effects: list[LedgerEffect]
-    ) -> None:
-        request = submit.request
-        id = self._mint()
-        call = Call(submit.call_id, submit.session_key, request, id, submit.deadline_s, now_s)
-        token = None if call.client_token is None else id
-        self._calls.enter(call, token)
-        data = jsonrpc_rewrite.with_id(request, id, progress_token=token)
-        effects.append(e.WriteFrame(data, call.id))
+            id = self._mint()
+            call = Call(submit, id, now_s)
+            call.unsent = not self._ready
+            call.upstream_token = None if call.client_token is None else id
+            self._calls.enter(call)
+            data = jsonrpc_rewrite.with_id(request, id, progress_token=call.upstream_token)
+            self._write(id, e.WriteFrame(data, call.id), effects)
 
     def _send(
         self, session_key: str, sent: Message, now_s: float, effects: list[LedgerEffect]
@@ -167,25 +168,24 @@ class SharedPolicy:
             call = self._calls.find_by_client(session_key, sent.cancelled_request_id())
             if call is None:
                 effects.append(e.DropFrame("cancellation of no call in flight"))
-            else:
-                self._calls.cancelled(call, now_s)
+                return
+            self._calls.cancelled(call, now_s, effects)
+            if not call.over:
                 data = jsonrpc_rewrite.cancelled_with_request_id(sent, call.upstream_id)
                 effects.append(e.WriteFrame(data))
         elif sent.method in (INITIALIZED, PROGRESS, "notifications/roots/list_changed"):
             effects.append(e.DropFrame("notification of a handshake that was the proxy's own"))
+        elif not self._ready:
+            effects.append(e.DropFrame("notification before the handshake"))
         else:
             effects.append(e.WriteFrame(sent.raw))
 
-    def _abandon(self, call_id: int, effects: list[LedgerEffect]) -> None:
-        self._early = [early for early in self._early if early.call_id != call_id]
-        self._calls.abandon(call_id, effects)
-
     # From the child.
 
-    def _received(self, frame: Message, now_s: float, effects: list[LedgerEffect]) -> None:
+    def _received(self, frame: Message, effects: list[LedgerEffect]) -> None:
         match frame.kind:
             case Kind.RESPONSE:
-                self._responded(frame, now_s, effects)
+                self._responded(frame, effects)
             case Kind.REQUEST:
                 self._refuse(frame, effects)
             case Kind.NOTIFICATION:
@@ -193,24 +193,23 @@ class SharedPolicy:
             case _:
                 assert_never(frame.kind)
 
-    def _responded(self, frame: Message, now_s: float, effects: list[LedgerEffect]) -> None:
+    def _responded(self, frame: Message, effects: list[LedgerEffect]) -> None:
         call = self._calls.find(frame.id)
-        if call is not None:
-            self._calls.answer(call, jsonrpc_rewrite.with_id(frame, call.client_id), effects)
-        elif frame.id is not None and frame.id in self._own:
-            self._own_answered(self._own.pop(frame.id), frame, now_s, effects)
-        else:
+        own = None if frame.id is None else self._own.pop(frame.id, None)
+        if own is not None:
+            self._own_answered(own, frame, effects)
+        elif call is None or call.unsent:
             effects.append(e.DropFrame("response to no call in flight"))
+        else:
+            self._calls.answer(call, jsonrpc_rewrite.with_id(frame, call.client_id), effects)
 
-    def _own_answered(
-        self, own_id: int, frame: Message, now_s: float, effects: list[LedgerEffect]
-    ) -> None:
+    def _own_answered(self, own: _Own, frame: Message, effects: list[LedgerEffect]) -> None:
         result = frame.envelope.get("result")
         error = frame.envelope.get("error")
-        if own_id != _HANDSHAKE:
+        if own.own_id != _HANDSHAKE:
             effects.append(
                 e.TellOwnAnswered(
-                    own_id,
+                    own.own_id,
                     None if result is None else bytes(result),
                     None if error is None else bytes(error),
                 )
@@ -223,9 +222,11 @@ class SharedPolicy:
         self._ready = True
         effects.append(e.WriteFrame(jsonrpc_rewrite.notification(INITIALIZED)))
         effects.append(e.AnnounceReady(described))
-        early, self._early = self._early, []
-        for submit in early:
-            self._write_call(submit, now_s, effects)
+        held, self._held = self._held, []
+        for id, request in held:
+            if self._is_open(id):
+                effects.append(request)
+                self._calls.sent(id)
 
     def _refuse(self, frame: Message, effects: list[LedgerEffect]) -> None:
         assert frame.id is not None
@@ -239,7 +240,7 @@ class SharedPolicy:
     def _notified(self, frame: Message, effects: list[LedgerEffect]) -> None:
         if frame.method == PROGRESS:
             call = self._calls.find_by_token(frame.progress_token())
-            if call is None or call.client_token is None:
+            if call is None or call.client_token is None or call.unsent:
                 effects.append(e.DropFrame("progress of no call in flight"))
                 return
             data = jsonrpc_rewrite.notification_with_progress_token(frame, call.client_token)
@@ -255,32 +256,44 @@ class SharedPolicy:
         self._serial += 1
         return b"%d" % self._serial
 
-    def _own_id(self, own_id: int) -> bytes:
+    def _own_id(self, own_id: int, now_s: float) -> bytes:
         id = self._mint()
-        self._own[id] = own_id
+        self._own[id] = _Own(own_id, now_s + OWN_S_MAX)
         return id
+
+    def _is_open(self, id: bytes) -> bool:
+        return id in self._own or self._calls.find(id) is not None
+
+    def _write(self, id: bytes, request: e.WriteFrame, effects: list[LedgerEffect]) -> None:
+        """Write a request, or hold it back: before the handshake nothing else may be said."""
+        if self._ready:
+            effects.append(request)
+        else:
+            self._held.append((id, request))
 
     def _sweep(self, now_s: float, effects: list[LedgerEffect]) -> None:
         self._calls.sweep(now_s, effects)
-        for early in [early for early in self._early if early.deadline_s <= now_s]:
-            self._early.remove(early)
-            text = "the server process did not become ready in time"
-            effects.append(
-                e.FailCall(early.call_id, Reason.UPSTREAM_TIMEOUT, text, Executed.NO)
-            )
-        if not self._ready:
-            if self._handshake_until_s is None:
-                self._handshake_until_s = now_s + INITIALIZE_S_MAX
-            elif now_s >= self._handshake_until_s:
+        self._held = [held for held in self._held if self._is_open(held[0])]
+        for id, own in list(self._own.items()):
+            if own.deadline_s > now_s:
+                continue
+            del self._own[id]
+            if own.own_id == _HANDSHAKE:
                 effects.append(e.GiveUp("the server did not answer initialize in time"))
+                continue
+            effects.append(e.TellOwnAnswered(own.own_id, reason=Reason.UPSTREAM_TIMEOUT))
+            if self._ready:
+                params = {"requestId": Raw(id)}
+                effects.append(e.WriteFrame(jsonrpc_rewrite.notification(CANCELLED, params)))
 
     def _finish(self, effects: list[LedgerEffect]) -> None:
         self._note_ends(effects)
-        if not self._armed and (self.calls or not self._ready):
+        if not self._armed and (len(self._calls) or self._own):
             self._generation += 1
             self._armed = True
             effects.append(e.WakeSweep(SWEEP_INTERVAL_S, self._generation))
-        if self._draining and not self._drained and not self.calls:
+        asked = any(own.own_id != _HANDSHAKE for own in self._own.values())
+        if self._draining and not self._drained and not len(self._calls) and not asked:
             self._drained = True
             effects.append(e.AnnounceDrained())
 
@@ -290,7 +303,10 @@ class SharedPolicy:
         ended: list[LedgerEffect] = []
         for effect in effects:
             match effect:
-                case e.AnswerCall(call_id) | e.FailCall(call_id) | e.EndCall(call_id):
+                case (
+                    e.AnswerCall(call_id) | e.FailCall(call_id) | e.RefuseCall(call_id)
+                    | e.EndCall(call_id)
+                ):
                     ended.append(e.TellCallEnded(call_id))
                 case e.EmitToCall(call_id, final=True):
                     ended.append(e.TellCallEnded(call_id))

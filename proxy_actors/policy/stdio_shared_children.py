@@ -3,7 +3,10 @@
 Owns the children by state: starting, free, busy with one call (POOL), or waiting out a backoff. In
 SHARED mode there is one, and it takes any number of calls by itself. In POOL mode a call checks a
 child out and its end gives it back; who finds none free waits, in order, up to its deadline.
-`actors/stdio_shared.py` is the shell.
+
+A child that ends is started again after a backoff. While none is ready after a failure, one at a
+time is tried, the probe; whoever asks waits for it until the budget of failures is spent, and from
+then on is refused at once and told when to come back. `actors/stdio_shared.py` is the shell.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
 
 TAKE_SWEEP_S = 0.5
+# When to come back while a probe is out: nobody knows how long it will take.
+PROBE_RETRY_S = 1.0
 # A child that has lived so long was no failure to start.
 STEADY_S = 10.0
 
@@ -113,18 +118,19 @@ class SharedChildrenPolicy:
         if self._undrained is not None:
             text = "the upstream is being drained"
             effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))
-        elif not self.ready and not self._starting:
-            effects.append(
-                e.RefuseChild(
-                    take.exchange_id, Reason.UPSTREAM_UNAVAILABLE,
-                    "the server process does not start", self._wait_s(now_s),
-                )
-            )
-        elif len(self._waiting) >= self._limits.waiters_max:
+        elif self._is_down():
+            reason, text = Reason.UPSTREAM_UNAVAILABLE, "the server process does not start"
+            wait_s = self._wait_s(now_s)
+            effects.append(e.RefuseChild(take.exchange_id, reason, text, wait_s))
+        elif not self._free and len(self._waiting) >= self._limits.waiters_max:
             text = "too many calls wait for a server process"
             effects.append(e.RefuseChild(take.exchange_id, Reason.OVERLOADED, text, 1.0))
         else:
             self._waiting.append(take)
+
+    def _is_down(self) -> bool:
+        """Whether it does not help to wait."""
+        return not self.ready and (not self._starting or self._backoff.spent)
 
     def _release(self, exchange_id: int) -> None:
         child = self._busy.pop(exchange_id, None)
@@ -134,9 +140,11 @@ class SharedChildrenPolicy:
         self._waiting = deque(x for x in self._waiting if x.exchange_id != exchange_id)
 
     def _describe(self, now_s: float, effects: list[ChildrenEffect]) -> None:
-        if self._described is not None and self.ready:
+        if self._undrained is not None:
+            effects.append(e.FailDescribed("the upstream is being drained", 5.0))
+        elif self._described is not None and self.ready:
             effects.append(e.AnswerDescribed(self._described))
-        elif not self._starting:
+        elif self._is_down():
             text = "the server process does not start"
             effects.append(e.FailDescribed(text, self._wait_s(now_s)))
 
@@ -154,7 +162,8 @@ class SharedChildrenPolicy:
         self._free.append(child)
         self._described = described
         self.text = ""
-        effects.append(e.AnswerDescribed(described))
+        effects += [e.NameChild(child), e.AnswerDescribed(described)]
+        self._start_missing(effects)
 
     def _gone(
         self, child: str, text: str, now_s: float, effects: list[ChildrenEffect]
@@ -167,15 +176,16 @@ class SharedChildrenPolicy:
         self._drained(child, effects)
         if not known:
             return
-        if since_s is not None and now_s - since_s >= STEADY_S:
-            self._backoff.succeeded()
         self.text = text
-        wait_s = self._backoff.failed()
-        self._respawn_at_s = now_s + wait_s
-        self._generation += 1
-        effects.append(e.WakeRespawn(wait_s, self._generation))
-        if not self.ready and not self._starting:
-            self._fail_waiting(text, wait_s, effects)
+        if self._respawn_at_s is None:  # those that end meanwhile are part of the same failure
+            if since_s is not None and now_s - since_s >= STEADY_S:
+                self._backoff.succeeded()
+            wait_s = self._backoff.failed()
+            self._respawn_at_s = now_s + wait_s
+            self._generation += 1
+            effects.append(e.WakeRespawn(wait_s, self._generation))
+        if self._is_down():
+            self._fail_waiting(text, self._wait_s(now_s), effects)
 
     def _fail_waiting(self, text: str, wait_s: float, effects: list[ChildrenEffect]) -> None:
         effects.append(e.FailDescribed(text, wait_s))
@@ -202,17 +212,27 @@ class SharedChildrenPolicy:
             effects.append(e.RefuseChild(take.exchange_id, Reason.POOL_EXHAUSTED, text, 1.0))
 
     def _start_missing(self, effects: list[ChildrenEffect]) -> None:
-        missing = self._limits.children - len(self._starting) - len(self._ready_since_s)
-        for _ in range(missing if self._undrained is None else 0):
+        """Start what is missing, or a probe, unless a backoff is being waited out."""
+        if self._undrained is not None or self._respawn_at_s is not None:
+            return
+        probing = self._backoff.failures > 0 and not self.ready
+        wanted = 1 if probing else self._limits.children
+        for _ in range(wanted - len(self._starting) - len(self._ready_since_s)):
             self._serial += 1
             child = self._name(self._serial)
             self._starting.add(child)
             effects.append(e.StartProcess(child))
+            if not self._backoff.spent:
+                effects.append(e.NameChild(child))
 
     def _wait_s(self, now_s: float) -> float:
-        return 0.0 if self._respawn_at_s is None else max(self._respawn_at_s - now_s, 0.0)
+        if self._respawn_at_s is None:
+            return PROBE_RETRY_S
+        return max(self._respawn_at_s - now_s, 0.0)
 
     def _drain(self, effects: list[ChildrenEffect]) -> None:
+        if self._undrained is not None:
+            return
         self._undrained = {*self._starting, *self._ready_since_s}
         while self._waiting:
             take = self._waiting.popleft()
