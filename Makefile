@@ -13,7 +13,6 @@ SEEDS ?= 100000
 
 BIN := $(VENV)/bin
 PACKAGING := setup.cfg setup.py pyproject.toml
-PEERS := $(wildcard tests/peers/install.sh)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
@@ -31,16 +30,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
-# The script does nothing when all is there. Tests that need a missing peer say so and are skipped.
+# The script does nothing when all is there. Without npm it ends the run: tests with real peers
+# are never skipped.
 peers:
-ifneq ($(PEERS),)
-	@if command -v npm >/dev/null; then sh $(PEERS); \
-	    else echo "npm is not installed (Debian: apt install npm): no tests with Node peers"; fi
-endif
-
-# Without the bound on the time of a test, which is one campaign here.
-sim: $(VENV)/dev.stamp
-	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/sim $(PYTEST_ARGS)
+	@sh tests/peers/install.sh
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/run.py

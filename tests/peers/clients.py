@@ -1,7 +1,8 @@
 """Runs the client drivers in processes of their own and collects what they saw.
 
-Owns the drivers' command lines and the reading of their lines; the scenarios themselves are in
-python_client.py and ts_client.mjs.
+Owns the drivers' command lines, who plays which scenarios by which route, and the reading of the
+drivers' lines; the scenarios themselves are in python_client.py and ts_client.mjs. One process
+plays all the clients of an SDK that a route is tried with: an SDK takes a second to import.
 """
 
 from __future__ import annotations
@@ -9,63 +10,103 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future
 from typing import Any  # what was seen is JSON
 
+from peers.endpoint import POOL, SHARED, Endpoints
 from peers.upstreams import HERE, NODE, SCOPE, UPSTREAMS, Plan
 
-CLIENT_WITHIN_S = 60
-PYTHON_CLIENT = [sys.executable, str(HERE / "python_client.py")]
-TS_CLIENT = [str(NODE), str(HERE / "ts_client.mjs"), str(SCOPE / "sdk")]
+CLIENTS_WITHIN_S = 120
+PYTHON_DRIVER = (sys.executable, str(HERE / "python_client.py"))
+TS_DRIVER = (str(NODE), str(HERE / "ts_client.mjs"), str(SCOPE / "sdk"))
+DRIVERS = {"python-legacy": PYTHON_DRIVER, "python-auto": PYTHON_DRIVER, "typescript": TS_DRIVER}
 
-Seen = dict[str, Any]
+ASKED = ("sampling", "elicitation", "roots")
+EVERY_SCENARIO = (
+    "initialize", "lists", "progress", "cancellation", *ASKED, "logging", "subscription",
+    "two_clients",
+)  # fmt: skip
+# Where clients share a process, it can ask none of them, and its log could be anybody's.
+SHARED_SCENARIOS = ("initialize", "lists", "progress", "cancellation", "refusals", "two_clients")
+ERA_SCENARIOS = ("initialize", "lists", "progress", "cancellation")
+
+Pair = tuple[str, str]  # a client and the upstream that it talks to
+Seen = dict[str, dict[str, Any]]  # by scenario, its line
 
 
-def run_client(client: str, target: str, plan: Plan, *chosen: str) -> dict[str, Seen]:
-    """Run a client's scenarios, or the chosen ones, and return its line of each.
+def scenarios(route: str, pair: Pair) -> tuple[str, ...]:
+    """What a pair plays by a route."""
+    if pair == ("python-auto", "everything"):
+        return ERA_SCENARIOS  # it may be served in the next era, which knows no subscription
+    if route not in (SHARED, POOL):
+        return EVERY_SCENARIO
+    # The other server does not tell who subscribed from who did not.
+    return (*SHARED_SCENARIOS, *(["subscription"] if pair[1] == "everything" else []))
 
-    The clients: python-legacy, python-auto, typescript; the target of a Python one is a URL or
-    the command of a stdio server as a JSON list. One line more, "end", tells why the driver
-    failed outside its scenarios, as in connecting or leaving.
+
+def plan(route: str, upstream: str) -> Plan:
+    """The upstream's plan, less what a route cannot show."""
+    planned = UPSTREAMS[upstream].plan | {"asks": route not in (SHARED, POOL)}
+    # In a pool, the process that is asked is not always the one where a call was cancelled.
+    return planned | {"cancelled": None} if route == POOL else planned
+
+
+def run_driver(driver: tuple[str, ...], jobs: list[Plan]) -> dict[str, Seen]:
+    """Play jobs, all at once, and return the lines of each by its name and the scenario.
+
+    A job has a name, the target (a URL, or the command of a server over stdio), the client's
+    mode, the plan and the scenarios. One line more, "end", tells how it ended outside of those.
     """
-    match client:
-        case "python-legacy":
-            command = [*PYTHON_CLIENT, target, "legacy"]
-        case "python-auto":
-            command = [*PYTHON_CLIENT, target, "auto"]
-        case "typescript":
-            command = [*TS_CLIENT, target]
-        case _:
-            raise ValueError(f"unknown client {client}")
-    command += [json.dumps(plan), *chosen]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=CLIENT_WITHIN_S)
-        out, why = done.stdout, done.stderr.decode() if done.returncode else ""
+        done = subprocess.run(
+            [*driver, json.dumps(jobs)], capture_output=True, timeout=CLIENTS_WITHIN_S
+        )
+        out, why = done.stdout, done.stderr.decode()
     except subprocess.TimeoutExpired as late:
-        out, why = late.stdout or b"", f"not at its end within {CLIENT_WITHIN_S} s"
-    lines = [json.loads(line) for line in out.splitlines()]
-    seen: dict[str, Seen] = {line["scenario"]: line for line in lines}
-    return {**seen, "end": {"error": why} if why else {"saw": {}}}
+        out, why = late.stdout or b"", f"not at its end within {CLIENTS_WITHIN_S} s"
+    seen: dict[str, Seen] = {job["name"]: {"end": {"error": why}} for job in jobs}
+    for line in map(json.loads, out.splitlines()):
+        seen[line["job"]][line["scenario"]] = line
+    return seen
 
 
 class Sightings:
-    """What clients saw, by client, upstream and scenario."""
+    """What clients saw, by route, pair and scenario."""
 
-    def __init__(self, endpoint: Callable[[str], str]) -> None:
-        self._endpoint = endpoint
-        self._seen: dict[tuple[str, ...], dict[str, Seen]] = {}
+    def __init__(self, endpoints: Endpoints, executor: Executor) -> None:
+        self._endpoints = endpoints
+        self._executor = executor
+        self._seen: dict[tuple[str, Pair], Future[dict[str, Seen]]] = {}
 
-    def of(self, client: str, upstream: str, scenario: str, *chosen: str) -> Seen:
-        """What a client saw in a scenario; the client runs once, on the first question.
+    def begin(self, wanted: Iterable[tuple[str, Pair]]) -> None:
+        """Have each of these pairs play by its route, in the background."""
+        batches: dict[tuple[str, tuple[str, ...]], list[Pair]] = {}
+        for route, pair in wanted:
+            batches.setdefault((route, DRIVERS[pair[0]]), []).append(pair)
+        for (route, driver), pairs in batches.items():
+            future = self._executor.submit(self._play, route, driver, pairs)
+            self._seen |= {(route, pair): future for pair in pairs}
+
+    def of(self, route: str, pair: Pair, scenario: str) -> Any:
+        """What a client saw in a scenario.
 
         Raises AssertionError with the error that the client met in the scenario.
         """
-        key = (client, upstream, *chosen)
-        if key not in self._seen:
-            plan = UPSTREAMS[upstream].plan
-            self._seen[key] = run_client(client, self._endpoint(upstream), plan, *chosen)
-        seen = self._seen[key]
+        seen = self._seen[route, pair].result()["-to-".join(pair)]
         line = seen.get(scenario, seen["end"])
         assert "saw" in line, line["error"]
-        saw: Seen = line["saw"]
-        return saw
+        return line["saw"]
+
+    def _play(self, route: str, driver: tuple[str, ...], pairs: list[Pair]) -> dict[str, Seen]:
+        jobs = [
+            {
+                "name": "-to-".join(pair),
+                "target": self._endpoints.url(route, pair[1]),
+                "mode": pair[0].removeprefix("python-"),
+                "plan": plan(route, pair[1]),
+                "scenarios": scenarios(route, pair),
+            }
+            for pair in pairs
+        ]
+        return run_driver(driver, jobs)

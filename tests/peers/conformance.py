@@ -1,7 +1,7 @@
-"""Runs the published conformance suite against a URL and reads its verdicts.
+"""Runs the published conformance suite and reads its verdicts.
 
 Owns the suite's command line and result files; what is scored for a revision of the protocol is
-read from the suite's own requirement list. It starts no server.
+read from the suite's own requirement list, where it has one. It starts no server and no proxy.
 """
 
 from __future__ import annotations
@@ -9,67 +9,121 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from peers.upstreams import NODE, SCOPE
+from peers.endpoint import Endpoints
+from peers.upstreams import HERE, NODE, SCOPE
 
 SUITE = SCOPE / "conformance"
-SUITE_WITHIN_S = 60
-RESULT_DIRECTORY = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
+SUITE_COMMAND = (str(NODE), str(SUITE / "dist/index.js"))
+CLIENT_COMMAND = f"{sys.executable} {HERE / 'client_via_proxy.py'}"
+SUITE_WITHIN_S = 120
+RESULT_DIRECTORY = re.compile(r"(server-)?(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
+
+Checks = list[tuple[str, str]]  # each a check's id and status
 
 
 @dataclass
 class Results:
-    """The verdicts of one run: checks by scenario, each a pair of check id and status."""
+    """The verdicts of one run, by scenario."""
 
-    required: list[str]
     output: str
-    checks: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    checks: dict[str, Checks] = field(default_factory=dict)
 
-    def passed(self) -> list[str]:
-        """The required scenarios with at least one success and no failure."""
-        return [name for name in self.required if self._passed(name)]
+    def passed(self) -> set[str]:
+        """The scenarios with at least one success and no failure."""
+        statuses = {name: {status for _, status in run} for name, run in self.checks.items()}
+        return {name for name, met in statuses.items() if "SUCCESS" in met and "FAILURE" not in met}
 
     def failures(self) -> list[str]:
-        """Each failed check of a required scenario, and each required scenario without result."""
+        """Each failed check."""
         return [
             f"{name}: {check}"
-            for name in self.required
-            for check, status in self.checks.get(name, [("not run", "FAILURE")])
+            for name, checks in self.checks.items()
+            for check, status in checks
             if status == "FAILURE"
         ]
 
-    def _passed(self, name: str) -> bool:
-        statuses = {status for _, status in self.checks.get(name, [])}
-        return "SUCCESS" in statuses and "FAILURE" not in statuses
 
-
-def required_scenarios(requirements: str) -> list[str]:
+def required_scenarios(revision: str) -> set[str]:
     """The scenarios that a server must pass for a revision such as 2025-11-25."""
-    listed: list[str] = []
+    listed: set[str] = set()
     section = ""
-    for line in (SUITE / "requirements" / f"{requirements}.yaml").read_text().splitlines():
+    for line in (SUITE / "requirements" / f"{revision}.yaml").read_text().splitlines():
         if heading := re.fullmatch(r"(\w+):", line):
             section = heading[1]
         elif section == "server" and (entry := re.fullmatch(r"  - (\S+)", line)):
-            listed.append(entry[1])
+            listed.add(entry[1])
     return listed
 
 
-def run_conformance(url: str, out_dir: Path, requirements: str = "2025-11-25") -> Results:
-    """Run the server scenarios of a revision, one after the other, against a URL.
+class Run(NamedTuple):
+    """One run of the suite: the revision's scenarios, against an upstream by a route."""
 
-    Raises subprocess.TimeoutExpired after SUITE_WITHIN_S. The suite's exit code is not
-    trusted: a scenario counts as passed by its checks alone.
+    route: str
+    upstream: str
+    revision: str
+
+    def __call__(self, endpoints: Endpoints, out_dir: Path) -> Results:
+        """Run the scenarios one after the other."""
+        url = endpoints.url(self.route, self.upstream)
+        if (SUITE / "requirements" / f"{self.revision}.yaml").exists():
+            chosen = ["--requirements", self.revision]
+        else:
+            chosen = ["--spec-version", self.revision, "--suite", "all"]
+        return run_suite(["server", "--url", url, *chosen], out_dir)
+
+
+class ClientRun(NamedTuple):
+    """One run in which the suite plays the server, and a client comes to it through the proxy."""
+
+    scenario: str
+
+    def __call__(self, endpoints: Endpoints, out_dir: Path) -> Results:
+        """Run the scenario; the client starts its own proxy."""
+        chosen = ["--command", CLIENT_COMMAND, "--scenario", self.scenario]
+        return run_suite(["client", *chosen], out_dir)
+
+
+def run_suite(arguments: list[str], out_dir: Path) -> Results:
+    """Run the suite and read what it found.
+
+    Raises subprocess.TimeoutExpired after SUITE_WITHIN_S. The suite's exit code is not trusted:
+    a scenario counts as passed by its checks alone.
     """
-    command = [str(NODE), str(SUITE / "dist/index.js"), "server", "--url", url]
-    command += ["--requirements", requirements, "-o", str(out_dir)]
+    command = [*SUITE_COMMAND, *arguments, "-o", str(out_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SUITE_WITHIN_S)
-    results = Results(required_scenarios(requirements), done.stdout + done.stderr)
+    results = Results(done.stdout + done.stderr)
     for path in sorted(out_dir.glob("*/checks.json")):
         named = RESULT_DIRECTORY.fullmatch(path.parent.name)
         assert named, f"unknown result directory {path.parent.name}"
         checks = json.loads(path.read_text())
         results.checks[named["scenario"]] = [(check["id"], check["status"]) for check in checks]
     return results
+
+
+class Verdicts:
+    """What the suite found in each run."""
+
+    def __init__(self, endpoints: Endpoints, executor: Executor, directory: Path) -> None:
+        self._endpoints = endpoints
+        self._executor = executor
+        self._directory = directory
+        self._results: dict[Run | ClientRun, Future[Results]] = {}
+
+    def begin(self, wanted: Iterable[Run | ClientRun]) -> None:
+        """Have the suite run, in the background."""
+        for run in wanted:
+            if run not in self._results:
+                out_dir = self._directory / "-".join(run)
+                self._results[run] = self._executor.submit(run, self._endpoints, out_dir)
+
+    def of(self, run: Run | ClientRun) -> Results:
+        """What the suite found; raises NotReadyError when there was nothing to look at."""
+        self.begin([run])
+        return self._results[run].result()

@@ -1,16 +1,23 @@
-"""Fixtures of the peers' tests: real servers by each route, and what real clients saw of them."""
+"""Fixtures of the peers' tests: real servers by each route, and what real clients saw of them.
+
+Clients and conformance runs are under way, a few at a time, from the first test on that looks at
+any of them; each test waits for its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any  # the values of parameters
 
 import pytest
 
 from peers.clients import Sightings
-from peers.endpoint import Endpoint
+from peers.conformance import Verdicts
+from peers.endpoint import Endpoints
 from peers.upstreams import missing_node_parts
 
-ROUTES = ["direct", "proxied-http", "proxied-stdio-session"]
+AT_ONCE = 3
 
 
 @pytest.fixture(scope="session")
@@ -21,27 +28,57 @@ def node_parts() -> None:
         pytest.fail(missing, pytrace=False)
 
 
-@pytest.fixture(scope="session", params=ROUTES)
-def route(request: pytest.FixtureRequest) -> str:
-    """How clients reach the servers."""
-    chosen: str = request.param
-    return chosen
-
-
 @pytest.fixture(scope="session")
-def endpoint(
-    route: str, node_parts: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoint]:
-    """Call it with an upstream's name for the URL of that upstream by this route."""
-    opened = Endpoint(route, tmp_path_factory.mktemp(route))
+def endpoints(
+    node_parts: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoints]:
+    """Ask it for the URL of an upstream by a route."""
+    opened = Endpoints(tmp_path_factory.mktemp("peers"))
     yield opened
     opened.stop()
 
 
 @pytest.fixture(scope="session")
-def sightings(endpoint: Endpoint) -> Sightings:
-    """What each client saw of each upstream by this route; a client runs once, on first use."""
-    return Sightings(endpoint)
+def executor(endpoints: Endpoints) -> Iterator[Executor]:
+    """Runs what is under way; it has ended before the servers do."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield pool
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def under_way(
+    request: pytest.FixtureRequest,
+    endpoints: Endpoints,
+    executor: Executor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Sightings, Verdicts]:
+    """All that the chosen tests will look at, begun."""
+    sightings = Sightings(endpoints, executor)
+    verdicts = Verdicts(endpoints, executor, tmp_path_factory.mktemp("conformance"))
+    verdicts.begin(run for (run,) in chosen(request, "run"))
+    sightings.begin(chosen(request, "route", "pair"))
+    return sightings, verdicts
+
+
+@pytest.fixture(scope="session")
+def sightings(under_way: tuple[Sightings, Verdicts]) -> Sightings:
+    """What each client saw of each upstream by each route."""
+    return under_way[0]
+
+
+@pytest.fixture(scope="session")
+def verdicts(under_way: tuple[Sightings, Verdicts]) -> Verdicts:
+    """What the conformance suite found at each upstream by each route."""
+    return under_way[1]
+
+
+def chosen(request: pytest.FixtureRequest, *names: str) -> list[tuple[Any, ...]]:
+    """The values of these parameters over all chosen tests that have them, each once."""
+    callspecs = (getattr(item, "callspec", None) for item in request.session.items)
+    parameters = (callspec.params for callspec in callspecs if callspec is not None)
+    values = (tuple(given[name] for name in names) for given in parameters if {*names} <= {*given})
+    return list(dict.fromkeys(values))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,8 +87,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show, with a failure, the logs of the servers that stood behind the test."""
     report = yield
-    opened = getattr(item, "funcargs", {}).get("endpoint")
-    if report.failed and isinstance(opened, Endpoint):
-        for server in opened.servers:
-            report.sections.append((f"log of {server.name}", server.log()))
+    given = getattr(item, "funcargs", {})
+    if report.failed and isinstance(given.get("endpoints"), Endpoints):
+        report.sections += given["endpoints"].logs(given.get("route"))
     return report

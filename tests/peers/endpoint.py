@@ -1,73 +1,108 @@
 """The one place where the proxy comes between the clients and a real server.
 
-Owns the servers and proxies of one route, from the first use of an upstream to the end of the
-route. Tests ask it for a URL through the fixture `endpoint`, and never learn the route.
+Owns every server and proxy of the test session, from the first use to the end. Tests ask for the
+URL of an upstream by a route, and never learn what stands behind it.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
+from threading import RLock
 
 from peers.processes import NotReadyError, Server, accepts, free_port, says_ready
-from peers.upstreams import ROOT, UPSTREAMS, Upstream
+from peers.upstreams import FORKED_SERVER, ROOT, UPSTREAMS, Upstream
+
+FORKS = "forks"  # no route for clients: where forked_stdio gets its servers from
+DIRECT = "direct"
+HTTP = "http"
+SESSION = "session"
+SHARED = "shared"
+POOL = "pool"
+BEHIND = (DIRECT, FORKS)
+ROUTES = (DIRECT, HTTP, SESSION, SHARED, POOL)
 
 
-class Endpoint:
-    """Starts each upstream once for a route, on first use; stops all at the end."""
+class Endpoints:
+    """Starts each upstream once for each route, on first use; any thread may ask."""
 
-    def __init__(self, route: str, directory: Path) -> None:
-        self.servers: list[Server] = []
-        self._route = route
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._opened: dict[str, str | NotReadyError] = {}
+        self._servers: list[Server] = []
+        self._locks: dict[tuple[str, str], RLock] = {}
+        self._opened: dict[tuple[str, str], str | NotReadyError] = {}
 
-    def __call__(self, name: str) -> str:
-        """The URL at which clients reach the upstream of that name.
+    def url(self, route: str, upstream: str) -> str:
+        """The URL at which clients reach the upstream of that name by that route.
 
         Raises NotReadyError, with the server's log; what failed once is not tried again.
         """
-        if name not in self._opened:
-            try:
-                self._opened[name] = self._open(UPSTREAMS[name])
-            except NotReadyError as error:
-                self._opened[name] = error
-        opened = self._opened[name]
+        key = (route, upstream)
+        with self._locks.setdefault(key, RLock()):
+            if key not in self._opened:
+                try:
+                    self._opened[key] = self._open(route, UPSTREAMS[upstream])
+                except NotReadyError as error:
+                    self._opened[key] = error
+        opened = self._opened[key]
         if isinstance(opened, NotReadyError):
             raise opened
         return opened
 
+    def logs(self, route: str) -> list[tuple[str, str]]:
+        """The name and log of each server of the route, and of those that may stand behind it."""
+        shown = (route, *BEHIND)
+        return [(each.name, each.log()) for each in self._servers if each.route in shown]
+
     def stop(self) -> None:
-        """Stop each proxy before what stands behind it."""
-        for server in reversed(self.servers):
-            server.stop()
+        """Stop the proxies, all at once, and then what stands behind them."""
+        for behind in (False, True):
+            servers = [each for each in self._servers if (each.route in BEHIND) == behind]
+            for server in servers:
+                server.ask_to_stop()
+            for server in servers:
+                server.stop()
 
-    def _open(self, upstream: Upstream) -> str:
-        match self._route:
+    def _open(self, route: str, upstream: Upstream) -> str:
+        match route:
             case "direct":
-                return self._start_upstream(upstream)
-            case "proxied-http":
-                return self._start_proxy(upstream, self._start_upstream(upstream))
-            case "proxied-stdio-session":
-                return self._start_proxy(upstream, "--stdio", "session", "--", *upstream.stdio)
-        raise ValueError(f"unknown route {self._route}")
+                return self._start_http(upstream)
+            case "forks":
+                return self._start_forks(upstream)
+            case "http":
+                options = [self.url(DIRECT, upstream.name)]
+            case "session" if upstream.forks:
+                options = ["--", *FORKED_SERVER, self.url(FORKS, upstream.name)]
+            case "session":
+                options = ["--", *upstream.stdio]
+            case "shared":
+                options = ["--stdio", "shared", "--", *upstream.stdio]
+            case "pool":
+                options = ["--stdio", "pool", "--children", "2", "--", *upstream.stdio]
+            case _:
+                raise ValueError(f"unknown route {route}")
+        return self._start_proxy(route, upstream, options)
 
-    def _start_upstream(self, upstream: Upstream) -> str:
+    def _start_http(self, upstream: Upstream) -> str:
         port = free_port()
-        server = self._start(upstream.name, upstream.on_port(port), port)
-        server.wait_ready(accepts)
-        return server.url
+        self._start(DIRECT, upstream, upstream.on_port(port)).wait_ready(partial(accepts, port))
+        return f"http://127.0.0.1:{port}/mcp"
 
-    def _start_proxy(self, upstream: Upstream, *target: str) -> str:
+    def _start_forks(self, upstream: Upstream) -> str:
+        path = self._directory / "forks"
+        self._start(FORKS, upstream, [*upstream.forks, str(path)]).wait_ready(path.exists)
+        return str(path)
+
+    def _start_proxy(self, route: str, upstream: Upstream, options: list[str]) -> str:
         port = free_port()
-        name = f"proxy-of-{upstream.name}"
         command = [sys.executable, "-m", "proxy_actors", "run", "--listen", f"127.0.0.1:{port}"]
-        command += ["--state-dir", str(self._directory / name), *target]
-        proxy = self._start(name, command, port)
-        proxy.wait_ready(says_ready)
-        return proxy.url
+        command += ["--state-dir", str(self._directory / f"{route}-{upstream.name}"), *options]
+        self._start(route, upstream, command).wait_ready(partial(says_ready, port))
+        return f"http://127.0.0.1:{port}/mcp"
 
-    def _start(self, name: str, command: list[str], port: int) -> Server:
-        server = Server(name, command, port, ROOT, self._directory / f"{name}.log")
-        self.servers.append(server)
+    def _start(self, route: str, upstream: Upstream, command: list[str]) -> Server:
+        log = self._directory / f"{route}-{upstream.name}.log"
+        server = Server(route, upstream.name, command, ROOT, log)
+        self._servers.append(server)
         return server

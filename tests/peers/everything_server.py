@@ -6,18 +6,23 @@ client drivers talk to it:
 
     everything_server.py --http PORT [--resumable]
     everything_server.py --stdio
+    everything_server.py --forks SOCKET
+
+The last one serves many over stdio, each by a process forked from this one: see forked_stdio.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import socket
 import warnings
 from typing import Any  # what the SDK passes for absent parameters
 
 import anyio
 import mcp_types as types
-import uvicorn
 from everything_tools import MEMORY, PNG, TOOLS, Ctx, embedded, text
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -200,7 +205,28 @@ async def serve_stdio(server: Server[Any]) -> None:
         await server.run(reader, writer, server.create_initialization_options())
 
 
+def serve_forks(server: Server[Any], path: str) -> None:
+    """Serve each connection's pipes in a child, whose end closes the connection."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(path + ".new")
+        listening.listen()
+        os.rename(path + ".new", path)  # once it is there, it listens
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+    _, pipes, _, _ = socket.recv_fds(connection, 1, 3)
+    for number, pipe in enumerate(pipes):
+        os.dup2(pipe, number)
+        os.close(pipe)
+    anyio.run(serve_stdio, server)
+
+
 def serve_http(server: Server[Any], port: int, resumable: bool) -> None:
+    import uvicorn  # a tenth of a second that only this transport needs
+
     app = server.streamable_http_app(
         event_store=EventLog() if resumable else None,
         retry_interval=RETRY_MS if resumable else None,
@@ -215,6 +241,7 @@ def main() -> None:
     transport = parser.add_mutually_exclusive_group(required=True)
     transport.add_argument("--http", type=int, metavar="PORT")
     transport.add_argument("--stdio", action="store_true")
+    transport.add_argument("--forks", metavar="SOCKET")
     parser.add_argument("--resumable", action="store_true", help="number events and replay them")
     options = parser.parse_args()
     # Roots, sampling and logging are deprecated in the next era, and the subject of this one.
@@ -222,6 +249,8 @@ def main() -> None:
     server = make_server()
     if options.stdio:
         anyio.run(serve_stdio, server)
+    elif options.forks:
+        serve_forks(server, options.forks)
     else:
         serve_http(server, options.http, options.resumable)
 

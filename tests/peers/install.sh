@@ -1,11 +1,15 @@
 #!/bin/sh
 # Installs the Node peers into .peers at the top of the project; does nothing when the ones that
-# package-lock.json names are there already.
+# package-lock.json names are there already. Exits with 1, and says what to do, where npm is missing.
 set -eu
 cd "$(dirname "$0")"
 target=../../.peers
 sum=$(cat package.json package-lock.json | sha256sum | cut -d' ' -f1)
 [ "$(cat "$target/installed" 2>/dev/null || true)" = "$sum" ] && exit 0
+command -v npm >/dev/null || {
+    echo "npm is needed for the tests with real MCP peers (Debian: apt install npm)" >&2
+    exit 1
+}
 mkdir -p "$target"
 rm -f "$target/installed"
 cp package.json package-lock.json "$target"

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-READY_WITHIN_S = 20.0
-STOP_WITHIN_S = 5.0
+READY_WITHIN_S = 60.0
+STOP_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.02
 LOG_BYTES_SHOWN = 6_000
 
@@ -53,13 +53,16 @@ def says_ready(port: int) -> bool:
 
 
 class Server:
-    """One child, run in a directory, with its own process group and a log of both outputs."""
+    """One child, run in a directory, with its own process group and a log of both outputs.
+
+    It serves one upstream by one route; the two name it.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], port: int, directory: Path, log: Path
+        self, route: str, upstream: str, command: Sequence[str], directory: Path, log: Path
     ) -> None:
-        self.name = name
-        self.port = port
+        self.route = route
+        self.name = f"{route}-{upstream}"
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
@@ -71,21 +74,17 @@ class Server:
                 start_new_session=True,
             )
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/mcp"
-
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-LOG_BYTES_SHOWN:]
 
-    def wait_ready(self, ready: Callable[[int], bool]) -> None:
-        """Return once ready(port) holds.
+    def wait_ready(self, ready: Callable[[], bool]) -> None:
+        """Return once ready() holds.
 
         Raises NotReadyError when the child ends or READY_WITHIN_S passes. Waiting for the
         child's end is also the pause between two looks.
         """
         deadline = time.monotonic() + READY_WITHIN_S
-        while not ready(self.port):
+        while not ready():
             try:
                 status = self._process.wait(LOOK_AGAIN_S)
             except subprocess.TimeoutExpired:
@@ -95,9 +94,12 @@ class Server:
             why = "not ready in time" if status is None else f"ended early with {status}"
             raise NotReadyError(f"{self.name}: {why}\n{self.log()}")
 
-    def stop(self) -> None:
-        """Ask the group to end, then end what is left of it."""
+    def ask_to_stop(self) -> None:
+        """Ask the group to end."""
         self._signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Wait for the end that was asked for, then end what is left of the group."""
         try:
             self._process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:

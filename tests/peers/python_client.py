@@ -3,10 +3,11 @@
 Owns the Python half of the vocabulary that upstreams.Plan defines; ts_client.mjs is the other,
 and prints the same. It is run as a script, so that pytest's process stays free of the SDK:
 
-    python_client.py TARGET legacy|auto PLAN [SCENARIO...]
+    python_client.py JOBS
 
-TARGET is a URL, or a JSON list: the command of a server that speaks over stdio. One JSON line a
-scenario on standard output: {"scenario", "saw"} or {"scenario", "error"}.
+JOBS is a JSON list of what clients.run_driver calls jobs; their clients play at the same time, each
+its own scenarios in their order. One JSON line a scenario on standard output: {"job", "scenario"}
+with what it "saw" or its "error".
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from mcp import Client
 from mcp.client import ClientRequestContext, Transport
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.exceptions import MCPDeprecationWarning
+from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 
-SCENARIO_WITHIN_S = 10
+SCENARIO_WITHIN_S = 30
 IN_FLIGHT = 5
 
 Json = dict[str, Any]
@@ -45,7 +46,7 @@ def scenario(
 class Peer:
     """One client, and everything that the server told or asked it."""
 
-    def __init__(self, target: str, mode: str, name: str) -> None:
+    def __init__(self, target: str | list[str], mode: str, name: str) -> None:
         self.name = name
         self.target = target
         self.mode = mode
@@ -71,10 +72,10 @@ class Peer:
         )
 
     def _transport(self) -> Transport:
-        if not self.target.startswith("["):
+        if isinstance(self.target, str):
             return streamable_http_client(self.target, http_client=self._http)
         self._listening.set()
-        command, *arguments = json.loads(self.target)
+        command, *arguments = self.target
         return stdio_client(StdioServerParameters(command=command, args=arguments))
 
     async def __aenter__(self) -> "Peer":
@@ -216,6 +217,18 @@ async def roots(peer: Peer, plan: Json) -> Json:
 
 
 @scenario
+async def refusals(peer: Peer, plan: Json) -> Json:
+    """What the tools say that would ask this client, where it cannot be asked."""
+    said: Json = {}
+    for name, planned in plan["asking"].items():
+        try:
+            said[name] = await peer.call(planned)
+        except MCPError as error:
+            said[name] = error.message
+    return said
+
+
+@scenario
 async def logging(peer: Peer, plan: Json) -> Json:
     """Make the server log, first below the level that was set; no tool planned: by subscribing."""
     await peer.listening()
@@ -270,7 +283,8 @@ async def two_clients(peer: Peer, plan: Json) -> Json:
             async with anyio.create_task_group() as calls:
                 for number in range(IN_FLIGHT):
                     calls.start_soon(echo, f"{name} says {number}")
-                    calls.start_soon(ask, f"{name} asks {number}")
+                    if plan["asks"]:
+                        calls.start_soon(ask, f"{name} asks {number}")
             saw[name] = {"echoed": echoed, "asked": other.sampled, "answers": answers}
 
     async with anyio.create_task_group() as clients:
@@ -279,19 +293,31 @@ async def two_clients(peer: Peer, plan: Json) -> Json:
     return saw
 
 
-async def drive(target: str, mode: str, plan: Json, names: list[str]) -> None:
-    async with Peer(target, mode, "peer") as peer:
-        for name in names or SCENARIOS:
-            line: Json = {"scenario": name}
-            try:
-                with anyio.fail_after(SCENARIO_WITHIN_S):
-                    line["saw"] = await SCENARIOS[name](peer, plan)
-            except Exception:
-                line["error"] = traceback.format_exc()
-            print(json.dumps(line), flush=True)
+async def play(job: Json) -> None:
+    def tell(scenario: str, **line: Any) -> None:
+        print(json.dumps({"job": job["name"], "scenario": scenario, **line}), flush=True)
+
+    try:
+        async with Peer(job["target"], job["mode"], "peer") as peer:
+            for name in job["scenarios"]:
+                try:
+                    with anyio.fail_after(SCENARIO_WITHIN_S):
+                        tell(name, saw=await SCENARIOS[name](peer, job["plan"]))
+                except Exception:
+                    tell(name, error=traceback.format_exc())
+    except Exception:
+        tell("end", error=traceback.format_exc())
+    else:
+        tell("end", saw={})
+
+
+async def play_all(jobs: list[Json]) -> None:
+    async with anyio.create_task_group() as clients:
+        for job in jobs:
+            clients.start_soon(play, job)
 
 
 if __name__ == "__main__":
     # Roots, sampling and logging are deprecated in the next era, and the subject of this one.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    anyio.run(drive, sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:])
+    anyio.run(play_all, json.loads(sys.argv[1]))

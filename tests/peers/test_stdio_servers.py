@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from peers.clients import run_client
+from peers.clients import EVERY_SCENARIO, PYTHON_DRIVER, plan, run_driver
+from peers.endpoint import SESSION
 from peers.upstreams import UPSTREAMS
 
 
 @pytest.mark.usefixtures("node_parts")
-@pytest.mark.parametrize("upstream", ["everything", "server-everything"])
-def test_a_server_serves_every_scenario_over_stdio_too(upstream: str) -> None:
+def test_the_servers_serve_every_scenario_over_stdio_too() -> None:
     """MCP-I: one process a client, as `--stdio session` starts them."""
-    chosen = UPSTREAMS[upstream]
-    lines = run_client("python-legacy", json.dumps(chosen.stdio), chosen.plan)
-    assert {name: line["error"] for name, line in lines.items() if "error" in line} == {}
-    assert len(lines) == 11
-    assert chosen.plan["echo"]["tool"] in lines["lists"]["saw"]["tools"]
-    assert lines["progress"]["saw"]["progress"] == chosen.plan["progressed"]
+    names = ["everything", "server-everything"]
+    plans = {name: plan(SESSION, name) for name in names}
+    jobs = [
+        {
+            "name": name,
+            "target": UPSTREAMS[name].stdio,
+            "mode": "legacy",
+            "plan": plans[name],
+            "scenarios": EVERY_SCENARIO,
+        }
+        for name in names
+    ]
+    for name, seen in run_driver(PYTHON_DRIVER, jobs).items():
+        assert {scenario: line["error"] for scenario, line in seen.items() if "error" in line} == {}
+        assert seen.keys() == {*EVERY_SCENARIO, "end"}
+        assert plans[name]["echo"]["tool"] in seen["lists"]["saw"]["tools"]
+        assert seen["progress"]["saw"]["progress"] == plans[name]["progressed"]

@@ -1,21 +1,20 @@
 /**
  * Drives the TypeScript SDK's client through every scenario and prints what it saw.
  *
- * The other half of python_client.py: the same plan (upstreams.Plan), the same scenarios, the
- * same lines. Run as `node ts_client.mjs SDK URL PLAN [SCENARIO...]`, where SDK is the folder of the SDK.
+ * The other half of python_client.py: the same jobs (clients.run_driver), the same scenarios, the
+ * same lines. Run as `node ts_client.mjs SDK JOBS`, where SDK is the folder of the SDK.
  */
 import { randomUUID } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 
-const [sdk, url, planned, ...chosen] = process.argv.slice(2);
+const [sdk, jobs] = process.argv.slice(2);
 const load = module => import(pathToFileURL(`${sdk}/dist/esm/${module}`).href);
 const { Client } = await load('client/index.js');
 const { StreamableHTTPClientTransport } = await load('client/streamableHttp.js');
 const types = await load('types.js');
 
-const SCENARIO_WITHIN_MS = 10_000;
+const SCENARIO_WITHIN_MS = 30_000;
 const IN_FLIGHT = 5;
-const plan = JSON.parse(planned);
 
 /** One client, and everything that the server told or asked it. */
 class Peer {
@@ -26,7 +25,8 @@ class Peer {
   rootsAsked = 0;
   #news = [];
 
-  constructor(name) {
+  constructor(url, name) {
+    this.url = url;
     this.name = name;
     this.client = new Client(
       { name, version: '1' },
@@ -64,7 +64,7 @@ class Peer {
       if (init?.method === 'GET' && response.status === 200) this.opened();
       return response;
     };
-    this.transport = new StreamableHTTPClientTransport(new URL(url), { fetch: watched });
+    this.transport = new StreamableHTTPClientTransport(new URL(this.url), { fetch: watched });
     await this.client.connect(this.transport);
     return this;
   }
@@ -117,14 +117,14 @@ const scenarios = {
     };
   },
 
-  async progress(peer) {
+  async progress(peer, plan) {
     const progress = [];
     const onprogress = ({ progress: value, total }) => { progress.push([value, total]); };
     const answer = await peer.call(plan.progress, {}, { onprogress });
     return { progress, answer };
   },
 
-  async cancellation(peer) {
+  async cancellation(peer, plan) {
     const mark = randomUUID();
     const answers = [];
     const cancel = new AbortController();
@@ -138,25 +138,34 @@ const scenarios = {
     return { answers, server, after: await peer.say(plan.echo, mark) };
   },
 
-  async sampling(peer) {
+  async sampling(peer, plan) {
     const answer = await peer.say(plan.sampling, 'How many?');
     return { asked: peer.sampled, answer };
   },
 
-  async elicitation(peer) {
+  async elicitation(peer, plan) {
     const answer = await peer.call(plan.elicitation);
     return { asked: peer.elicited, answer };
   },
 
-  async roots(peer) {
+  async roots(peer, plan) {
     await peer.listening;
     const answers = [];
     for (const root of plan.roots) answers.push(await peer.call(root));
     return { asked: peer.rootsAsked, answers };
   },
 
+  /** What the tools say that would ask this client, where it cannot be asked. */
+  async refusals(peer, plan) {
+    const said = {};
+    for (const [name, planned] of Object.entries(plan.asking)) {
+      said[name] = await peer.call(planned).catch(error => error.message);
+    }
+    return said;
+  },
+
   /** Make the server log, first below the level that was set; no tool planned: by subscribing. */
-  async logging(peer) {
+  async logging(peer, plan) {
     await peer.listening;
     const matching = () => peer.logs.filter(log => log.includes(plan.logging.match));
     const provoke = () => (plan.logging.tool
@@ -171,7 +180,7 @@ const scenarios = {
     return { quiet, loud: matching().slice(quiet.length) };
   },
 
-  async subscription(peer) {
+  async subscription(peer, plan) {
     await peer.listening;
     const uri = `test://${randomUUID()}`;
     await peer.client.subscribeResource({ uri });
@@ -183,12 +192,13 @@ const scenarios = {
   },
 
   /** Two more clients at once, each with several calls and questions in flight. */
-  async two_clients() {
+  async two_clients({ url }, plan) {
     const busy = async name => {
-      const other = await new Peer(name).connect();
+      const other = await new Peer(url, name).connect();
       const numbers = [...Array(IN_FLIGHT).keys()];
       const echoes = numbers.map(n => other.say(plan.echo, `${name} says ${n}`));
-      const asks = numbers.map(n => other.say(plan.sampling, `${name} asks ${n}`));
+      const ask = n => other.say(plan.sampling, `${name} asks ${n}`);
+      const asks = plan.asks ? numbers.map(ask) : [];
       const echoed = await Promise.all(echoes);
       const answers = await Promise.all(asks);
       await other.close();
@@ -204,14 +214,25 @@ const inTime = promise => new Promise((resolve, reject) => {
   promise.then(resolve, reject).finally(() => clearTimeout(late));
 });
 
-const peer = await inTime(new Peer('peer').connect());
-for (const scenario of chosen.length ? chosen : Object.keys(scenarios)) {
+const play = async ({ name, target, plan, scenarios: chosen }) => {
+  const tell = line => console.log(JSON.stringify({ job: name, ...line }));
+  const failed = (scenario, error) => tell({ scenario, error: String(error.stack ?? error) });
   try {
-    console.log(JSON.stringify({ scenario, saw: await inTime(scenarios[scenario](peer)) }));
+    const peer = await inTime(new Peer(target, 'peer').connect());
+    for (const scenario of chosen) {
+      try {
+        tell({ scenario, saw: await inTime(scenarios[scenario](peer, plan)) });
+      } catch (error) {
+        failed(scenario, error);
+      }
+    }
+    await peer.close();
+    tell({ scenario: 'end', saw: {} });
   } catch (error) {
-    console.log(JSON.stringify({ scenario, error: String(error.stack ?? error) }));
+    failed('end', error);
   }
-}
-await peer.close();
+};
+
+await Promise.all(JSON.parse(jobs).map(play));
 // A stream that the end of the session ended is resumed by the SDK for seconds after its close.
 process.exit();

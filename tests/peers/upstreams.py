@@ -2,7 +2,7 @@
 
 Owns their commands and their plans: a plan names, in one vocabulary for all clients, the calls
 that show progress, sampling, cancellation and so on, since no two servers name tools alike. It
-starts nothing: that is conftest.
+starts nothing: that is endpoint.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Upstream:
     http: tuple[str, ...]  # "{port}" is replaced by the port to listen on
     stdio: tuple[str, ...]
     plan: Plan
+    forks: tuple[str, ...] = ()  # one that forks servers for FORKED_SERVER; a path is appended
 
     def on_port(self, port: int) -> list[str]:
         return [word.replace("{port}", str(port)) for word in self.http]
@@ -51,12 +52,14 @@ def call(tool: str, **arguments: Any) -> Plan:
 
 
 PYTHON_SERVER = (sys.executable, str(HERE / "everything_server.py"))
+FORKED_SERVER = (sys.executable, "-IS", str(HERE / "forked_stdio.py"))
 NODE_SERVER = (str(NODE), str(SCOPE / "server-everything/dist/index.js"))
 
 EVERYTHING = Upstream(
     name="everything",
     http=(*PYTHON_SERVER, "--http", "{port}"),
     stdio=(*PYTHON_SERVER, "--stdio"),
+    forks=(*PYTHON_SERVER, "--forks"),
     plan={
         "echo": {"tool": "test_echo", "argument": "text"},
         "progress": call("test_tool_with_progress"),
@@ -66,6 +69,16 @@ EVERYTHING = Upstream(
         "sampling": {"tool": "test_sampling", "argument": "prompt"},
         "elicitation": call("test_elicitation", message="Who are you?"),
         "roots": [call("test_roots"), call("test_roots_standalone")],
+        "asking": {
+            "sampling": call("test_sampling", prompt="Anybody?"),
+            "elicitation": call("test_elicitation", message="Anybody?"),
+            "roots": call("test_roots"),
+        },
+        "refused": {
+            "sampling": "The client does not support sampling",
+            "elicitation": "The client does not support elicitation",
+            "roots": "this client declared no such capability",
+        },
         "logging": {**call("test_tool_with_logging"), "match": "Tool", "count": 3},
         "touch": call("test_touch_resource", uri="URI"),
     },
@@ -92,6 +105,16 @@ SERVER_EVERYTHING = Upstream(
         "sampling": {"tool": "trigger-sampling-request", "argument": "prompt"},
         "elicitation": call("trigger-elicitation-request"),
         "roots": [call("get-roots-list")],
+        "asking": {
+            "sampling": call("trigger-sampling-request", prompt="Anybody?"),
+            "elicitation": call("trigger-elicitation-request"),
+            "roots": call("get-roots-list"),
+        },
+        "refused": {
+            "sampling": "Tool trigger-sampling-request not found",
+            "elicitation": "Tool trigger-elicitation-request not found",
+            "roots": "Tool get-roots-list not found",
+        },
         "logging": {"match": "Received Subscribe", "count": 1},
         "touch": call("toggle-subscriber-updates"),
     },
