@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 
@@ -19,7 +20,7 @@ class Defect:
     """`old` stands once in the source of `function` of `owner`; `new` is put in its place."""
 
     name: str
-    owner: type
+    owner: type | ModuleType
     function: str
     old: str
     new: str
@@ -39,7 +40,7 @@ def planted(defect: Defect) -> Iterator[None]:
     code = compile(
         f"from __future__ import annotations\n{changed}", f"<defect: {defect.name}>", "exec"
     )
-    exec(code, vars(sys.modules[defect.owner.__module__]), scope)
+    exec(code, vars(sys.modules[original.__module__]), scope)
     setattr(defect.owner, defect.function, scope[defect.function])
     try:
         yield

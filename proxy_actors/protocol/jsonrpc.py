@@ -103,8 +103,7 @@ class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
 
         Normalised like `id`. None if there is none, or null.
         """
-        members = self.params if self.method == PROGRESS else self.meta
-        return _identifier(members.get("progressToken", _ABSENT))
+        return _identifier(self._token())
 
     def cancelled_request_id(self) -> bytes | None:
         """The id that `notifications/cancelled` names, normalised like `id`.
@@ -114,6 +113,10 @@ class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
         if self.method != CANCELLED:
             return None
         return _identifier(self.params.get("requestId", _ABSENT))
+
+    def _token(self) -> Raw:
+        is_progress = self.kind is Kind.NOTIFICATION and self.method == PROGRESS
+        return (self.params if is_progress else self.meta).get("progressToken", _ABSENT)
 
 
 def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message, ...]:
@@ -242,10 +245,11 @@ def _call(
         method = _TEXT.decode(envelope["method"])
     except msgspec.ValidationError as error:
         raise MessageError("method must be a string", request_id=request_id) from error
-    unfit = _unfit(method, params, meta)
+    message = Message(kind, raw, request_id, method, False, envelope, params, meta)
+    unfit = _unfit(message)
     if unfit is not None:
         raise MessageError(unfit, code=INVALID_PARAMS, request_id=request_id)
-    return Message(kind, raw, request_id, method, False, envelope, params, meta)
+    return message
 
 
 def _hides_a_name(params: dict[str, Raw], meta: dict[str, Raw]) -> bool:
@@ -261,14 +265,14 @@ def _hides_a_name(params: dict[str, Raw], meta: dict[str, Raw]) -> bool:
     )
 
 
-def _unfit(method: str, params: dict[str, Raw], meta: dict[str, Raw]) -> str | None:
-    """Say what keeps `Message` from reading a parameter, so that it can always read."""
-    members = params if method == PROGRESS else meta
-    if _is_no_identifier(members.get("progressToken", _ABSENT)):
+def _unfit(message: Message) -> str | None:
+    """Say what of a message could not be read, so that whoever reads it never fails."""
+    params = message.params
+    if _is_no_identifier(message._token()):
         return "progressToken must be a string or an integer"
-    if method == CANCELLED and _is_no_identifier(params.get("requestId", _ABSENT)):
+    if message.method == CANCELLED and _is_no_identifier(params.get("requestId", _ABSENT)):
         return "requestId must be a string or an integer"
-    if method in URI_METHODS and not bytes(params.get("uri", b"")).startswith(b'"'):
+    if message.method in URI_METHODS and not bytes(params.get("uri", b"")).startswith(b'"'):
         return "uri must be a string"
     return None
 

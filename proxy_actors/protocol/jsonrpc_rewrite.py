@@ -14,8 +14,6 @@ from msgspec import Raw
 
 from proxy_actors.protocol.jsonrpc import Message
 
-NULL_ID: Final = b"null"
-
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -64,7 +62,7 @@ def error(id: bytes | None, code: int, text: str, data: object = None) -> bytes:
 
     Args:
         id: the request's id as JSON. None leaves the member out, which says that the id could not
-            be read; peers before 2025-11-25 are told that with `NULL_ID`.
+            be read.
         code: the JSON-RPC code.
         text: one sentence.
         data: left out if None.

@@ -626,6 +626,8 @@ def test_progress_token_of_progress_is_in_its_params() -> None:
     )
     assert one(progress).progress_token() == b'"t"'
     assert one(progress.replace(b'"progressToken":"t",', b"")).progress_token() is None
+    request = progress.replace(b'"method"', b'"id":1,"method"')
+    assert one(request).progress_token() == b"2", "a request is answered with that of its meta"
 
 
 def test_cancellation_names_a_request() -> None:

@@ -1,0 +1,166 @@
+"""Admission against a second opinion that shares no code with it, over generated documents."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy_actors.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, MessageError
+from proxy_actors.protocol import jsonrpc
+from proxy_actors.protocol.stdio_framing import encode_frame
+from tests.defects import Defect, planted
+from tests.protocol.message_documents import CORRUPTIONS, document
+from tests.protocol.message_oracle import NotAMessage, Verdict, judge, meaning, seen
+
+DEPTH_MAX = 5
+SEEDS = range(10_000)
+
+Judgement = list[Verdict] | Verdict | tuple[int, object]
+
+
+@cache
+def judged() -> list[tuple[int, bytes, Judgement]]:
+    """Every seed, its document, and what the second opinion makes of it."""
+    documents = [(seed, document(seed)) for seed in SEEDS]
+    return [(seed, data, expected(data)) for seed, data in documents]
+
+
+def expected(data: bytes) -> Judgement:
+    try:
+        return judge(data, DEPTH_MAX)
+    except NotAMessage as error:
+        return error.code, error.id
+
+
+def admitted(data: bytes) -> Judgement:
+    """What admission says; nothing but MessageError may be raised."""
+    try:
+        messages = jsonrpc.admit(data, depth_max=DEPTH_MAX)
+    except MessageError as error:
+        return error.code, None if error.request_id is None else meaning(error.request_id)
+    if isinstance(messages, tuple):
+        return [seen(message) for message in messages]
+    return seen(messages)
+
+
+def messages_of(data: bytes) -> tuple[jsonrpc.Message, ...]:
+    try:
+        messages = jsonrpc.admit(data, depth_max=DEPTH_MAX)
+    except MessageError:
+        return ()
+    return messages if isinstance(messages, tuple) else (messages,)
+
+
+def test_documents_are_judged_as_the_second_opinion_judges_them() -> None:
+    """MCP-G-1, G-2, G-4, G-5, G-8, S-12; THR-T6; RELIABILITY 2.2, "JSON findings"."""
+    for seed, data, judgement in judged():
+        assert admitted(data) == judgement, f"document({seed})"
+
+
+def test_the_documents_are_of_every_kind() -> None:
+    """Else agreement would prove little."""
+    judgements = [judgement for _, _, judgement in judged()]
+    refused = [judgement for judgement in judgements if isinstance(judgement, tuple)]
+    single = [judgement for judgement in judgements if isinstance(judgement, Verdict)]
+    batches = [judgement for judgement in judgements if isinstance(judgement, list)]
+    assert {code for code, _ in refused} == {PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS}
+    assert any(id is not None for _, id in refused)
+    assert {verdict.kind for verdict in single} == {"request", "notification", "response"}
+    assert {len(verdicts) for verdicts in batches} >= {1, 2}
+    assert any(verdict.token for verdict in single)
+    assert any(verdict.cancelled for verdict in single)
+    assert any(verdict.uri for verdict in single)
+    assert any(verdict.is_error and verdict.id is None for verdict in single)
+    assert len(single) > len(SEEDS) / 10
+
+
+def test_what_is_admitted_is_one_line_and_is_admitted_again() -> None:
+    """THR-T21: in any place that JSON has for it, white space ends no frame."""
+    for _, data, _ in judged():
+        for message in messages_of(data):
+            assert encode_frame(message.raw).splitlines() == [message.raw]
+            again = jsonrpc.admit(message.raw)
+            assert isinstance(again, jsonrpc.Message)
+            assert again.raw is message.raw
+            assert seen(again) == seen(message)
+
+
+@given(st.one_of(st.binary(max_size=40), st.lists(st.sampled_from(CORRUPTIONS)).map(b"".join)))
+def test_any_bytes_are_judged_alike(data: bytes) -> None:
+    """FLT-C9: no document raises anything else."""
+    assert admitted(data) == expected(data)
+
+
+DEFECTS = [
+    Defect("UTF-8 is not checked", jsonrpc, "_flattened", "body.decode()", "pass"),
+    Defect("a line end in a string becomes a space", jsonrpc, "_flattened",
+           "_DOCUMENT.decode(body)", "pass"),
+    Defect("line ends stay", jsonrpc, "_flattened",
+           "body.translate(_LINE_ENDS_TO_SPACES)", "body"),
+    Defect("only LF is flattened", jsonrpc, "_flattened", "10 in body or 13 in body", "10 in body"),
+    Defect("the depth of strings counts", jsonrpc, "_depth", "[::2]", ""),
+    Defect("escaped quotes end strings", jsonrpc, "_depth", """.replace(b'\\\\"', b"")""", ""),
+    Defect("escaped backslashes escape", jsonrpc, "_depth", """.replace(b"\\\\\\\\", b"")""", ""),
+    Defect("one level more", jsonrpc, "admit",
+           "_depth(document) > depth_max", "_depth(document) > depth_max + 1"),
+    Defect("repeated names pass", jsonrpc, "_repeats_a_name", "return True", "return False"),
+    Defect("escaped repeated names pass", jsonrpc, "_repeats_an_escaped_name",
+           "len(dict(pairs)) < len(pairs)", "False"),
+    Defect("escaped repeated names of _meta pass", jsonrpc, "_repeats_an_escaped_name",
+           ', params.member("_meta")', ""),
+    Defect("any escape is a repetition", jsonrpc, "_repeats_a_name",
+           "return _repeats_an_escaped_name(raw)", "return True"),
+    Defect("white space is a repetition", jsonrpc, "_repeats_a_name",
+           "msgspec.json.format(encoded, indent=-1) == msgspec.json.format(raw, indent=-1)",
+           "False"),
+    Defect("repeated names of _meta pass", jsonrpc, "_repeats_a_name",
+           'params if meta is None else {**params, "_meta": meta}', "params"),
+    Defect("repeated names of an error pass", jsonrpc, "_repeats_a_name",
+           "fault is not None", "False"),
+    Defect("other letter cases are of ASCII alone", jsonrpc, "_other_cases",
+           "folded = {name.casefold()", "folded = {name.lower()"),
+    Defect("twins in the envelope pass", jsonrpc, "_message",
+           "_other_cases(envelope, _ENVELOPE_NAMES)", "False"),
+    Defect("twins in params pass", jsonrpc, "_hides_a_name",
+           "not others.isdisjoint(params)", "False"),
+    Defect("a second _meta passes", jsonrpc, "_hides_a_name", '"_meta" in others', "False"),
+    Defect("a second token passes", jsonrpc, "_hides_a_name",
+           "bool(_other_cases(meta, _TOKEN_NAMES))", "False"),
+    Defect("an id may be null", jsonrpc, "_call",
+           'if "id" in envelope:', 'if envelope.get("id", _ABSENT) != _ABSENT:'),
+    Defect("minus zero is an integer", jsonrpc, "_is_integer", ' and text != b"-0"', ""),
+    Defect("ids keep their escapes", jsonrpc, "_identifier", r'b"\\" in text', "False"),
+    Defect("a result needs no id", jsonrpc, "_response", "is_error and given", "given"),
+    Defect("both result and error", jsonrpc, "_response",
+           'is_error == ("result" in envelope)', 'not is_error and "result" not in envelope'),
+    Defect("an error's code is anything", jsonrpc, "_response",
+           'not _is_integer(bytes(fault.get("code", b"")))', "False"),
+    Defect("a request with a result", jsonrpc, "_call",
+           '"result" in envelope or "error" in envelope', '"error" in envelope'),
+    Defect("params are a scalar", jsonrpc, "_call", '.startswith(b"[")', ""),
+    Defect("an empty batch", jsonrpc, "_elements", "if not elements:", "if False:"),
+    Defect("a token is anything", jsonrpc, "_unfit",
+           "_is_no_identifier(message._token())", "False"),
+    Defect("a cancelled id is anything", jsonrpc, "_unfit",
+           '_is_no_identifier(params.get("requestId", _ABSENT))', "False"),
+    Defect("a uri is anything", jsonrpc, "_unfit", '.startswith(b\'"\')', " is None"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=str)
+def test_planted_defect_is_found(defect: Defect) -> None:
+    with planted(defect):
+        assert any(errs(data, judgement) for _, data, judgement in judged())
+
+
+def errs(data: bytes, judgement: Judgement) -> bool:
+    """Whether admission errs, be it with an error that is none of its own."""
+    try:
+        if any(len(message.raw.splitlines()) != 1 for message in messages_of(data)):
+            return True
+        return admitted(data) != judgement
+    except Exception:
+        return True
