@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from email.utils import parsedate_tz
 from functools import lru_cache
 
-from proxy_actors.errors import Executed, FailedError, Reason, RefusedError
+from proxy_actors.errors import RefusedError
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -112,24 +112,8 @@ def forwardable(fields: Fields) -> Fields:
     for name in nominated:
         if _is_end_to_end(name):
             raise RefusedError(400, "The Connection field names an end-to-end field.", close=True)
-    return _without(fields, nominated)
-
-
-def returnable(fields: Fields) -> Fields:
-    """Return what of an upstream's response may be sent to the client: `forwardable` for answers.
-
-    Raises:
-        FailedError: upstream-protocol, when Connection nominates an end-to-end or a security field.
-    """
-    nominated = members(b",".join(all_of(fields, b"connection")))
-    for name in nominated:
-        if _is_end_to_end(name):
-            raise FailedError(
-                Reason.UPSTREAM_PROTOCOL,
-                "The upstream's Connection field names an end-to-end field.",
-                executed=Executed.UNKNOWN,
-            )
-    return _without(fields, nominated)
+    dropped = HOP_BY_HOP.union(nominated) if nominated else HOP_BY_HOP
+    return [field for field in fields if field[0] not in dropped]
 
 
 def media_type(value: bytes) -> bytes:
@@ -174,11 +158,6 @@ def retry_after_s(fields: Fields) -> float | None:
 
 def _is_end_to_end(name: bytes) -> bool:
     return name in _NEVER_NOMINATED or name.startswith(_NEVER_NOMINATED_PREFIXES)
-
-
-def _without(fields: Fields, nominated: tuple[bytes, ...]) -> Fields:
-    dropped = HOP_BY_HOP.union(nominated) if nominated else HOP_BY_HOP
-    return [field for field in fields if field[0] not in dropped]
 
 
 def _media_ranges(value: bytes) -> Iterator[tuple[bytes, float]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_actors.errors import Executed, FailedError, Reason, RefusedError
+from proxy_actors.errors import RefusedError
 from proxy_actors.protocol.headers import (
     Fields,
     accepts,
@@ -17,7 +17,6 @@ from proxy_actors.protocol.headers import (
     media_type,
     members,
     retry_after_s,
-    returnable,
 )
 
 BOTH = b"application/json, text/event-stream"
@@ -73,7 +72,6 @@ def test_fields_of_the_hop_are_removed_and_the_rest_keeps_its_order() -> None:
         (b"host", b"a"), (b"x-unknown", b"1"), (b"mcp-param-city", b"Bern"), (b"x-unknown", b"2"),
     ]  # fmt: skip
     assert forwardable(fields) == kept
-    assert returnable(fields) == kept
 
 
 @pytest.mark.parametrize("name", END_TO_END)
@@ -84,10 +82,6 @@ def test_nominating_an_end_to_end_field_is_refused(name: bytes) -> None:
         forwardable(fields)
     assert refused.value.status == 400
     assert refused.value.close
-    with pytest.raises(FailedError) as failed:
-        returnable(fields)
-    assert failed.value.reason is Reason.UPSTREAM_PROTOCOL
-    assert failed.value.executed is Executed.UNKNOWN
 
 
 def test_media_type_ignores_case_and_parameters() -> None:
