@@ -1,7 +1,7 @@
-"""The composition root: from options to a tree of actors.
+"""The composition root: from a configuration to a tree of actors.
 
     root (one for one)
-      upstream          HTTP: its connection pool and its streams; stdio: its children and streams
+      upstream/NAME     HTTP: its connection pool and its streams; stdio: its children and streams
       registry          the sessions
       server            the listener of clients
 
@@ -12,44 +12,29 @@ the stable names of the actors that it asks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
-from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.session_uses import SessionUses
-from proxy_actors.actors.stdio_shared import StdioShared
-from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
-from proxy_actors.errors import ActorStoppedError, DeadlineError, FailedError, MailboxFullError
-from proxy_actors.gateway import rescue
-from proxy_actors.gateway.forwarder import Forwarder
-from proxy_actors.gateway.handshake import Handshake
-from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
-from proxy_actors.gateway.http_forward import HttpForwarder
-from proxy_actors.gateway.lease import Pool
+from proxy_actors.assembly import Assembly, http_limits
+from proxy_actors.config.model import Config
+from proxy_actors.errors import ActorStoppedError, DeadlineError, MailboxFullError
 from proxy_actors.gateway.origins import AllowedNames
-from proxy_actors.gateway.stdio_forward import StdioForwarder
-from proxy_actors.gateway.wiring import Wiring
-from proxy_actors.messages.http_upstream import UpstreamReached
+from proxy_actors.gateway.route import Routes
+from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
 from proxy_actors.messages.server import DrainServer, ServerDrained
-from proxy_actors.messages.stdio import StdioMode
 from proxy_actors.messages.upstream import DrainUpstream, UpstreamDrained
-from proxy_actors.options import RunOptions
-from proxy_actors.policy.child_environment import child_environment
-from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.options import StdioMode, parse_listen
 from proxy_actors.policy.sessions import SessionLimits
-from proxy_actors.policy.stdio_children import ChildrenLimits
-from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import ByteStream, ChildCommand, Mailbox, SessionStore, World
+from proxy_actors.world.base import Mailbox, SessionStore, World
 
-UPSTREAM = "default"
 DUMP_S_MAX = 1.0
 
 logger = logging.getLogger("proxy_actors.app")
@@ -65,54 +50,54 @@ class App:
     Attributes:
         root: the root supervisor, to be started with a parent that hears of its end.
         wiring: what the data plane is wired with; `draining` is set from here.
-        upstream, server: the stable names that a drain is told to.
     """
 
     def __init__(
         self,
         world: World,
-        options: RunOptions,
+        config: Config,
         store: SessionStore,
         date: Callable[[], bytes],
-        environment: dict[str, str],
+        environment: Mapping[str, str],
     ) -> None:
         self._world = world
-        self._options = options
-        self._environment = environment
-        self._streams = Directory()
-        self._subscribers = Subscribers(world)
+        self._config = config
+        host, port = parse_listen(config.listen)
         self._uses = SessionUses()
-        self.registry = Slot("registry")
-        self.upstream = Slot(f"upstream/{UPSTREAM}")
-        self.server = Slot("server")
-        self.health = Slot("root")
-        upstream, forwarder = self._stdio() if options.command else self._http()
-        self._listener = world.listen(options.listen_host, options.listen_port)
+        self._registry = Slot("registry")
+        self._server = Slot("server")
+        self._health = Slot("root")
+        streams, subscribers = Directory(), Subscribers(world)
+        assembly = Assembly(world, config, self._registry, streams, subscribers, environment)
+        assembled = [assembly.upstream(*item) for item in config.upstreams.items()]
+        self._listener = world.listen(host, port)
         self.wiring = Wiring(
             world,
-            AllowedNames(options.listen_host),
-            self.health,
-            self.upstream,
-            self.registry,
+            AllowedNames(host, config.http.allowed_hosts, config.http.allowed_origins),
+            self._health,
+            Routes([route for _, route in assembled], config.default),
+            self._registry,
             self._uses,
-            forwarder,
-            self._streams,
-            self._subscribers,
+            streams,
+            subscribers,
             date,
+            http_limits(config),
+            _connection_limits(config),
         )
         workers = [
-            upstream,  # before the registry, which may have ends of sessions to tell it
-            Worker(self.registry, lambda: self._make_registry(store)),
-            Worker(self.server, self._make_server),
+            # Upstreams before the registry, which may have ends of sessions to tell them.
+            *(worker for worker, _ in assembled),
+            Worker(self._registry, lambda: self._make_registry(store)),
+            Worker(self._server, self._make_server),
         ]
-        self.root = Root(world, self.health.name, workers)
-        self._drained: set[type] = set()
+        self.root = Root(world, self._health.name, workers)
+        self._to_drain = {self._server.name, *(worker.slot.name for worker, _ in assembled)}
 
     def start(self, parent: Mailbox) -> None:
         """Start the tree; `parent` is told SupervisorReady, and ChildStopped at its end."""
         self.root.parent = parent
-        self.root.slot = self.health
-        self.health.ref = self.root.ref
+        self.root.slot = self._health
+        self._health.ref = self.root.ref
         self.root.start_loop()
 
     def address(self) -> tuple[str, int]:
@@ -120,15 +105,20 @@ class App:
         return self._listener.address
 
     def drain(self) -> None:
-        """Refuse new work; the root's parent is told ServerDrained and UpstreamDrained."""
+        """Refuse new work; the root's parent is told ServerDrained, and UpstreamDrained by each."""
         self.wiring.draining = True
-        self.server.tell(DrainServer())
-        self.upstream.tell(DrainUpstream())
+        self._server.tell(DrainServer())
+        for route in self.wiring.routes.by_name.values():
+            route.slot.tell(DrainUpstream())
 
     def is_drained(self, message: object) -> bool:
         """Say whether this mail completes the drain."""
-        self._drained |= {type(message)} & {ServerDrained, UpstreamDrained}
-        return len(self._drained) == 2
+        match message:
+            case ServerDrained():
+                self._to_drain.discard(self._server.name)
+            case UpstreamDrained(upstream):
+                self._to_drain.discard(upstream)
+        return not self._to_drain
 
     def stop(self) -> None:
         """Stop the tree."""
@@ -155,89 +145,39 @@ class App:
             self._dump(child, depth + 1)
 
     def _make_registry(self, store: SessionStore) -> SessionRegistry:
-        limits = SessionLimits()
-        if self._options.command and StdioMode(self._options.stdio) is StdioMode.SESSION:
-            # Every session has a process: the registry makes room for them (FLT-U16).
-            limits = SessionLimits(sessions_max=ChildrenLimits().sessions_max)
-        upstreams = {UPSTREAM: self.upstream}
+        settings = self._config.sessions
+        limits = SessionLimits(
+            sessions_max=_sessions_max(self._config),
+            idle_timeout_s=settings.idle_timeout_s,
+            lifetime_max_s=settings.lifetime_max_s,
+            flush_interval_s=settings.flush_interval_s,
+        )
+        upstreams = {name: route.slot for name, route in self.wiring.routes.by_name.items()}
         return SessionRegistry(
-            self._world, self.registry, limits, store, self._uses, upstreams
+            self._world, self._registry, limits, store, self._uses, upstreams
         )
 
     def _make_server(self) -> HttpServer:
-        return HttpServer(self._world, self.server, self._listener, self.wiring)
-
-    def _http(self) -> tuple[Worker, Forwarder]:
-        assert self._options.url is not None
-        world = self._world
-        url = UpstreamUrl(self._options.url)
-        table = ConnectionTable()
-        pool_slot = Slot(f"{self.upstream.name}/pool")
-        pool = Pool(pool_slot, table, UPSTREAM)
-        forwarder = HttpForwarder(
-            world,
-            self.upstream,
-            pool,
-            UpstreamFields(url),
-            Handshake(self.registry, UPSTREAM),
-            self.registry,
-        )
-
-        def connect(deadline_s: float) -> ByteStream:
-            reached = False
-            try:
-                stream = world.connect(url.host, url.port, deadline_s)
-                reached = True
-                return stream
-            finally:
-                self.upstream.tell(UpstreamReached(reached))
-
-        def make_pool() -> ConnectionPool:
-            return ConnectionPool(world, pool_slot, PoolLimits(), table, connect, UPSTREAM)
-
-        def make_upstream() -> HttpUpstream:
-            return HttpUpstream(
-                world,
-                self.upstream,
-                Worker(pool_slot, make_pool),
-                table,
-                self._streams,
-                self._subscribers,
-                forwarder,
-            )
-
-        return Worker(self.upstream, make_upstream), forwarder
-
-    def _stdio(self) -> tuple[Worker, Forwarder]:
-        options = self._options
-        assert options.command is not None
-        mode = StdioMode(options.stdio)
-        command = ChildCommand(
-            options.command, child_environment(self._environment, dict(options.env))
-        )
-        processes = Directory()
-        handshake = Handshake(self.registry, UPSTREAM)
-        forwarder = StdioForwarder(
-            self._world, self.upstream, processes, mode, handshake, self.registry
-        )
-
-        def make_session() -> StdioUpstream:
-            return StdioUpstream(
-                self._world, self.upstream, UPSTREAM, command, self.registry, self._streams,
-                processes, self._subscribers, _failure,
-            )
-
-        def make_shared() -> StdioShared:
-            pool = mode is StdioMode.POOL
-            limits = SharedChildrenLimits(children=options.children if pool else 1)
-            return StdioShared(
-                self._world, self.upstream, UPSTREAM, command, pool, self._streams, processes,
-                self._subscribers, _failure, limits,
-            )
-
-        make = make_session if mode is StdioMode.SESSION else make_shared
-        return Worker(self.upstream, make), forwarder
+        return HttpServer(self._world, self._server, self._listener, self.wiring)
 
 
-def _failure(id: bytes, error: FailedError) -> bytes:
-    return rescue.message(error, id)
+def _sessions_max(config: Config) -> int:
+    """Return the bound on sessions: that of the processes, where each session has one (FLT-U16)."""
+    upstreams = config.upstreams.values()
+    if all(x.command and x.stdio is StdioMode.SESSION for x in upstreams):
+        return min(config.sessions.sessions_max, sum(x.sessions_max for x in upstreams))
+    return config.sessions.sessions_max
+
+
+def _connection_limits(config: Config) -> ConnectionLimits:
+    http = config.http
+    return ConnectionLimits(
+        connections_max=http.connections_max,
+        per_address_max=http.connections_per_address_max,
+        requests_max=http.requests_max,
+        idle_s_max=http.idle_s_max,
+        head_s_max=http.head_s_max,
+        body_grace_s=http.body_grace_s,
+        body_rate_min=http.body_rate_min,
+        body_bytes_total_max=http.body_bytes_total_max,
+    )

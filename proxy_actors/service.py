@@ -52,6 +52,7 @@ class _Service:
 
     def __init__(self, options: RunOptions, guardian: tuple[int, int] | None) -> None:
         from proxy_actors.app import App
+        from proxy_actors.config.quick import config_of
         from proxy_actors.storage.open import open_store
         from proxy_actors.transports.guardian_client import GuardianClient
         from proxy_actors.transports.store_thread import StoreThread
@@ -62,7 +63,8 @@ class _Service:
         self._world = GeventWorld(self._guardian)
         self._store = open_store(options.state_dir, StoreThread)
         self._date = _DateField(self._world.wall_s)
-        self._app = App(self._world, options, self._store, self._date, dict(os.environ))
+        config = config_of(options)
+        self._app = App(self._world, config, self._store, self._date, dict(os.environ))
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent
         self._waiter = self._world.waiter()
         self._stops = 0

@@ -21,6 +21,7 @@ from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
 from proxy_actors.gateway.lease import Pool
 from proxy_actors.gateway.origins import AllowedNames
+from proxy_actors.gateway.route import Route, Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.server import DrainServer
@@ -78,10 +79,9 @@ class Plane:
             world,
             AllowedNames(listen[0]),
             self.root,
-            self.upstream,
+            Routes([Route(UPSTREAM, self.upstream, self.forwarder)], UPSTREAM),
             self.registry,
             self.uses,
-            self.forwarder,
             self.streams,
             self.subscribers,
             lambda: DATE,

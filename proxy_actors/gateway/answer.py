@@ -11,15 +11,12 @@ from proxy_actors.actors.subscriber import Subscriber
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway import rescue, stack
 from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.pages import page
 from proxy_actors.gateway.relay import messages_of
-from proxy_actors.gateway.response import ACCEPTED, Response, json_response
+from proxy_actors.gateway.response import ACCEPTED, Response
 from proxy_actors.gateway.wiring import Wiring
-from proxy_actors.messages.lifecycle import DescribeState
 from proxy_actors.messages.sessions import EndReason, EndSession
-from proxy_actors.messages.upstream import DescribeReadiness, Readiness
 from proxy_actors.protocol.jsonrpc import Kind, Message
-
-PAGE_S_MAX = 1.0
 
 
 def answer(exchange: Exchange, wiring: Wiring) -> Response:
@@ -30,17 +27,17 @@ def answer(exchange: Exchange, wiring: Wiring) -> Response:
     """
     head = exchange.accepted.head
     if head.method == b"OPTIONS":
-        allow = b"POST, GET, DELETE, OPTIONS" if head.path == stack.MCP_PATH else b"GET, HEAD"
+        allow = b"GET, HEAD" if exchange.accepted.route is None else b"POST, GET, DELETE, OPTIONS"
         return Response(204, [(b"allow", allow)])
-    if head.path in stack.PAGES:
-        return _page(head.path, wiring)
+    if exchange.accepted.route is None:
+        return page(head.path, wiring)
     if head.method == b"POST":
         return _post(exchange, wiring)
     steps = stack.STEPS_OF_GET if head.method == b"GET" else stack.STEPS_OF_DELETE
     for step in steps:
         step(exchange, wiring)
     if head.method == b"GET":
-        return wiring.forwarder.open_standalone(exchange)
+        return exchange.route.forwarder.open_standalone(exchange)
     return _delete(exchange, wiring)
 
 
@@ -50,11 +47,11 @@ def _post(exchange: Exchange, wiring: Wiring) -> Response:
     if exchange.batch:
         return _batch(exchange, wiring)
     if exchange.message.kind is not Kind.REQUEST:
-        wiring.forwarder.post(exchange)
+        exchange.route.forwarder.post(exchange)
         return ACCEPTED
     if stack.is_initialize(exchange):
-        return wiring.forwarder.initialize(exchange)
-    return wiring.forwarder.call(exchange)
+        return exchange.route.forwarder.initialize(exchange)
+    return exchange.route.forwarder.call(exchange)
 
 
 def _delete(exchange: Exchange, wiring: Wiring) -> Response:
@@ -63,19 +60,6 @@ def _delete(exchange: Exchange, wiring: Wiring) -> Response:
     if not wiring.registry.ask(ask, exchange.deadline_s):
         raise RefusedError(404, "there is no such session")
     return Response(200)
-
-
-def _page(path: bytes, wiring: Wiring) -> Response:
-    deadline_s = wiring.world.now_s() + PAGE_S_MAX
-    if path == b"/ready":
-        readiness: Readiness = wiring.upstream.ask(DescribeReadiness(), deadline_s)
-        if wiring.draining:
-            readiness = Readiness(False, "draining")
-        if not readiness.ready:
-            return json_response(b'{"status":"not ready"}', status=503)
-        return json_response(b'{"status":"ready"}')
-    wiring.health.ask(DescribeState(), deadline_s)
-    return json_response(b'{"status":"ok"}')
 
 
 def _batch(exchange: Exchange, wiring: Wiring) -> Response:
@@ -89,7 +73,8 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
         if message.kind is Kind.REQUEST:
             requests.append(message)
         else:
-            wiring.forwarder.post(exchange.for_message(message, wiring.next_exchange_id()))
+            one = exchange.for_message(message, wiring.next_exchange_id())
+            one.route.forwarder.post(one)
     if not requests:
         return ACCEPTED
     merged = Subscriber(wiring.world)
@@ -113,7 +98,7 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
 
 def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
     try:
-        response = wiring.forwarder.call(exchange)
+        response = exchange.route.forwarder.call(exchange)
         if response.stream is None:
             merged.push(response.body)
             return

@@ -6,6 +6,8 @@ whoever forwards it finds everything here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from proxy_actors.errors import RefusedError
@@ -16,6 +18,9 @@ from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import Kind, Message
 
+if TYPE_CHECKING:
+    from proxy_actors.gateway.route import Route
+
 ANONYMOUS = "anonymous"
 
 
@@ -23,12 +28,14 @@ class AcceptedHead(msgspec.Struct, frozen=True, gc=False):
     """A head that has passed the checks, and what of it matters; made once while it repeats.
 
     Attributes:
+        route: the upstream that its path leads to; None for a page of the proxy's own.
         forwarded: the client's fields that may pass to an upstream (HTTP-F1).
         version: the revision that the request names.
         front_id: the session that it names.
     """
 
     head: RequestHead
+    route: Route | None
     forwarded: Forwarded
     version: bytes | None
     front_id: bytes | None
@@ -95,6 +102,13 @@ class Exchange:
         if self.batch or len(self.messages) != 1 or self.messages[0].kind is not Kind.REQUEST:
             return None
         return self.messages[0].id
+
+    @property
+    def route(self) -> Route:
+        """The upstream of a request to an MCP endpoint."""
+        route = self.accepted.route
+        assert route is not None
+        return route
 
     def in_session(self) -> Session:
         """Return the session of a request that has passed the stack.

@@ -89,12 +89,15 @@ class ClientConnection:
         try:
             exchange_id = wiring.next_exchange_id()
             try:
+                accepted = self._accept(request.head)
+                route = accepted.route
+                call_s_max = CALL_S_MAX if route is None else route.call_s_max
                 exchange = Exchange(
                     exchange_id,
                     request,
-                    self._accept(request.head),
+                    accepted,
                     self._stream.peer,
-                    wiring.world.now_s() + CALL_S_MAX,
+                    wiring.world.now_s() + call_s_max,
                     self._keeper,
                     self._holder,
                 )

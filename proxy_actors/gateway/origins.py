@@ -11,6 +11,7 @@ not matter to that attack, and port mappings are common.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -23,10 +24,20 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::[0-9]{0,5})?")
 
 
 class AllowedNames:
-    """The names of one listener."""
+    """The names of one listener.
 
-    def __init__(self, listen_host: str) -> None:
-        self._names = _LOOPBACK_NAMES | {_normalized(listen_host.lower())}
+    Args:
+        listen_host: the address that it is bound to.
+        hosts: further names that requests may be for.
+        origins: further origins of pages that may send them.
+    """
+
+    def __init__(
+        self, listen_host: str, hosts: Iterable[str] = (), origins: Iterable[str] = ()
+    ) -> None:
+        further = {_normalized(name.lower()) for name in (listen_host, *hosts)}
+        self._names = _LOOPBACK_NAMES | further
+        self._origins = frozenset(origin.lower().encode("ascii") for origin in origins)
         self._any_literal = listen_host in _WILDCARDS
 
     def check_host(self, host: bytes) -> None:
@@ -48,6 +59,8 @@ class AllowedNames:
         Raises:
             RefusedError: 403 for a page from elsewhere, an opaque origin included (MCP-H-3).
         """
+        if origin.lower() in self._origins:
+            return
         _, scheme, authority = origin.partition(b"://")
         name = _name_of(authority) if scheme else ""
         if name in self._names or (self._any_literal and name and name == _name_of(host)):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
 from proxy_actors.gateway.exchange import AcceptedHead, Exchange
 from proxy_actors.gateway.http_fields import forwarded_fields
+from proxy_actors.gateway.pages import PAGES
+from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.protocol.headers import accepts, first, media_type
 from proxy_actors.protocol.http1_request import RequestHead
@@ -21,8 +23,6 @@ from proxy_actors.protocol.revisions import (
     allows_batches,
 )
 
-MCP_PATH = b"/mcp"
-PAGES = frozenset({b"/health", b"/ready", b"/admin/health"})
 LOOK_UP_S_MAX = 1.0
 _MCP_METHODS = (b"POST", b"GET", b"DELETE")
 _ALLOW_MCP = ((b"allow", b"POST, GET, DELETE, OPTIONS"),)
@@ -45,11 +45,13 @@ def accept_head(head: RequestHead, peer: str, wiring: Wiring) -> AcceptedHead:
     for name, value in head.fields:
         if name == b"origin":
             wiring.names.check_origin(value, head.host)
-    _check_route(head)
-    if head.path == MCP_PATH and head.method in (b"POST", b"GET"):
+    route = wiring.routes.find(head.path)
+    _check_path(head, route)
+    if route is not None and head.method in (b"POST", b"GET"):
         _check_media(head)
     return AcceptedHead(
         head,
+        route,
         forwarded_fields(head.fields, head.host, peer, wiring.pseudonym),
         first(head.fields, b"mcp-protocol-version"),
         first(head.fields, b"mcp-session-id"),
@@ -83,7 +85,10 @@ def check_version(exchange: Exchange, wiring: Wiring) -> None:
 
 
 def find_session(exchange: Exchange, wiring: Wiring) -> None:
-    """Find the session that the request names (MCP-S-3, S-4); `initialize` names none."""
+    """Find the session that the request names (MCP-S-3, S-4); `initialize` names none.
+
+    A session lives at one upstream, and is unknown at the endpoints of others.
+    """
     front_id = exchange.accepted.front_id
     if is_initialize(exchange):
         if front_id is not None:
@@ -95,7 +100,10 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
         raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
     assert exchange.holder is not None
     deadline_s = wiring.world.now_s() + LOOK_UP_S_MAX
-    exchange.session = exchange.holder.begin(exchange.id, front_id, exchange.principal, deadline_s)
+    session = exchange.holder.begin(exchange.id, front_id, exchange.principal, deadline_s)
+    if session.upstream != exchange.route.name:
+        raise RefusedError(404, "there is no such session")
+    exchange.session = session
 
 
 def check_batch(exchange: Exchange, wiring: Wiring) -> None:
@@ -123,8 +131,8 @@ def is_initialize(exchange: Exchange) -> bool:
     return message.kind is Kind.REQUEST and message.method == INITIALIZE
 
 
-def _check_route(head: RequestHead) -> None:
-    if head.path == MCP_PATH:
+def _check_path(head: RequestHead, route: Route | None) -> None:
+    if route is not None:
         if head.method not in _MCP_METHODS and head.method != b"OPTIONS":
             raise RefusedError(405, "this method is not allowed here", headers=_ALLOW_MCP)
     elif head.path in PAGES:

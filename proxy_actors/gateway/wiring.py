@@ -13,8 +13,8 @@ from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, Reason, Side
 from proxy_actors.gateway.client_table import ClientTable
-from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.origins import AllowedNames
+from proxy_actors.gateway.route import Routes
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import World
 
@@ -75,8 +75,7 @@ class Wiring:
 
     Attributes:
         health: answers DescribeState when the process and its root supervisor work.
-        upstream: answers DescribeReadiness.
-        forwarder: carries exchanges to the upstream.
+        routes: the upstreams by path.
         registry: the session registry.
         uses: who uses which session.
         streams: the event streams by name.
@@ -91,10 +90,9 @@ class Wiring:
         world: World,
         names: AllowedNames,
         health: Slot,
-        upstream: Slot,
+        routes: Routes,
         registry: Slot,
         uses: SessionUses,
-        forwarder: Forwarder,
         streams: Directory,
         subscribers: Subscribers,
         date: Callable[[], bytes],
@@ -104,10 +102,9 @@ class Wiring:
         self.world = world
         self.names = names
         self.health = health
-        self.upstream = upstream
+        self.routes = routes
         self.registry = registry
         self.uses = uses
-        self.forwarder = forwarder
         self.streams = streams
         self.subscribers = subscribers
         self.date = date

@@ -395,16 +395,21 @@ def test_post_to_a_page_is_405(scene: Scene) -> None:
 def test_readiness_follows_the_upstream(scene: Scene) -> None:
     """MCP-P-1: without an upstream the proxy is alive, and not ready."""
     page = request(None, "GET", path="/ready")
-    assert refused(scene, page, 200, "GET").message == {"status": "ready"}
+    assert refused(scene, page, 200, "GET").message == readiness("ready", "ready")
     scene.run(10.0)
     listener = scene.listeners.pop(UPSTREAM)
     assert scene.ask(request(initialize())).status == 502
-    assert refused(scene, page, 503, "GET").message == {"status": "not ready"}
+    assert refused(scene, page, 503, "GET").message == readiness("not ready", "not ready")
     scene.listeners[UPSTREAM] = listener
     scene.run(10.0)
     assert refused(scene, page, 200, "GET").status == 200
 
 
+def readiness(status: str, upstream: str) -> dict[str, object]:
+    return {"status": status, "upstreams": {"default": upstream}}
+
+
 def test_draining_proxy_is_not_ready(scene: Scene) -> None:
     scene.plane.wiring.draining = True
-    refused(scene, request(None, "GET", path="/ready"), 503, "GET")
+    page = request(None, "GET", path="/ready")
+    assert refused(scene, page, 503, "GET").message == readiness("draining", "ready")

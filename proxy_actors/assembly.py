@@ -1,0 +1,153 @@
+"""How one upstream is put together: its actor, and the forwarder through which it is reached.
+
+A part of the composition root: `app.py` calls it once for each upstream of the configuration. Owns
+nothing afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
+from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.http_upstream import HttpUpstream
+from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.stdio_shared import StdioShared
+from proxy_actors.actors.stdio_upstream import StdioUpstream
+from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.actors.supervisor import Worker
+from proxy_actors.config.model import Config, Upstream
+from proxy_actors.errors import FailedError
+from proxy_actors.gateway import rescue
+from proxy_actors.gateway.forwarder import Forwarder
+from proxy_actors.gateway.handshake import Handshake
+from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
+from proxy_actors.gateway.http_forward import HttpForwarder
+from proxy_actors.gateway.lease import Pool
+from proxy_actors.gateway.route import Route
+from proxy_actors.gateway.stdio_forward import StdioForwarder
+from proxy_actors.messages.http_upstream import UpstreamReached
+from proxy_actors.messages.stdio import StdioMode
+from proxy_actors.policy.child_environment import child_environment
+from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.stdio_children import ChildrenLimits
+from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
+from proxy_actors.protocol.http1_framing import HttpLimits
+from proxy_actors.world.base import ByteStream, ChildCommand, World
+
+
+class Assembly:
+    """What all upstreams share.
+
+    Args:
+        registry: the session registry.
+        streams, subscribers: where event streams and their readers are found.
+        environment: the proxy's own, of which children get a part.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        config: Config,
+        registry: Slot,
+        streams: Directory,
+        subscribers: Subscribers,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._world = world
+        self._config = config
+        self._registry = registry
+        self._streams = streams
+        self._subscribers = subscribers
+        self._environment = environment
+
+    def upstream(self, name: str, settings: Upstream) -> tuple[Worker, Route]:
+        """Put one upstream together.
+
+        Raises:
+            ConfigurationError: its URL cannot be fronted.
+        """
+        slot = Slot(f"upstream/{name}")
+        make = self._stdio if settings.command else self._http
+        worker, forwarder = make(name, slot, settings)
+        return worker, Route(name, slot, forwarder, settings.call_timeout_s)
+
+    def _http(self, name: str, slot: Slot, settings: Upstream) -> tuple[Worker, Forwarder]:
+        world = self._world
+        url = UpstreamUrl(settings.url)
+        table = ConnectionTable()
+        pool_slot = Slot(f"{slot.name}/pool")
+        forwarder = HttpForwarder(
+            world,
+            slot,
+            Pool(pool_slot, table, name),
+            UpstreamFields(url),
+            Handshake(self._registry, name),
+            self._registry,
+        )
+        limits = PoolLimits(
+            **{field: getattr(settings.pool, field) for field in PoolLimits.__struct_fields__}
+        )
+
+        def connect(deadline_s: float) -> ByteStream:
+            reached = False
+            try:
+                stream = world.connect(url.host, url.port, deadline_s)
+                reached = True
+                return stream
+            finally:
+                slot.tell(UpstreamReached(reached))
+
+        def make_pool() -> ConnectionPool:
+            return ConnectionPool(world, pool_slot, limits, table, connect, name)
+
+        def make_upstream() -> HttpUpstream:
+            pool = Worker(pool_slot, make_pool)
+            return HttpUpstream(
+                world, slot, pool, table, self._streams, self._subscribers, forwarder
+            )
+
+        return Worker(slot, make_upstream), forwarder
+
+    def _stdio(self, name: str, slot: Slot, settings: Upstream) -> tuple[Worker, Forwarder]:
+        mode = StdioMode(settings.stdio)
+        command = ChildCommand(
+            settings.command,
+            child_environment(dict(self._environment), settings.env),
+            settings.cwd or None,
+        )
+        processes = Directory()
+        forwarder = StdioForwarder(
+            self._world, slot, processes, mode, Handshake(self._registry, name), self._registry
+        )
+
+        def make_session() -> StdioUpstream:
+            return StdioUpstream(
+                self._world, slot, name, command, self._registry, self._streams, processes,
+                self._subscribers, _failure, ChildrenLimits(sessions_max=settings.sessions_max),
+            )
+
+        def make_shared() -> StdioShared:
+            pool = mode is StdioMode.POOL
+            limits = SharedChildrenLimits(children=settings.children if pool else 1)
+            return StdioShared(
+                self._world, slot, name, command, pool, self._streams, processes,
+                self._subscribers, _failure, limits,
+            )
+
+        make = make_session if mode is StdioMode.SESSION else make_shared
+        return Worker(slot, make), forwarder
+
+
+def http_limits(config: Config) -> HttpLimits:
+    """Return the bounds on one request."""
+    http = config.http
+    return HttpLimits(
+        head_bytes_max=http.head_bytes_max,
+        fields_max=http.fields_max,
+        body_bytes_max=http.body_bytes_max,
+    )
+
+
+def _failure(id: bytes, error: FailedError) -> bytes:
+    return rescue.message(error, id)
