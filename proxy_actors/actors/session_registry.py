@@ -26,7 +26,7 @@ from proxy_actors.errors import (
     Side,
 )
 from proxy_actors.messages import sessions as m
-from proxy_actors.messages.sessions import SessionEffect, SessionMessage
+from proxy_actors.messages.sessions import SessionEffect, SessionMessage, SessionWrite
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
 from proxy_actors.world.base import Mailbox, SessionStore, World
 
@@ -142,7 +142,7 @@ class SessionRegistry(Actor):
     def _take_back_uses(self, message: SessionMessage) -> None:
         """End the kept uses that would mislead a decision about who uses a session."""
         match message:
-            case m.EndSession(key) | m.SetLogLevel(key) | m.SetSubscription(key):
+            case m.SetLogLevel(key) | m.SetSubscription(key):
                 kept = self._uses.kept(key)
                 self._uses.revoke(key)
             case m.CreateSession() if self._policy.is_full:
@@ -168,9 +168,7 @@ class SessionRegistry(Actor):
             case m.Confirm(ask_id, existed):
                 self._asks.pop(ask_id).set(existed)
             case m.Write(write_id, writes):
-                # To this incarnation alone: the next one does not know the id.
-                ref = self.ref
-                self._store.submit(writes, lambda error: ref.tell(m.WriteDone(write_id, error)))
+                self._submit(write_id, writes)
             case m.TellEnded(ended):
                 self._tell_ended(ended)
             case m.Wake(after_s, generation):
@@ -179,6 +177,13 @@ class SessionRegistry(Actor):
                 raise AssertionError("a use is answered where it is asked for")
             case _:
                 assert_never(effect)
+
+    def _submit(self, write_id: int, writes: Sequence[SessionWrite]) -> None:
+        for write in writes:
+            if isinstance(write, m.DeleteSession):
+                self._uses.revoke(write.key)  # a session that ends is of no further use
+        ref = self.ref  # to this incarnation alone: the next one does not know the id
+        self._store.submit(writes, lambda error: ref.tell(m.WriteDone(write_id, error)))
 
     def _accept(self, reply: Reply, front_id: str, session: m.Session) -> None:
         if reply.settled:
@@ -194,6 +199,7 @@ class SessionRegistry(Actor):
         upstream = self._upstreams.get(ended.session.upstream)
         if upstream is not None:
             upstream.tell(ended)
+        self._store.unfinished.pop(ended.session.key, None)
 
     def _note_store(self, error: str) -> None:
         """Log when the store begins to fail and when it recovers, not each failure."""

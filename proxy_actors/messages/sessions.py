@@ -240,7 +240,10 @@ class Write(Message, frozen=True):
 
 
 class TellEnded(Message, frozen=True):
-    """Effect: tell the session's upstream. Its end is durable, its id forgotten."""
+    """Effect: tell the session's upstream, then forget the note of it in `unfinished`.
+
+    Its end is durable, its id forgotten. After a crash in between it is told once more.
+    """
 
     ended: SessionEnded
 

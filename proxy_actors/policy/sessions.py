@@ -17,10 +17,11 @@ like any other. There is one way back: a session that was only to make room is l
 deletion fails together with the creation that wanted the room. Ends that were asked for, and
 expiries, stay and are tried again at each sweep.
 
-`unfinished` holds a note of every session that is creating or ending. It outlives the policy: after
-a crash of the actor the next incarnation ends all of those, since nobody knows what became of the
-writes; deleting what is not there is no error. Uses are forgotten with the actor: what was open
-then does not keep its session from being the next to make room.
+`unfinished` holds a note of every session that is creating or ending, until the shell has told the
+upstream. It outlives the policy: after a crash of the actor the next incarnation ends all of those,
+since nobody knows what became of the writes; deleting what is not there is no error. Uses are
+forgotten with the actor: what was open then does not keep its session from being the next to make
+room.
 """
 
 from __future__ import annotations
@@ -339,7 +340,7 @@ class SessionPolicy:
         entry.deleting = False
         if not error:
             self._ledger.remove(entry)
-            effects.append(m.TellEnded(self._unfinished.pop(key)))
+            effects.append(m.TellEnded(self._unfinished[key]))
             effects.extend(m.Confirm(ask_id, True) for ask_id in entry.asks)
         elif entry.revives:
             del self._unfinished[key]

@@ -231,8 +231,8 @@ def crash(scene: Scene) -> None:
 
 
 DEFECTS = [
-    Defect("kept through an end", SessionRegistry, "_take_back_uses",
-           "kept = self._uses.kept(key)", "return"),
+    Defect("kept through an end", SessionRegistry, "_submit",
+           "self._uses.revoke(write.key)", "pass"),
     Defect("kept when room is wanted", SessionRegistry, "_take_back_uses",
            "case m.CreateSession() if self._policy.is_full:", "case m.Confirm():"),
     Defect("kept through a crash", SessionRegistry, "on_start", "self._uses.clear()", "pass"),

@@ -270,6 +270,7 @@ class SessionModel:
                 check(self.known[key].phase is Phase.ENDING, "told twice, or of nothing")
                 check(key not in self.rows, "told before it was durable")
                 self.known[key].phase = GONE
+                del self.unfinished[key]
             case m.Write():
                 self._submitted(effect)
             case m.Wake(_, generation):
