@@ -14,6 +14,7 @@ pass as they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import Enum
 from itertools import accumulate
 from typing import Final
@@ -41,6 +42,9 @@ _ROUTING_NAMES: Final = frozenset(
 )
 _TOKEN_NAMES: Final = frozenset(("progressToken",))
 _ABSENT: Final = Raw(b"null")
+
+# The methods whose params `Message` reads.
+_METHODS_READ: Final = frozenset((CANCELLED, PROGRESS, *URI_METHODS))
 
 _DOCUMENT: Final = msgspec.json.Decoder(Raw)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -208,7 +212,8 @@ def _depth(document: bytes) -> int:
 
 
 def _message(raw: bytes, envelope: dict[str, Raw]) -> Message:
-    if _other_cases(envelope, _ENVELOPE_NAMES):
+    # Here and below: nearly every message has the known names only, and needs no closer look.
+    if not _ENVELOPE_NAMES.issuperset(envelope) and _other_cases(envelope, _ENVELOPE_NAMES):
         raise MessageError("a member of the message is named in the wrong letter case")
     params = _members(envelope["params"]) if "params" in envelope else None
     meta = _members(params["_meta"]) if params and "_meta" in params else None
@@ -239,16 +244,19 @@ def _call(
         if "params" in envelope and not bytes(envelope["params"]).startswith(b"["):
             raise MessageError("params must be an object or an array", request_id=request_id)
         params = {}
-    elif _hides_a_name(params, meta):
+    elif not (
+        _ROUTING_NAMES.issuperset(params) and _TOKEN_NAMES.issuperset(meta)
+    ) and _hides_a_name(params, meta):
         raise MessageError("params names a member in another letter case", request_id=request_id)
     try:
         method = _TEXT.decode(envelope["method"])
     except msgspec.ValidationError as error:
         raise MessageError("method must be a string", request_id=request_id) from error
     message = Message(kind, raw, request_id, method, False, envelope, params, meta)
-    unfit = _unfit(message)
-    if unfit is not None:
-        raise MessageError(unfit, code=INVALID_PARAMS, request_id=request_id)
+    if meta or method in _METHODS_READ:
+        unfit = _unfit(message)
+        if unfit is not None:
+            raise MessageError(unfit, code=INVALID_PARAMS, request_id=request_id)
     return message
 
 
@@ -295,9 +303,9 @@ def _response(raw: bytes, envelope: dict[str, Raw], fault: dict[str, Raw] | None
 
 def _identifier(raw: Raw) -> bytes | None:
     """Return an id or token as JSON with one spelling for each value; None if it is not fit."""
-    if len(memoryview(raw)) > ID_BYTES_MAX:
-        return None
     text = bytes(raw)
+    if len(text) > ID_BYTES_MAX:
+        return None
     if text.startswith(b'"'):
         return _ENCODER.encode(_TEXT.decode(text)) if b"\\" in text else text
     return text if _is_integer(text) else None
@@ -328,11 +336,11 @@ def _repeats_a_name(
     fault: dict[str, Raw] | None,
 ) -> bool:
     """Whether decoding has swallowed a member: encoding what was decoded tells, most cheaply."""
-    document: dict[str, object] = {**envelope}
+    document: Mapping[str, object] = envelope
     if params is not None:
-        document["params"] = params if meta is None else {**params, "_meta": meta}
+        document = {**document, "params": params if meta is None else {**params, "_meta": meta}}
     if fault is not None:
-        document["error"] = fault
+        document = {**document, "error": fault}
     encoded = _ENCODER.encode(document)
     if encoded == raw:
         return False
