@@ -59,7 +59,7 @@ def test_end_to_end_fields_pass(field: tuple[bytes, bytes]) -> None:
     ],
 )  # fmt: skip
 def test_what_is_meant_for_the_proxy_never_passes(name: bytes) -> None:
-    """HTTP-F1: hop by hop. THR-T9: credentials. THR-T7: what upstreams trust a proxy to say."""
+    """HTTP-F1: hop by hop. HTTP-F4, THR-T9: credentials. THR-T7: what upstreams have us say."""
     assert first(passed((name, b"secret")), name) is None
 
 

@@ -37,7 +37,10 @@ def fault(code: int, text: str = "why", id: bytes = b"null") -> Message:
                                     409, 410, 412, 415, 421, 426, 431, 451, 500, 501, 502, 504,
                                     505, 599])
 def test_status_about_the_proxys_own_request_is_a_502(status: int) -> None:
-    """MCP-P-1: never a 400, 404 or 405, which would send clients elsewhere."""
+    """MCP-P-1: never a 400, 404 or 405, which would send clients elsewhere.
+
+    SSE-S10: nor is a redirect followed, or a 204 taken for a stream.
+    """
     error = refusal(head(status), "default")
     assert isinstance(error, FailedError)
     assert (error.status, error.reason) == (502, Reason.UPSTREAM_PROTOCOL)

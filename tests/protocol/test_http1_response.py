@@ -43,6 +43,22 @@ def test_head_carries_all_that_was_sent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "media_type"),
+    [
+        (b"Content-Type: Text/Event-Stream;charset=utf-8\r\n", b"text/event-stream"),
+        (b"content-type: application/json \r\n", b"application/json"),
+        (b"", b""),
+        (b"Content-Type: a/b\r\nContent-Type: text/event-stream\r\n", b"a/b, text/event-stream"),
+    ],
+)
+def test_media_type_is_read_without_parameters(fields: bytes, media_type: bytes) -> None:
+    """SSE-S10, MCP-H-10: two are none."""
+    head = parser_of(b"HTTP/1.1 200 OK\r\n%s\r\n" % fields).head
+    assert head is not None
+    assert head.media_type == media_type
+
+
+@pytest.mark.parametrize(
     ("value", "expected_s"),
     [
         (b"timeout=5", 5.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import httptools
 import pytest
 
 from proxy_actors.errors import FailedError, RefusedError
@@ -126,8 +127,54 @@ class TestFromUpstreams:
 
 
 def test_every_parsing_rule_has_a_transcript() -> None:
-    """HTTP-H1 to H21 and the HTTP-F rules on parsing: each is shown by a file."""
+    """HTTP-H1 to H21 and the HTTP-F rules on parsing; tests/style looks for the other F rules."""
     texts = [path.read_text() for path in DIRECTORY.glob("*/*.txt")]
     rules = {text.partition("\n")[0].removeprefix("rule: ") for text in texts}
     on_parsing = [f"HTTP-H{number}" for number in range(1, 22)]
     assert rules >= {*on_parsing, "HTTP-F1", "HTTP-F3", "HTTP-F6", "HTTP-F7", "HTTP-F8"}
+
+
+# RELIABILITY 1.11: what httptools does not do, and the transcripts that show that we do.
+LET_THROUGH = [
+    "version-0-9", "version-0-9-simple", "version-2-0", "no-host", "two-hosts", "te-of-old-client",
+    "te-gzip-chunked", "two-empty-lines-before", "chunk-extension-endless", "field-endless",
+]  # fmt: skip
+LEFT_TO_US = {
+    "trailers come as fields": ["trailers", "trailer-is-a-request", "trailers-together"],
+    "a field in small pieces is kept without bound": ["field-endless", "head-too-large"],
+    "pipelined messages of one feed come at once": ["pipelined", "refused-behind-a-request"],
+    "Upgrade raises in mid-feed": ["upgrade-ignored", "upstream-switches"],
+    "CONNECT raises in mid-feed": ["connect"],
+    "the end of input cannot be told": ["upstream-until-close", "upstream-truncated-length"],
+    "HEAD has no body": ["upstream-head"],
+    "keep-alive is right in callbacks only": ["close-wins", "upstream-old-keep-alive"],
+}
+
+
+@pytest.mark.parametrize("gap", LEFT_TO_US)
+def test_gap_of_the_parser_has_a_transcript(gap: str) -> None:
+    names = {transcript.name for transcript in FROM_CLIENTS + FROM_UPSTREAMS}
+    assert names.issuperset(LEFT_TO_US[gap])
+
+
+class _Took:
+    """What httptools makes of a transcript."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def on_message_complete(self) -> None:
+        self.requests += 1
+
+
+@pytest.mark.parametrize("name", LET_THROUGH)
+def test_what_httptools_lets_through_is_refused_here(name: str) -> None:
+    """When it does so no more, the check on our side has become a second one."""
+    (transcript,) = (one for one in load("invalid", "client") if one.name == name)
+    took = _Took()
+    parser = httptools.HttpRequestParser(took)
+    try:
+        parser.feed_data(transcript.data)
+    except httptools.HttpParserError:
+        assert took.requests, "it has refused what follows, and not before"
+    assert transcript.refused in (400, 431, 501, 505)
