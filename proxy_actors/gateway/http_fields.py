@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from proxy_actors.errors import ConfigurationError, RefusedError
 from proxy_actors.messages.sessions import Session
-from proxy_actors.protocol.headers import Fields, all_of, first, forwardable
+from proxy_actors.protocol.headers import HOP_BY_HOP, Fields, all_of, first, forwardable
 from proxy_actors.protocol.http1_write import request_head
 from proxy_actors.protocol.revisions import requires_version_header
 
@@ -121,11 +121,7 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -
     via = all_of(fields, b"via")
     if any(pseudonym in value for value in via):
         raise RefusedError(508, "the request has passed this proxy before", close=True)
-    passed = [
-        field
-        for field in forwardable(fields)
-        if field[0] not in _OURS and not field[0].startswith(_OUR_PREFIXES)
-    ]
+    passed = [field for field in forwardable(fields) if _may_pass(field[0])]
     ours: Fields = [
         (b"via", b", ".join([*via, b"1.1 " + pseudonym])),
         _IDENTITY,
@@ -134,6 +130,16 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -
         (b"x-forwarded-proto", b"http"),
     ]
     return Forwarded([*passed, *ours])
+
+
+def _may_pass(name: bytes) -> bool:
+    """Whether a client may say this to an upstream.
+
+    An upstream behind CGI or its heirs cannot tell X_Y from X-Y (RFC 3875 section 4.1.18), so
+    neither may say what the other may not.
+    """
+    name = name.replace(b"_", b"-")
+    return not (name in _OURS or name in HOP_BY_HOP or name.startswith(_OUR_PREFIXES))
 
 
 def session_id_of(fields: Fields) -> str | None:

@@ -45,7 +45,7 @@ class HttpServer(Actor):
             self._drain()
             return
         self._listener.serve(self._accept)
-        logger.info("listening address=%s:%d", *self._listener.address)
+        logger.info("listening host=%s port=%d", *self._listener.address)
 
     def on_receive(self, message: DrainServer | ConnectionEnded) -> None:
         """Drain, or see whether the drain is done."""

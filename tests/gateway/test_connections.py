@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy_actors.actors.subscriber import UNREAD_BYTES_MAX
 from proxy_actors.gateway.handle import READ_BYTES_MAX
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.server import ConnectionEnded, ServerDrained
@@ -208,6 +209,28 @@ def test_client_that_does_not_read_is_left_when_its_time_is_up(
     took_s = scene.do(client)
     share_s = 1_000_000 / LIMITS.write_rate_min
     assert LIMITS.write_s_max <= took_s <= LIMITS.write_s_max + share_s + 1.0
+    scene.rest()
+    assert scene.server.executions[1] == 1
+
+
+def test_stream_of_a_client_that_falls_behind_is_visibly_cut(scene: Scene) -> None:
+    """C2, HTTP-F7: what it has not read is bounded; it never sees a last chunk."""
+    session = scene.session()
+    steps = ["sse", *["note 1000000"] * (2 * UNREAD_BYTES_MAX // 1_000_000), "answer", "end"]
+
+    def client() -> Answer:
+        connection = scene.connection()
+        connection.send(request(call(1, *steps), session=session))
+        while scene.plane.table.leases or not scene.server.executions[1]:
+            scene.pass_time(GRAIN_S)
+        answer = connection.receive()
+        connection.close()
+        return answer
+
+    answer = scene.do(client)
+    assert answer.status == 200
+    assert not answer.complete
+    assert 0 < len(answer.messages) < len(steps) - 3
     scene.rest()
     assert scene.server.executions[1] == 1
 

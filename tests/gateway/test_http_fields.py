@@ -63,6 +63,17 @@ def test_what_is_meant_for_the_proxy_never_passes(name: bytes) -> None:
     assert first(passed((name, b"secret")), name) is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [b"mcp_session_id", b"x_forwarded_for", b"x_proxy_actors_principal", b"x-forwarded_user",
+     b"transfer_encoding", b"content_length", b"proxy_connection"],
+)  # fmt: skip
+def test_name_with_underscores_is_its_twin_with_hyphens(name: bytes) -> None:
+    """THR-T7: an upstream behind CGI or WSGI takes one for the other."""
+    assert first(passed((name, b"forged")), name) is None
+    assert first(passed((b"x_own", b"1")), b"x_own") == b"1"
+
+
 def test_nominated_field_is_dropped_with_connection() -> None:
     """HTTP-F1."""
     fields = passed((b"connection", b"X-Hop, keep-alive"), (b"x-hop", b"1"), (b"x-end", b"1"))
