@@ -24,7 +24,8 @@ from httptools import (
 from proxy_actors.errors import ConfigurationError, FramingError
 from proxy_actors.protocol.headers import Fields, members
 
-# 16 digits hold 2**64 - 1; anything longer can only be an attempt to overflow somebody's integer.
+# More digits can only be an attempt to overflow somebody's integer; int() itself refuses 4,301.
+CONTENT_LENGTH_DIGITS_MAX = 19
 _CHUNK_SIZE_DIGITS_MAX = 16
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")

@@ -20,6 +20,7 @@ from httptools import HttpRequestParser
 from proxy_actors.errors import FramingError, RefusedError
 from proxy_actors.protocol.headers import Fields, combined, members
 from proxy_actors.protocol.http1_framing import (
+    CONTENT_LENGTH_DIGITS_MAX,
     ChunkedBody,
     HeadReader,
     HttpLimits,
@@ -44,7 +45,6 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _AUTHORITY = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?"
 )
-_CONTENT_LENGTH_DIGITS_MAX = 19
 
 # Method, target, version, authority (None in origin-form), path and query.
 _RequestLine = tuple[bytes, bytes, tuple[int, int], bytes | None, bytes, bytes]
@@ -335,7 +335,7 @@ def _content_length(value: bytes | None, limits: HttpLimits) -> int | None:
     # bytes.isdigit() knows ASCII digits only: no sign, underscore, white space or list passes.
     if not value.isdigit():
         raise _refusal(400, "The Content-Length is malformed.")
-    if len(value) > _CONTENT_LENGTH_DIGITS_MAX or int(value) > limits.body_bytes_max:
+    if len(value) > CONTENT_LENGTH_DIGITS_MAX or int(value) > limits.body_bytes_max:
         raise _refusal(413, "The body is too large.")
     return int(value)
 

@@ -17,6 +17,7 @@ from httptools import HttpResponseParser
 from proxy_actors.errors import Executed, FailedError, FramingError, Reason
 from proxy_actors.protocol.headers import Fields, combined, media_type, members
 from proxy_actors.protocol.http1_framing import (
+    CONTENT_LENGTH_DIGITS_MAX,
     ChunkedBody,
     HeadReader,
     HttpLimits,
@@ -232,7 +233,7 @@ def _is_chunked(by_name: dict[bytes, bytes], is_1_1: bool) -> bool:
 def _content_length(value: bytes | None) -> int | None:
     if value is None:
         return None
-    if not value.isdigit():
+    if not value.isdigit() or len(value) > CONTENT_LENGTH_DIGITS_MAX:
         raise FramingError(400, "The Content-Length is malformed.")
     return int(value)
 

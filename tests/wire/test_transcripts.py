@@ -66,6 +66,11 @@ def expected_of(transcript: Transcript) -> Served:
     return transcript.requests, transcript.refused, transcript.held
 
 
+def expected_answer(transcript: Transcript) -> Answered:
+    complete = transcript.failed is None
+    return transcript.response, complete, transcript.reusable, transcript.failed
+
+
 @pytest.mark.parametrize("transcript", FROM_CLIENTS, ids=lambda transcript: transcript.name)
 class TestFromClients:
     """HTTP-H1 to HTTP-H21: what clients may send, and what each breach is answered with."""
@@ -93,23 +98,19 @@ class TestFromClients:
 class TestFromUpstreams:
     """HTTP-F7 and the client's side of HTTP-H1 to HTTP-H13."""
 
-    def expected(self, transcript: Transcript) -> Answered:
-        complete = transcript.failed is None
-        return transcript.response, complete, transcript.reusable, transcript.failed
-
     def test_whole(self, transcript: Transcript) -> None:
         answered = answer(transcript, [transcript.data], ends=transcript.ends)
-        assert answered == self.expected(transcript)
+        assert answered == expected_answer(transcript)
 
     def test_byte_by_byte(self, transcript: Transcript) -> None:
         answered = answer(transcript, byte_by_byte(transcript.data), ends=transcript.ends)
-        assert answered == self.expected(transcript)
+        assert answered == expected_answer(transcript)
 
     def test_in_two_pieces_cut_anywhere(self, transcript: Transcript) -> None:
         for cut in transcript.cuts:
             pieces = [transcript.data[:cut], transcript.data[cut:]]
             answered = answer(transcript, pieces, ends=transcript.ends)
-            assert answered == self.expected(transcript), f"cut at {cut}"
+            assert answered == expected_answer(transcript), f"cut at {cut}"
 
     def test_truncated_anywhere_is_never_taken_for_complete(self, transcript: Transcript) -> None:
         """HTTP-F7: an upstream that closes early fails, unless closing is what ends the body."""
