@@ -123,7 +123,8 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         metavar="NAME[=VALUE]",
         action="append",
         default=[],
-        help="set a variable for COMMAND, or pass one on; may be repeated",
+        help="set a variable for COMMAND, or pass one on, which the process list does not show;"
+        " may be repeated",
     )
     run.add_argument(
         "--log-level", choices=LOG_LEVELS, help="how much is logged (default: as in logging.ini)"

@@ -96,6 +96,7 @@ class ChildPipes:
     def end(self) -> set[int]:
         """The process is no more: end all greenlets; return the calls that were never written."""
         self._ended = True
+        self._log_suppressed()
         unwritten = {call_id for _, call_id in self._outgoing if call_id is not None}
         self._outgoing.clear()
         self._wake_writer()
@@ -116,6 +117,11 @@ class ChildPipes:
 
     def _spawn(self, actor: Ref) -> None:
         def on_exit(status: ExitStatus) -> None:
+            level = logging.INFO if self._stdin_closing else logging.WARNING
+            logger.log(
+                level, "child_exited upstream=%s pid=%s code=%s signal=%s",
+                self._upstream, self.pid, status.code, status.signal,
+            )
             actor.tell(m.ProcessExited(status.code, status.signal))
 
         try:
@@ -126,6 +132,7 @@ class ChildPipes:
             actor.tell(m.ProcessFailed("the server process could not be started"))
             return
         self._child = child
+        logger.info("child_started upstream=%s pid=%d", self._upstream, child.pid)
         if not actor.tell(m.ProcessSpawned()):
             child.kill()
             self.end()
@@ -174,6 +181,11 @@ class ChildPipes:
         decoder = LineDecoder(READ_BYTES_MAX)
         try:
             while data := stderr.read(READ_BYTES_MAX, math.inf):
+                if self._log_is_full():
+                    # Not even looked at: a flood must not cost the others more than its reading.
+                    self._log_lines += data.count(b"\n")
+                    decoder = LineDecoder(READ_BYTES_MAX)
+                    continue
                 for line in decoder.feed(data):
                     self._log("stderr", line.decode("utf-8", "replace"))
                 if decoder.overflowed:
@@ -190,23 +202,36 @@ class ChildPipes:
         """Log a line of the child: at most so many, escaped, cut."""
         now_s = self._world.now_s()
         if now_s - self._log_since_s >= LOG_PERIOD_S:
-            suppressed = self._log_lines - LOG_LINES_MAX
-            if suppressed > 0:
-                logger.warning("lines_suppressed upstream=%s count=%d", self._upstream, suppressed)
-            self._log_since_s, self._log_lines = now_s, 0
+            self._log_suppressed()
+            self._log_since_s = now_s
         self._log_lines += 1
         if self._log_lines <= LOG_LINES_MAX:
             cut = text[:LOG_LINE_CHARACTERS_MAX].encode("unicode_escape").decode("ascii")
             logger.info("%s upstream=%s pid=%s text=%s", event, self._upstream, self.pid, cut)
 
+    def _log_is_full(self) -> bool:
+        since_s = self._world.now_s() - self._log_since_s
+        return self._log_lines > LOG_LINES_MAX and since_s < LOG_PERIOD_S
+
+    def _log_suppressed(self) -> None:
+        """Say how many lines were left out, and count anew."""
+        suppressed = self._log_lines - LOG_LINES_MAX
+        if suppressed > 0:
+            logger.warning(
+                "lines_suppressed upstream=%s pid=%s count=%d",
+                self._upstream, self.pid, suppressed,
+            )
+        self._log_lines = 0
+
 
 def _mail_of(line: bytes) -> list[m.FrameReceived | m.GarbageReceived]:
+    """Judge a line. What was meant to be a message is not quoted: clients' words are in it."""
     if not line.strip():
         return []
     try:
         admitted = admit(line)
     except MessageError as error:
-        head = line[:200].decode("utf-8", "replace")
-        return [m.GarbageReceived(f"{error.text}: {head}")]
+        quoted = b"a message" if line.lstrip().startswith((b"{", b"[")) else line[:200]
+        return [m.GarbageReceived(f"{error.text}: {quoted.decode('utf-8', 'replace')}")]
     frames = admitted if isinstance(admitted, tuple) else (admitted,)
     return [m.FrameReceived(frame) for frame in frames]
