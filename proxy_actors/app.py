@@ -3,6 +3,7 @@
     root (one for one)
       upstream/NAME     HTTP: its connection pool and its streams; stdio: its children and streams
       registry          the sessions
+      limiter           the token buckets of all rate limits
       server            the listener of clients
 
 Owns nothing after it has built the tree; `service.py` runs it. The data plane is wired here with
@@ -15,6 +16,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
@@ -24,6 +26,8 @@ from proxy_actors.actors.supervisor import Worker
 from proxy_actors.assembly import Assembly, http_limits
 from proxy_actors.config.model import Config
 from proxy_actors.errors import ActorStoppedError, DeadlineError, MailboxFullError
+from proxy_actors.gateway.keys import Identity, Keyring
+from proxy_actors.gateway.limits import LimitKey, Limits, Rate, Rule
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
@@ -66,6 +70,7 @@ class App:
         self._uses = SessionUses()
         self._registry = Slot("registry")
         self._server = Slot("server")
+        self._limiter = Slot("limiter")
         self._health = Slot("root")
         streams, subscribers = Directory(), Subscribers(world)
         assembly = Assembly(world, config, self._registry, streams, subscribers, environment)
@@ -78,6 +83,8 @@ class App:
             Routes([route for _, route in assembled], config.default),
             self._registry,
             self._uses,
+            _keyring(config),
+            _rates(config, self._limiter),
             streams,
             subscribers,
             date,
@@ -88,6 +95,7 @@ class App:
             # Upstreams before the registry, which may have ends of sessions to tell them.
             *(worker for worker, _ in assembled),
             Worker(self._registry, lambda: self._make_registry(store)),
+            Worker(self._limiter, self._make_limiter),
             Worker(self._server, self._make_server),
         ]
         self.root = Root(world, self._health.name, workers)
@@ -157,6 +165,9 @@ class App:
             self._world, self._registry, limits, store, self._uses, upstreams
         )
 
+    def _make_limiter(self) -> Limiter:
+        return Limiter(self._world, self._limiter, self._config.rate_limits.buckets_max)
+
     def _make_server(self) -> HttpServer:
         return HttpServer(self._world, self._server, self._listener, self.wiring)
 
@@ -167,6 +178,37 @@ def _sessions_max(config: Config) -> int:
     if all(x.command and x.stdio is StdioMode.SESSION for x in upstreams):
         return min(config.sessions.sessions_max, sum(x.sessions_max for x in upstreams))
     return config.sessions.sessions_max
+
+
+def _keyring(config: Config) -> Keyring:
+    auth = config.auth
+    identities = {bytes.fromhex(key.sha256): Identity(key.id, key.tier) for key in config.keys}
+    failures = Rate(auth.failures_per_minute / 60.0, auth.failures_burst)
+    return Keyring(identities, auth.anonymous, failures)
+
+
+def _rates(config: Config, limiter: Slot) -> Limits:
+    settings = config.rate_limits
+    rules = [
+        Rule(
+            name=rule.name,
+            key=LimitKey(rule.key),
+            rate=Rate(rule.rate, rule.burst),
+            header=rule.header.lower().encode("ascii"),
+            upstream=rule.upstream,
+            method=rule.method,
+            tool=rule.tool,
+            tiers={name: Rate(tier.rate, tier.burst) for name, tier in rule.tiers.items()},
+        )
+        for rule in settings.rules
+    ]
+    return Limits(
+        limiter,
+        Rate(settings.address_rate, settings.address_burst),
+        Rate(settings.initialize_rate, settings.initialize_burst),
+        rules,
+        settings.x_ratelimit,
+    )
 
 
 def _connection_limits(config: Config) -> ConnectionLimits:

@@ -199,6 +199,7 @@ class FailedError(GatewayError):
         retryable: whether repeating the very same request is safe and may help.
         retry_after_s: when to repeat it, in seconds, if that is known.
         status: overrides the reason's status (a session lost is 404 in the session era only).
+        headers: added to the answer.
     """
 
     def __init__(
@@ -212,9 +213,10 @@ class FailedError(GatewayError):
         retry_after_s: float | None = None,
         status: int | None = None,
         side: Side = Side.UPSTREAM,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
         close: bool = False,
     ) -> None:
-        super().__init__(text, close=close)
+        super().__init__(text, headers=headers, close=close)
         self.reason = reason
         self.status = STATUS_OF_REASON[reason] if status is None else status
         self.executed = executed

@@ -5,11 +5,13 @@ What `proxy_actors.app` builds, less the options: registry, upstream with its po
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
+from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
@@ -19,7 +21,9 @@ from proxy_actors.actors.supervisor import Worker
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
+from proxy_actors.gateway.keys import Keyring
 from proxy_actors.gateway.lease import Pool
+from proxy_actors.gateway.limits import Limits, Rate, Rule
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Route, Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
@@ -51,11 +55,18 @@ class Plane:
         pool: PoolLimits = PoolLimits(),
         sessions: SessionLimits = SessionLimits(),
         budget: Budget = Budget(),
+        keyring: Keyring = Keyring(),
+        rules: Sequence[Rule] = (),
+        address: Rate = Rate(50_000.0, 100_000),
+        opening: Rate = Rate(100.0, 1000),
+        buckets_max: int = 1000,
+        x_ratelimit: bool = False,
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
         self.upstream = Slot(f"upstream/{UPSTREAM}")
         self.pool = Slot(f"{self.upstream.name}/pool")
+        self.limiter = Slot("limiter")
         self.server = Slot("server")
         self.root = Slot("root")
         self.streams = Directory()
@@ -82,6 +93,8 @@ class Plane:
             Routes([Route(UPSTREAM, self.upstream, self.forwarder)], UPSTREAM),
             self.registry,
             self.uses,
+            keyring,
+            Limits(self.limiter, address, opening, rules, x_ratelimit),
             self.streams,
             self.subscribers,
             lambda: DATE,
@@ -91,6 +104,7 @@ class Plane:
         workers = [
             Worker(self.upstream, lambda: self._make_upstream(budget)),
             Worker(self.registry, lambda: self._make_registry(sessions)),
+            Worker(self.limiter, lambda: Limiter(world, self.limiter, buckets_max)),
             Worker(self.server, self._make_server),
         ]
         self._tree = Root(world, self.root.name, workers, budget=budget)

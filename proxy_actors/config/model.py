@@ -241,8 +241,8 @@ class RateLimits(Section, frozen=True, kw_only=True):
 
     address_rate: Annotated[
         Rate, _doc("Requests a second of one address, before anything else is looked at.")
-    ] = 10_000.0
-    address_burst: Annotated[Count, _doc("Requests at once of one address.")] = 20_000
+    ] = 50_000.0
+    address_burst: Annotated[Count, _doc("Requests at once of one address.")] = 100_000
     initialize_rate: Annotated[
         Rate, _doc("Sessions a second that one principal may open.")
     ] = 100.0

@@ -12,6 +12,7 @@ import msgspec
 
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
+from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.messages.sessions import Session
@@ -19,9 +20,8 @@ from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import Kind, Message
 
 if TYPE_CHECKING:
+    from proxy_actors.gateway.limits import AddressTokens
     from proxy_actors.gateway.route import Route
-
-ANONYMOUS = "anonymous"
 
 
 class AcceptedHead(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +32,7 @@ class AcceptedHead(msgspec.Struct, frozen=True, gc=False):
         forwarded: the client's fields that may pass to an upstream (HTTP-F1).
         version: the revision that the request names.
         front_id: the session that it names.
+        identity: whose request it is; None when it shows a wrong key.
     """
 
     head: RequestHead
@@ -39,6 +40,7 @@ class AcceptedHead(msgspec.Struct, frozen=True, gc=False):
     forwarded: Forwarded
     version: bytes | None
     front_id: bytes | None
+    identity: Identity | None
 
 
 class Exchange:
@@ -52,13 +54,15 @@ class Exchange:
         batch: whether the body was an array.
         keeper: keeps the upstream connection for the client connection's next exchange.
         holder: keeps the use of the session likewise; None for a message of a batch.
+        tokens: what the client's address may send; None for a message of a batch.
         principal: whose request it is.
+        tier: the principal's tier of rate limits.
         session: the client's session; None before and during `initialize`.
     """
 
     __slots__ = (
         "accepted", "batch", "deadline_s", "holder", "id", "keeper", "messages", "peer",
-        "principal", "request", "session",
+        "principal", "request", "session", "tier", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +74,7 @@ class Exchange:
         deadline_s: float,
         keeper: Keeper | None = None,
         holder: SessionHolder | None = None,
+        tokens: AddressTokens | None = None,
     ) -> None:
         self.id = exchange_id
         self.request = request
@@ -78,9 +83,11 @@ class Exchange:
         self.deadline_s = deadline_s
         self.keeper = keeper
         self.holder = holder
+        self.tokens = tokens
         self.messages: tuple[Message, ...] = ()
         self.batch = False
         self.principal = ANONYMOUS
+        self.tier = DEFAULT_TIER
         self.session: Session | None = None
 
     @property
@@ -125,6 +132,7 @@ class Exchange:
         one = Exchange(exchange_id, self.request, self.accepted, self.peer, self.deadline_s)
         one.messages = (message,)
         one.principal = self.principal
+        one.tier = self.tier
         one.session = self.session
         return one
 

@@ -18,6 +18,7 @@ from proxy_actors.gateway.answer import answer
 from proxy_actors.gateway.exchange import AcceptedHead, Exchange, request_name
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.lease import Keeper
+from proxy_actors.gateway.limits import AddressTokens
 from proxy_actors.gateway.relay import Reader, write_events, write_response
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.gateway.stack import accept_head
@@ -42,6 +43,7 @@ class ClientConnection:
         self._held_bytes = 0
         self._keeper = Keeper(wiring.world.now_s)
         self._holder = SessionHolder(wiring.registry, wiring.uses, wiring.world.now_s)
+        self._tokens = AddressTokens(wiring.rates)
         self.idle = True
 
     def serve(self) -> None:
@@ -100,6 +102,7 @@ class ClientConnection:
                     wiring.world.now_s() + call_s_max,
                     self._keeper,
                     self._holder,
+                    self._tokens,
                 )
                 response = answer(exchange, wiring)
                 if response.stream is not None:

@@ -241,16 +241,20 @@ class HttpExchange(EventSource):
         Raises:
             FailedError: as `send`, but not before what came before it has been read.
         """
-        while not self._unread:
+        while True:
+            self._decode(self._parser.take_body())
+            if self._unread:
+                return True
             if self._failure is not None:
                 raise self._failure
-            self._decode(self._parser.take_body())
-            if self._unread or self._failure is not None:
-                continue
             if self._parser.complete:
                 return False
-            self._read(deadline_s)
-        return True
+            try:
+                self._read(deadline_s)
+            except FailedError as error:
+                if error.reason is Reason.UPSTREAM_TIMEOUT:
+                    raise
+                self._failure = error  # told when what came before it has been read
 
     def _decode(self, data: bytes) -> None:
         if self._decoder is None:

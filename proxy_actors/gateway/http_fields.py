@@ -25,7 +25,7 @@ _OURS = frozenset(
     {
         b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type",
         b"cookie", b"date", b"expect", b"forwarded", b"host", b"last-event-id", b"max-forwards",
-        b"mcp-protocol-version", b"mcp-session-id", b"origin", b"referer", b"via",
+        b"mcp-protocol-version", b"mcp-session-id", b"origin", b"referer", b"via", b"x-api-key",
     }
 )  # fmt: skip
 _OUR_PREFIXES = (b"x-forwarded-", b"x-proxy-actors-", b"x-real-ip", b"sec-", b"proxy-")

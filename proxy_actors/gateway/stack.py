@@ -11,6 +11,7 @@ from collections.abc import Callable
 from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
 from proxy_actors.gateway.exchange import AcceptedHead, Exchange
 from proxy_actors.gateway.http_fields import forwarded_fields
+from proxy_actors.gateway.keys import unauthorized
 from proxy_actors.gateway.pages import PAGES
 from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.wiring import Wiring
@@ -55,7 +56,25 @@ def accept_head(head: RequestHead, peer: str, wiring: Wiring) -> AcceptedHead:
         forwarded_fields(head.fields, head.host, peer, wiring.pseudonym),
         first(head.fields, b"mcp-protocol-version"),
         first(head.fields, b"mcp-session-id"),
+        wiring.keyring.identify(head.fields),
     )
+
+
+def take_address(exchange: Exchange, wiring: Wiring) -> None:
+    """Refuse what its address may not send now, save for what is never limited.
+
+    Raises:
+        FailedError: rate-limited, under the request's id where it can be read.
+    """
+    assert exchange.tokens is not None
+    limited = exchange.tokens.take(exchange.peer, wiring.world.now_s())
+    if limited is None:
+        return
+    if exchange.accepted.head.method == b"POST":
+        admit_body(exchange, wiring)
+        if all(message.kind is not Kind.REQUEST for message in exchange.messages):
+            return
+    raise wiring.rates.refusal(limited, exchange)
 
 
 def admit_body(exchange: Exchange, wiring: Wiring) -> None:
@@ -63,6 +82,16 @@ def admit_body(exchange: Exchange, wiring: Wiring) -> None:
     admitted = admit(exchange.request.body)
     exchange.batch = isinstance(admitted, tuple)
     exchange.messages = admitted if isinstance(admitted, tuple) else (admitted,)
+
+
+def authenticate(exchange: Exchange, wiring: Wiring) -> None:
+    """Find out whose request it is (MCP-A-10)."""
+    identity = exchange.accepted.identity
+    if identity is None:
+        limited = wiring.rates.take_failure(exchange, wiring.keyring, wiring.world.now_s())
+        fields = exchange.accepted.head.fields
+        raise unauthorized(fields) if limited is None else limited
+    exchange.principal, exchange.tier = identity.principal, identity.tier
 
 
 def check_version(exchange: Exchange, wiring: Wiring) -> None:
@@ -112,15 +141,23 @@ def check_batch(exchange: Exchange, wiring: Wiring) -> None:
         raise RefusedError(400, "batches are not part of the negotiated revision")
 
 
+def take_rules(exchange: Exchange, wiring: Wiring) -> None:
+    """Refuse what the rules on rates do not let pass now."""
+    wiring.rates.take(exchange, wiring.world.now_s())
+
+
 STEPS_OF_POST: tuple[Step, ...] = (
     # The connection's bounds, Host, Origin and the head were checked when the head had come.
+    take_address,  # before anything costs
     admit_body,  # next: everything below decides by what the body says
+    authenticate,  # whose it is, before anything is looked up for it
     check_version,  # before the look-up: a revision not spoken here has no sessions here
     find_session,  # reads only; identity is known before any cost is caused
     check_batch,  # needs the session's revision
+    take_rules,  # last: identity, session, method and tool are known, and nothing else refuses
 )
-STEPS_OF_GET: tuple[Step, ...] = (check_version, find_session)
-STEPS_OF_DELETE: tuple[Step, ...] = STEPS_OF_GET
+STEPS_OF_GET: tuple[Step, ...] = (take_address, authenticate, check_version, find_session)
+STEPS_OF_DELETE: tuple[Step, ...] = (authenticate, check_version, find_session)  # never limited
 
 
 def is_initialize(exchange: Exchange) -> bool:

@@ -13,6 +13,8 @@ from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, Reason, Side
 from proxy_actors.gateway.client_table import ClientTable
+from proxy_actors.gateway.keys import Keyring
+from proxy_actors.gateway.limits import Limits
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Routes
 from proxy_actors.protocol.http1_framing import HttpLimits
@@ -78,6 +80,8 @@ class Wiring:
         routes: the upstreams by path.
         registry: the session registry.
         uses: who uses which session.
+        keyring: who may use the proxy.
+        rates: how much of whom is served.
         streams: the event streams by name.
         date: the present value of the Date field.
         clients: the connections of clients.
@@ -93,6 +97,8 @@ class Wiring:
         routes: Routes,
         registry: Slot,
         uses: SessionUses,
+        keyring: Keyring,
+        rates: Limits,
         streams: Directory,
         subscribers: Subscribers,
         date: Callable[[], bytes],
@@ -105,6 +111,8 @@ class Wiring:
         self.routes = routes
         self.registry = registry
         self.uses = uses
+        self.keyring = keyring
+        self.rates = rates
         self.streams = streams
         self.subscribers = subscribers
         self.date = date

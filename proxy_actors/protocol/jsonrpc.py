@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy_actors.errors import INVALID_PARAMS, PARSE_ERROR, MessageError
-from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, URI_METHODS
+from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, TOOLS_CALL, URI_METHODS
 
 DEPTH_MAX: Final = 64
 BATCH_MAX: Final = 64
@@ -101,6 +101,18 @@ class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
     def uri(self) -> str | None:
         """The resource that a method of `URI_METHODS` is about; None for any other method."""
         return _TEXT.decode(self.params["uri"]) if self.method in URI_METHODS else None
+
+    def tool(self) -> str | None:
+        """The tool that a `tools/call` names; None for any other method, and where it names none.
+
+        A call that names none is nothing that a server could execute.
+        """
+        if self.method != TOOLS_CALL:
+            return None
+        try:
+            return _TEXT.decode(self.params["name"])
+        except (KeyError, msgspec.ValidationError):
+            return None
 
     def progress_token(self) -> bytes | None:
         """The token of a request that asks for progress, or of `notifications/progress`, as JSON.

@@ -18,6 +18,7 @@ PING: Final = "ping"
 CANCELLED: Final = "notifications/cancelled"
 PROGRESS: Final = "notifications/progress"
 # The methods by whose `uri` parameter it is decided who hears of a resource.
+TOOLS_CALL: Final = "tools/call"
 URI_METHODS: Final = frozenset(
     ("resources/subscribe", "resources/unsubscribe", "notifications/resources/updated")
 )

@@ -35,11 +35,12 @@ class Scene(SimWorld):
         limits: ConnectionLimits = ConnectionLimits(),
         pool: PoolLimits = PoolLimits(),
         session_limits: SessionLimits = SessionLimits(),
+        **bounds: Any,  # Any: the keys and rates of the plane
     ) -> None:
         super().__init__(seed, Faults(fragment=0.0))
         self.server = start_server(self, sessions, standalone)
         self.plane = Plane(
-            self, URL, (listen_host, PROXY[1]), http, limits, pool, session_limits
+            self, URL, (listen_host, PROXY[1]), http, limits, pool, session_limits, **bounds
         )
         self.plane.start()
         self.run(1.0)

@@ -5,11 +5,13 @@ PROTOCOL 4.2; MCP-G-2, G-4, H-1 to H-9, S-2 to S-13; the upstream must have seen
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
 
 from proxy_actors.gateway import stack
+from proxy_actors.gateway.keys import Identity, Keyring
 from proxy_actors.protocol.revisions import SESSION_VERSIONS
 from tests.gateway.scene import Scene
 from tests.sim.virtual import UPSTREAM, Answer, call, initialize, note, request
@@ -62,13 +64,14 @@ def test_deleted_session_is_404_afterwards(scene: Scene) -> None:
         refused(scene, request(body, method, session), 404, method)
 
 
-def test_session_of_another_principal_is_404(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_session_of_another_principal_is_404() -> None:
     """MCP-Z-1: just as an unknown one."""
+    digest = hashlib.sha256(b"secret").digest()
+    scene = Scene(keyring=Keyring({digest: Identity("somebody")}))
     session = scene.session()
-    monkeypatch.setattr("proxy_actors.gateway.exchange.ANONYMOUS", "somebody else")
-    refused(scene, request(CALL, session=session), 404)
+    theirs: dict[str, str | None] = {"X-API-Key": "secret"}
+    refused(scene, request(CALL, session=session, fields=theirs), 404)
+    assert scene.ask(request(CALL, session=session)).status == 200
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "HEAD", "TRACE"])
@@ -367,8 +370,12 @@ def test_version_is_judged_before_the_session_is_looked_up(scene: Scene) -> None
 
 def test_the_list_of_steps_is_the_order() -> None:
     assert stack.STEPS_OF_POST == (
-        stack.admit_body, stack.check_version, stack.find_session, stack.check_batch
+        stack.take_address, stack.admit_body, stack.authenticate, stack.check_version,
+        stack.find_session, stack.check_batch, stack.take_rules,
     )
+    assert stack.STEPS_OF_DELETE == (
+        stack.authenticate, stack.check_version, stack.find_session
+    ), "DELETE is never limited"
 
 
 # The pages that are served here.
