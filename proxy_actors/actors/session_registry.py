@@ -27,6 +27,7 @@ from proxy_actors.errors import (
 )
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import SessionEffect, SessionMessage, SessionWrite
+from proxy_actors.messages.upstream import DescribeReadiness, Readiness
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
 from proxy_actors.world.base import Mailbox, SessionStore, World
 
@@ -77,9 +78,11 @@ class SessionRegistry(Actor):
         self._policy.load(self._store.rows(), self._upstreams.keys(), self.world.now_s())
         self._apply(m.SessionSweepDue(0))
 
-    def on_receive(self, message: SessionMessage) -> object:
+    def on_receive(self, message: SessionMessage | DescribeReadiness) -> object:
         """Apply the message; creations and ends are answered when they are durable."""
         match message:
+            case DescribeReadiness():
+                return Readiness(not self._store_error, self._store_error)
             case m.BeginUse():
                 return self._begin_use(message)
             case m.EndUse(_, exchange_id):

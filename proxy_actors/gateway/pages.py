@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ProxyActorsError
 from proxy_actors.gateway.response import Response, json_response
-from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.lifecycle import DescribeState
 from proxy_actors.messages.upstream import DescribeReadiness, Readiness
@@ -31,23 +31,26 @@ def _ready(wiring: Wiring) -> Response:
     """Say whether calls can be taken: no drain has begun, and some upstream is ready.
 
     One upstream of several that is away does not take the others from their clients: which are
-    ready stands in the answer.
+    ready stands in the answer. So does whether sessions can be stored (FLT-P6): while they cannot,
+    those that are go on.
     """
-    ready = {name: _is_ready(route, wiring) for name, route in wiring.routes.by_name.items()}
+    ready = {name: _is_ready(route.slot, wiring) for name, route in wiring.routes.by_name.items()}
     if wiring.draining:
         status = "draining"
     else:
         status = "ready" if any(ready.values()) else "not ready"
-    upstreams = {name: "ready" if state else "not ready" for name, state in ready.items()}
-    body = json.dumps({"status": status, "upstreams": upstreams}, separators=(",", ":"))
+    document = {
+        "status": status,
+        "upstreams": {name: "ready" if state else "not ready" for name, state in ready.items()},
+        "sessions": "stored" if _is_ready(wiring.registry, wiring) else "not stored",
+    }
+    body = json.dumps(document, separators=(",", ":"))
     return json_response(body.encode("ascii"), status=200 if status == "ready" else 503)
 
 
-def _is_ready(route: Route, wiring: Wiring) -> bool:
+def _is_ready(slot: Slot, wiring: Wiring) -> bool:
     try:
-        readiness: Readiness = route.slot.ask(
-            DescribeReadiness(), wiring.world.now_s() + PAGE_S_MAX
-        )
+        readiness: Readiness = slot.ask(DescribeReadiness(), wiring.world.now_s() + PAGE_S_MAX)
     except ProxyActorsError:
         return False  # being restarted, or too busy to say
     return readiness.ready

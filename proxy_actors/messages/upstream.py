@@ -8,13 +8,13 @@ from proxy_actors.messages.base import Message
 
 
 class DescribeReadiness(Message, frozen=True):
-    """Anyone to an upstream, asked: answered with a `Readiness`."""
+    """Anyone to an upstream, or to the session registry, asked: answered with a `Readiness`."""
 
     fast: ClassVar[bool] = True
 
 
 class Readiness(Message, frozen=True):
-    """Whether the last connect, spawn or initialize succeeded; why not, for operators."""
+    """Whether the last connect, spawn, initialize or write succeeded; why not, for operators."""
 
     ready: bool
     text: str = ""

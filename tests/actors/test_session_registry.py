@@ -26,8 +26,10 @@ from proxy_actors.errors import (
     Side,
 )
 from proxy_actors.messages import sessions as m
+from proxy_actors.messages.base import Message
 from proxy_actors.messages.lifecycle import DescribeState, Stop
 from proxy_actors.messages.sessions import EndReason, SessionCreated
+from proxy_actors.messages.upstream import DescribeReadiness, Readiness
 from proxy_actors.policy.session_ledger import key_of
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.supervision import Budget
@@ -50,7 +52,7 @@ class Fragile(SessionRegistry):
         super().__init__(bench.stage, slot, bench.limits, store, uses, {UPSTREAM: bench})
         self._bench = bench
 
-    def on_receive(self, message: m.SessionMessage) -> object:
+    def on_receive(self, message: Any) -> object:
         self._bench.step()
         answer = super().on_receive(message)
         self._bench.step()
@@ -105,7 +107,7 @@ class Bench:
 
     # As the data plane does.
 
-    def ask(self, message: m.SessionMessage, seconds: float = PATIENCE_S) -> Any:
+    def ask(self, message: Message, seconds: float = PATIENCE_S) -> Any:
         return self.slot.ask(message, self.stage.now_s() + seconds)
 
     def create(self, principal: str = WHO) -> SessionCreated:
@@ -278,10 +280,11 @@ def test_failing_disk_refuses_and_is_described_and_logged_once(
         assert caught.value.executed is Executed.UNKNOWN
         assert caught.value.retryable
     assert bench.figures()["store_error"] == "disk full"
+    assert bench.do(lambda: bench.ask(DescribeReadiness())) == Readiness(False, "disk full")
     assert bench.rows() == {kept.session.key}
     bench.disk.fail = 0.0
     bench.do(bench.create)
-    assert bench.figures()["store_error"] == ""
+    assert bench.do(lambda: bench.ask(DescribeReadiness())) == Readiness(True)
     lines = [x.getMessage() for x in caplog.records if x.name == "proxy_actors.sessions"]
     about_store = [x for x in lines if x.startswith("session_write")]
     assert about_store == ["session_write_failed error=disk full", "session_writes_recovered"]

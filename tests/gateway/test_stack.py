@@ -413,7 +413,7 @@ def test_readiness_follows_the_upstream(scene: Scene) -> None:
 
 
 def readiness(status: str, upstream: str) -> dict[str, object]:
-    return {"status": status, "upstreams": {"default": upstream}}
+    return {"status": status, "upstreams": {"default": upstream}, "sessions": "stored"}
 
 
 def test_draining_proxy_is_not_ready(scene: Scene) -> None:

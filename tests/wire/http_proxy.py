@@ -21,11 +21,12 @@ _POOL_STATE = re.compile(r"kind=ConnectionPool .* detail=(\{.*\})\n")
 
 
 class HttpProxy:
-    """A running proxy. `address` is where it listens."""
+    """A running proxy. `address` is where it listens, `errors` what it may log as one."""
 
     def __init__(self, process: subprocess.Popen[str], log: str) -> None:
         self.process = process
         self._log = log
+        self.errors: set[str] = set()
         self.address = self._announced()
 
     def wire(self) -> Wire:
@@ -80,14 +81,22 @@ class HttpProxy:
 @contextmanager
 def http_proxy(url: str, listen: str = "127.0.0.1:0", *options: str) -> Iterator[HttpProxy]:
     """Run `proxy-actors run` in front of a URL. What it logs as an error fails the test."""
+    with running(listen, *options, url) as proxy:
+        yield proxy
+
+
+@contextmanager
+def running(listen: str, *words: str) -> Iterator[HttpProxy]:
+    """Run `proxy-actors run` with these words. What it logs as an error fails the test."""
     command = [sys.executable, "-W", "error", "-m", "proxy_actors", "run", "--listen", listen]
     with tempfile.NamedTemporaryFile() as log, subprocess.Popen(
-        [*command, *options, url], stdout=subprocess.PIPE, stderr=log, text=True,
+        [*command, *words], stdout=subprocess.PIPE, stderr=log, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     ) as process:
         try:
             proxy = HttpProxy(process, log.name)
             yield proxy
-            assert " ERROR " not in proxy.log()
+            errors = [line for line in proxy.log().splitlines() if " ERROR " in line]
+            assert {line.split()[4] for line in errors} == proxy.errors, errors
         finally:
             process.kill()
