@@ -1,13 +1,15 @@
 """What the children of all sessions are asked in the proxy's name, and what they were told last.
 
 A part of `stdio_sessions.py`, which decides what to ask. Owns the list of children that are ready,
-the asks that are underway for clients, and what some child may still believe: a log level, and URIs
-that it was subscribed to. An ask goes to every child that is ready and is over when the last of
-them has answered or ended; it went well if one of them said so, since one that ended meanwhile is
-replaced by one that is told anew.
+the asks that are underway for clients, and what was told last: the level that every child has, and
+the URIs that some child may be subscribed to. An ask goes to every child that is ready and is over
+when the last of them has answered or ended; it went well if one of them said so, since one that
+ended meanwhile is replaced by one that is told anew.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 
@@ -62,7 +64,7 @@ class ChildrenAsks:
     """The asks at the children of one upstream."""
 
     def __init__(self) -> None:
-        self.told_level: str | None = None
+        self.told_level: str | None = None  # or nobody knows
         self.told_uris: set[str] = set()
         self._children: list[str] = []
         self._asks: dict[int, tuple[Ask, str]] = {}
@@ -129,7 +131,11 @@ class ChildrenAsks:
             ask.result = answer.result
         if ask.error is None:
             ask.error = answer.error
-        return None if ask.left else ask
+        if ask.left:
+            return None
+        if ask.method == SET_LEVEL and ask.result is None:
+            self.told_level = None
+        return ask
 
     def became_ready(
         self,
@@ -140,20 +146,25 @@ class ChildrenAsks:
     ) -> None:
         """Tell the child what the others know."""
         self._children.append(child)
+        if len(self._children) > 1 and level != self.told_level:
+            self.told_level = None  # some are being told another one
+        else:
+            self.told_level = level
         if level is not None:
-            self._note(SET_LEVEL, level)
             effects.append(self._request(child, SET_LEVEL, level))
         for uri in uris:
             self._note(SUBSCRIBE, uri)
             effects.append(self._request(child, SUBSCRIBE, uri))
 
-    def gone(self, child: str) -> list[Ask]:
-        """Return the asks that are over with this child."""
+    def gone(self, child: str) -> Iterator[Ask]:
+        """Yield the asks that are over with this child: one after another, as answers come."""
         if child in self._children:
             self._children.remove(child)
         owed = [own_id for own_id, (_, asked) in self._asks.items() if asked == child]
-        over = [self.answered(m.OwnAnswered(own_id)) for own_id in owed]
-        return [ask for ask in over if ask is not None]
+        for own_id in owed:
+            ask = self.answered(m.OwnAnswered(own_id))
+            if ask is not None:
+                yield ask
 
     def _note(self, method: str, value: str) -> None:
         if method == SET_LEVEL:

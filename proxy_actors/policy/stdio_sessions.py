@@ -126,7 +126,7 @@ class SharedSessionsPolicy:
         session = self._sessions[seen.key] = _Session()
         session.level = seen.log_level if seen.log_level in LEVELS else None
         for uri in seen.subscriptions:
-            if not self._is_wanted(uri):
+            if uri not in self._subscribers:
                 self._asks.tell(SUBSCRIBE, uri, effects)
             self._record(seen.key, uri)
         self._settle_level(effects)

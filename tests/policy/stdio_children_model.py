@@ -1,0 +1,314 @@
+"""The rules of who gets which child in SESSION mode, and everything that can happen to children.
+
+The world beside the policy: exchanges that shake hands, the registry that creates and ends
+sessions, processes that start, run and end. What of it travels as a message arrives in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from proxy_actors.errors import Reason
+from proxy_actors.messages import stdio as m
+from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.stdio_effects import ChildrenEffect
+from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.policy.backoff import BackoffLimits
+from proxy_actors.policy.stdio_children import (
+    FULL_RETRY_S,
+    PROBE_RETRY_S,
+    ChildrenLimits,
+    ChildrenMessage,
+    ChildrenPolicy,
+)
+from tests.policy.search import Subject, check
+from tests.policy.stdio_frames import ended
+
+BASE_S, CAP_S, FAILURES_MAX = 2.0, 4.0, 2
+LIMITS = ChildrenLimits(1, 1, BackoffLimits(BASE_S, CAP_S, FAILURES_MAX))
+DRAWN = 0.5
+DRAIN = DrainUpstream()
+
+
+@dataclass(frozen=True)
+class Create:
+    """The registry creates a session for the exchange; it is to be bound."""
+
+    exchange_id: int
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Half of the backoff passes."""
+
+
+Move = ChildrenMessage | Create | Passes
+
+
+@dataclass
+class Child:
+    """A process that has not ended. A spare has no exchange and no session."""
+
+    name: str
+    runs: bool = False
+    taken: bool = False
+    key: str = ""
+    ending: bool = False
+    undrained: bool = False
+
+    @property
+    def spare(self) -> bool:
+        return not (self.taken or self.key or self.ending)
+
+
+@dataclass
+class Exchange:
+    """A handshake; `key` once its session has been created, `over` if that has ended already."""
+
+    child: str
+    key: str = ""
+    over: bool = False
+
+
+class ChildrenSubject(Subject):
+    """One upstream, with so many handshakes at a time; `drains` if that is to be tried too."""
+
+    def __init__(self, exchanges_max: int, drains: bool = False) -> None:
+        self.now_s = 100.0
+        self.exchanges_max, self.drains = exchanges_max, drains
+        self.children: dict[str, Child] = {}
+        self.exchanges: dict[int, Exchange] = {}
+        self.started = self.numbers = 0
+        self.failures = 0
+        self.due_s, self.wait_s = math.inf, 0.0
+        self.generation = 0
+        self.draining = self.drained = False
+        self.ready = False
+        self.policy = ChildrenPolicy(LIMITS, str, draw)
+        self._enter(self.policy.begin())
+
+    # What can happen.
+
+    def moves(self) -> Iterator[Move]:
+        if len(self.exchanges) < self.exchanges_max:
+            yield m.TakeChild(self.numbers + 1, self.now_s + 30.0)
+        for exchange_id, exchange in self.exchanges.items():
+            if exchange.key:
+                yield m.BindChild(exchange.child, exchange.key)
+                if not exchange.over:
+                    yield ended(exchange.key, exchange.child)
+            else:
+                yield m.ReleaseChild(exchange_id)
+                yield Create(exchange_id)
+        for child in self.children.values():
+            if child.key:
+                yield ended(child.key, child.name)
+            if not child.runs:
+                yield m.ProcessReady(child.name)
+            if child.undrained:
+                yield m.ProcessDrained(child.name)
+            yield m.ProcessGone(child.name, "gone")
+        if self.due_s < math.inf:
+            yield m.RespawnDue(self.generation)
+            if self.due_s - self.now_s == self.wait_s:
+                yield Passes()
+        if self.drains:
+            yield DRAIN
+
+    def make(self, move: Move) -> None:
+        match move:
+            case Create(exchange_id):
+                self.numbers += 1
+                self.exchanges[exchange_id].key = f"session {self.numbers}"
+            case Passes():
+                self.now_s += self.wait_s / 2
+            case _:
+                self._tell(move)
+
+    def settle(self) -> None:
+        """When all handshakes are over there is a spare, or the drain is over."""
+        self._ignores_nonsense()
+        for exchange_id, exchange in list(self.exchanges.items()):
+            if exchange.key:
+                self._tell(m.BindChild(exchange.child, exchange.key))
+            else:
+                self._tell(m.ReleaseChild(exchange_id))
+        if self.due_s < math.inf:
+            self.now_s = self.due_s
+            self._tell(m.RespawnDue(self.generation))
+        if self.draining:
+            for child in [child for child in self.children.values() if child.undrained]:
+                self._tell(m.ProcessGone(child.name, "gone"))
+            check(self.drained, "a drain never ends")
+        else:
+            check(any(child.spare for child in self.children.values()), "there is no spare")
+
+    def key(self) -> Hashable:
+        exchanges = {exchange.child: exchange for exchange in self.exchanges.values()}
+        present = []
+        for child in self.children.values():
+            exchange = exchanges.pop(child.name, None)
+            present.append((
+                child.runs, child.taken, bool(child.key), child.ending, child.undrained,
+                exchange and (bool(exchange.key), exchange.over),
+            ))  # fmt: skip
+        orphans = sorted((bool(x.key), x.over) for x in exchanges.values())
+        return (
+            tuple(sorted(present, key=repr)), tuple(orphans), min(self.failures, FAILURES_MAX),
+            self.due_s - self.now_s, self.draining, self.drained, self.ready,
+            self.policy._spare_runs, self.policy._spare is not None,
+        )  # fmt: skip
+
+    # What must become of it.
+
+    def _tell(self, message: ChildrenMessage) -> None:
+        effects = self.policy.handle(message, self.now_s)
+        expected = self._expected(message)
+        started = [effect for effect in effects if isinstance(effect, e.StartProcess)]
+        others = [effect for effect in effects if not isinstance(effect, e.StartProcess)]
+        check(others == expected, f"{others} where {expected} is right")
+        self._enter(started)
+        check(self.policy.ready == self.ready, f"ready is {self.policy.ready}")
+        serving = [child for child in self.children.values() if not child.spare]
+        check(len(serving) == self.policy.children, "children are counted wrongly")
+        check(len(serving) <= LIMITS.children_max, "there are more children than may be")
+
+    def _expected(self, message: ChildrenMessage) -> list[ChildrenEffect]:
+        match message:
+            case m.TakeChild(exchange_id):
+                self.numbers += 1
+                return [self._answer(exchange_id)]
+            case m.BindChild(name, key):
+                return self._bound(name, key)
+            case m.ReleaseChild(exchange_id):
+                exchange = self.exchanges.pop(exchange_id)
+                return self._stopped(self.children.get(exchange.child))
+            case m.ProcessReady(name):
+                child = self.children[name]
+                child.runs = True
+                self.ready = self.ready or child.spare or child.taken
+                return []
+            case m.ProcessGone(name):
+                return self._gone(self.children.pop(name))
+            case m.ProcessDrained(name):
+                return self._no_longer_undrained(self.children[name])
+            case m.RespawnDue():
+                self.due_s = math.inf
+                return []
+            case DrainUpstream():
+                return self._drain()
+            case _:
+                return self._session_ended(message.session.key)
+
+    def _answer(self, exchange_id: int) -> ChildrenEffect:
+        spare = next((child for child in self.children.values() if child.spare), None)
+        others = len(self.children) - (spare is not None)
+        refusal: tuple[Reason, str, float]
+        if self.draining:
+            refusal = Reason.DRAINING, "the upstream is being drained", FULL_RETRY_S
+        elif others >= LIMITS.children_max:
+            text = "too many sessions have a server process"
+            refusal = Reason.OVERLOADED, text, FULL_RETRY_S
+        elif spare is not None and (spare.runs or self.failures < FAILURES_MAX):
+            spare.taken = True
+            self.exchanges[exchange_id] = Exchange(spare.name)
+            return e.GiveChild(exchange_id, spare.name)
+        else:
+            after_s = self.due_s - self.now_s if self.due_s < math.inf else PROBE_RETRY_S
+            text = "the server process does not start"
+            refusal = Reason.UPSTREAM_UNAVAILABLE, text, after_s
+        return e.RefuseChild(exchange_id, *refusal)
+
+    def _bound(self, name: str, key: str) -> list[ChildrenEffect]:
+        self.exchanges = {x: y for x, y in self.exchanges.items() if y.key != key}
+        child = self.children.get(name)
+        if child is None or not child.taken:
+            return [e.LoseSession(key)]
+        child.taken, child.key = False, key
+        self.failures, self.ready = 0, True
+        return []
+
+    def _session_ended(self, key: str) -> list[ChildrenEffect]:
+        for exchange in self.exchanges.values():
+            if exchange.key == key:
+                exchange.over = True
+                return self._stopped(self.children.get(exchange.child))
+        return self._stopped(next(x for x in self.children.values() if x.key == key))
+
+    def _stopped(self, child: Child | None) -> list[ChildrenEffect]:
+        if child is None or child.ending:
+            return []
+        child.taken, child.key, child.ending = False, "", True
+        return [e.StopProcess(child.name)]
+
+    def _gone(self, child: Child) -> list[ChildrenEffect]:
+        effects: list[ChildrenEffect] = []
+        if child.key:
+            effects.append(e.LoseSession(child.key))
+        elif not child.ending:
+            self.ready = any(other.spare and other.runs for other in self.children.values())
+            if self.due_s == math.inf:
+                self.wait_s = DRAWN * min(CAP_S, BASE_S * 2**self.failures)
+                self.failures += 1
+                self.generation += 1
+                self.due_s = self.now_s + self.wait_s
+                effects.append(e.WakeRespawn(self.wait_s, self.generation))
+        return effects + self._no_longer_undrained(child)
+
+    def _drain(self) -> list[ChildrenEffect]:
+        if self.draining:
+            return []
+        self.draining = True
+        effects: list[ChildrenEffect] = []
+        for name, child in sorted(self.children.items()):
+            child.undrained = child.taken or bool(child.key)
+            if child.undrained:
+                effects.append(e.DrainChild(name))
+        return effects + self._drained_if_all()
+
+    def _no_longer_undrained(self, child: Child) -> list[ChildrenEffect]:
+        if not child.undrained:
+            return []
+        child.undrained = False
+        return self._drained_if_all()
+
+    def _drained_if_all(self) -> list[ChildrenEffect]:
+        if any(child.undrained for child in self.children.values()):
+            return []
+        check(not self.drained, "a drain is over once")
+        self.drained = True
+        return [e.ChildrenDrained()]
+
+    def _enter(self, effects: list[ChildrenEffect]) -> None:
+        """A spare is started when there may be one; after a failure, only as the one probe."""
+        waits = self.draining or self.due_s < math.inf
+        probing = self.failures > 0 and any(child.taken for child in self.children.values())
+        for effect in effects:
+            assert isinstance(effect, e.StartProcess)
+            check(not waits, "a child is started in a backoff or a drain")
+            check(not probing, "there are two probes")
+            self.started += 1
+            check(effect.child == str(self.started), "a name was used before")
+            self.children[effect.child] = Child(effect.child)
+        spares = sum(child.spare for child in self.children.values())
+        check(spares <= 1, "there are two spares")
+        check(spares or waits or probing, "a spare is not started")
+
+    def _ignores_nonsense(self) -> None:
+        """What comes twice, late, or speaks of nobody changes nothing."""
+        before = self.key()
+        for message in (
+            m.ReleaseChild(-1), m.RespawnDue(self.generation - 1), m.ProcessReady("nobody"),
+            m.ProcessGone("nobody", "gone"), m.ProcessDrained("nobody"), ended("nobody"),
+            *([DRAIN] if self.draining else []),
+            *(ended("nobody's", x.name) for x in self.children.values() if not x.taken),
+        ):
+            effects = self.policy.handle(message, self.now_s)
+            check(not effects, f"{message} had the effects {effects}")
+        check(self.key() == before, "nonsense changed something")
+
+
+def draw() -> float:
+    return DRAWN
