@@ -6,5 +6,5 @@ For a longer search, with examples of its own: `pytest --hypothesis-profile=sear
 from hypothesis import settings
 
 settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
-settings.register_profile("search", max_examples=20_000, deadline=None)
+settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile("reproducible")
