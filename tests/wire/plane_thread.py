@@ -12,9 +12,11 @@ from typing import Any
 import gevent
 import gevent.event
 
+from proxy_actors.actors.refs import Slot
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.gevent_world import GeventWorld
 from tests.plane import Plane
 from tests.sim.virtual import initialize, request
@@ -29,6 +31,7 @@ class PlaneThread:
         url: the upstream.
         limits: bounds on clients' connections.
         pool: bounds on the upstream's.
+        budget: how many restarts its supervisors bear.
     """
 
     def __init__(
@@ -36,13 +39,16 @@ class PlaneThread:
         url: str,
         limits: ConnectionLimits = ConnectionLimits(),
         pool: PoolLimits = PoolLimits(),
+        budget: Budget = Budget(),
     ) -> None:
         self._url = url
         self._limits = limits
         self._pool = pool
+        self._budget = budget
+        self._mail: list[tuple[Slot | None, object]] = []
         self._thread = threading.Thread(target=self._run)
         self._started = threading.Event()
-        self._stop: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = lambda: None
         self._left: dict[str, Any] | None = None
         self.plane: Plane
         self.address: tuple[str, int]
@@ -53,7 +59,7 @@ class PlaneThread:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._stop()
+        self.tell(None)
         self._thread.join(PATIENCE_S)
         assert kind is not None or self._left == {}
 
@@ -69,6 +75,11 @@ class PlaneThread:
         self.rest()
         return id.decode()
 
+    def tell(self, slot: Slot | None, message: object = None) -> None:
+        """Have a mail sent within the thread; to nobody, it is the thread that is to end."""
+        self._mail.append((slot, message))
+        self._wake()
+
     def rest(self) -> None:
         """Return once no client is connected."""
         eventually(lambda: not len(self.plane.wiring.clients))
@@ -77,10 +88,21 @@ class PlaneThread:
         hub = gevent.get_hub()
         stop = gevent.event.Event()
         wake = hub.loop.async_()
-        wake.start(stop.set)
-        self._stop = wake.send
+
+        def deliver() -> None:
+            while self._mail:
+                slot, message = self._mail.pop(0)
+                if slot is None:
+                    stop.set()
+                else:
+                    slot.tell(message)
+
+        wake.start(deliver)
+        self._wake = wake.send
         world = GeventWorld()
-        self.plane = Plane(world, self._url, limits=self._limits, pool=self._pool)
+        self.plane = Plane(
+            world, self._url, limits=self._limits, pool=self._pool, budget=self._budget
+        )
         self.plane.start()
         self.address = self.plane.address
         self._started.set()

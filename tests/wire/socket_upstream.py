@@ -1,7 +1,7 @@
 """The scripted server on real sockets: a thread for each connection.
 
 No time is waited for: a `pause` of a script lasts until the test says `resume`, however many
-seconds it names.
+seconds it names; unless the server is meant to be slow.
 """
 
 from __future__ import annotations
@@ -67,9 +67,13 @@ class SocketUpstream:
         sessions: whether it hands out session ids.
         standalone: whether it offers GET streams.
         port: where to listen; 0 takes a free one.
+        slow: whether a pause lasts as long as it says.
     """
 
-    def __init__(self, sessions: bool = True, standalone: bool = True, port: int = 0) -> None:
+    def __init__(
+        self, sessions: bool = True, standalone: bool = True, port: int = 0, slow: bool = False
+    ) -> None:
+        self._slow = slow
         self._resumed = threading.Event()
         self.server = ScriptedServer(self._pause, ThreadSignal, sessions, standalone)
         self._listening = socket.create_server(("127.0.0.1", port))
@@ -110,8 +114,8 @@ class SocketUpstream:
         """Have the pauses to come last until `resume`."""
         self._resumed.clear()
 
-    def _pause(self, _seconds: float) -> None:
-        self._resumed.wait(PATIENCE_S)
+    def _pause(self, seconds: float) -> None:
+        self._resumed.wait(seconds if self._slow else PATIENCE_S)
 
     def _accept(self) -> None:
         while True:

@@ -7,6 +7,8 @@ for; what the bounds of production do over time is shown in `tests/gateway`, in 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 from proxy_actors.gateway.wiring import ConnectionLimits
 from tests.sim.virtual import Answer, call, initialize, request
 from tests.wire.http_client import Wire
+from tests.wire.http_proxy import http_proxy
 from tests.wire.plane_thread import PlaneThread
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import eventually
@@ -207,6 +210,35 @@ def test_flood_of_connections_leaves_nothing_behind(upstream: SocketUpstream) ->
         with plane.wire() as wire:
             assert wire.ask(HEALTH, "GET").status == 200
         eventually(lambda: not plane.plane.table.leases)
+
+
+def test_process_out_of_descriptors_serves_whom_it_has_and_recovers(
+    upstream: SocketUpstream,
+) -> None:
+    """P5: whoever finds no room is let go at once, and is not left hanging."""
+    with http_proxy(upstream.url) as proxy, proxy.wire() as first:
+        assert first.ask(HEALTH, "GET").status == 200
+        pid = proxy.process.pid
+        room = len(os.listdir(f"/proc/{pid}/fd")) + 20
+        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, most))
+        others = [proxy.wire() for _ in range(100)]
+        served = [wire for wire in others if is_served(wire)]
+        assert 0 < len(served) < 30
+        assert first.ask(HEALTH, "GET").status == 200
+        for wire in others:
+            wire.close()
+        eventually(lambda: proxy.page("/health") == 200)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        session = proxy.session()
+        assert first.ask(request(call(1), session=session)).status == 200
+
+
+def is_served(wire: Wire) -> bool:
+    try:
+        return wire.ask(HEALTH, "GET").status == 200
+    except ConnectionError:
+        return False
 
 
 def test_small_answers_are_not_held_back(upstream: SocketUpstream) -> None:

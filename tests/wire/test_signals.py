@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR2, Signals
 
 import pytest
@@ -79,6 +80,41 @@ def test_calls_that_run_are_answered_before_the_process_ends(
     assert proxy.wait() == 0
     assert upstream.server.executions == {None: 1, 1: 1, 2: 1}
     assert upstream.server.deleted == []  # stopping ends no session
+
+
+def test_many_calls_and_streams_are_ended_in_one_drain(
+    proxy: HttpProxy, upstream: SocketUpstream
+) -> None:
+    """P1: all answered, every stream with its last chunk."""
+    calls = range(1, 51)
+    with ExitStack() as stack:
+        streams = []
+        for session in [proxy.session() for _ in range(100)]:
+            wire = stack.enter_context(proxy.wire())
+            wire.send(request(None, "GET", session))
+            streams.append((wire, wire.head()))
+        callers = []
+        for n in calls:
+            wire = stack.enter_context(proxy.wire())
+            steps = ["pause 1", "json"] if n % 2 else ["sse", "note", "pause 1", "answer", "end"]
+            wire.send(request(call(n, *steps), session=session))
+            callers.append(wire)
+        for n in calls:
+            upstream.wait_for(n)
+        proxy.signal(SIGTERM)
+        eventually(lambda: refuses(proxy.address))
+        upstream.resume()
+        for n, wire in zip(calls, callers):
+            answer = wire.answer()
+            assert answer.complete
+            assert answer.message["id"] == n
+            assert "result" in answer.message
+        for wire, answer in streams:
+            assert answer.status == 200
+            while wire.more(answer):
+                pass
+            assert answer.complete
+    assert proxy.wait() == 0
 
 
 def test_new_work_is_refused_while_running_calls_end(
