@@ -16,6 +16,7 @@ from proxy_actors.transports.guardian_launch import launch
 
 # isort: split
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -40,11 +41,22 @@ def run(options: RunOptions) -> int:
         ConfigurationError: the options cannot be served.
     """
     guardian = launch() if options.command is not None else None
+    _allow_descriptors()
     os.environ.setdefault("GEVENT_RESOLVER", "ares")
     from proxy_actors import logs
 
     logs.install(options.logging_ini, options.log_level)
     return _Service(options, guardian).run()
+
+
+def _allow_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one: the bounds on connections are our own.
+
+    The soft limit is low for programs that use select(2). Children of the guardian, launched before
+    this, keep it.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Service:

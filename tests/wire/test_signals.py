@@ -5,6 +5,7 @@ RELIABILITY 1.9; faults P1, P2, P23; MCP-S-20, S-22.
 
 from __future__ import annotations
 
+import resource
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from tests.peers.processes import free_port
 from tests.sim.virtual import call, initialize, note, request
-from tests.wire.http_proxy import HttpProxy, http_proxy
+from tests.wire.http_proxy import HttpProxy, http_proxy, running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -203,6 +204,20 @@ def test_actors_are_written_to_the_log_when_asked_for(proxy: HttpProxy) -> None:
                                for kind in kinds))
         assert "restarts" in proxy.log()
         assert session not in proxy.log()
+
+
+def test_process_may_open_whatever_it_is_allowed_and_its_server_what_it_was() -> None:
+    """C12: the bound on connections is the proxy's own, whatever the shell's soft limit is."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few, most = 251, before[1]
+    server = ["--", "sh", "-c", "echo may open $(ulimit -Sn) >&2; exec cat"]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    try:
+        with running("127.0.0.1:0", *server) as proxy:
+            assert resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE) == (most, most)
+            eventually(lambda: f"may open {few}" in proxy.log())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_port_in_use_is_told_in_one_line(upstream: SocketUpstream) -> None:
