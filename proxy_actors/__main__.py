@@ -29,6 +29,7 @@ EXIT_CONFIGURATION = 78
 EXIT_INTERRUPTED = 130
 
 TIMEOUT_S_MAX = 86_400
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _DESCRIPTION = "A reverse proxy for the Model Context Protocol in which everything is an actor."
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *rest = arguments
     if verb not in verbs:
         parser.error(f"unknown verb {verb!r}{_did_you_mean(verb, verbs)}")
-    act = {"run": _run, "call": _call, "version": _version}[verb]
+    act = {"run": _run, "call": _call, "key": _key, "version": _version}[verb]
     return _guarded(act, verbs[verb], rest)
 
 
@@ -93,8 +94,11 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         default=60.0,
         help="give up after that many seconds (default: 60)",
     )
+    key = verbs.add_parser("key", help="make an API key", allow_abbrev=False)
+    key.add_argument("act", metavar="new", choices=("new",), help="the only thing to do with keys")
+    key.add_argument("--id", metavar="NAME", default="me", help="whose it is (default: me)")
     version = verbs.add_parser("version", help="print the version", allow_abbrev=False)
-    return parser, {"run": run, "call": call, "version": version}
+    return parser, {"run": run, "call": call, "key": key, "version": version}
 
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
@@ -185,6 +189,16 @@ def _call(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         parser.error(f"--timeout is from 0 to {TIMEOUT_S_MAX} seconds")
     succeeded = call.run(url, known.tool, values, timeout_s=known.timeout, as_json=known.json)
     return EXIT_OK if succeeded else EXIT_FAILED
+
+
+def _key(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    known = parser.parse_args(arguments)
+    if not re.fullmatch(NAME_PATTERN, known.id):
+        parser.error("--id has letters, digits, - and _, in lower case, 63 at the most")
+    from proxy_actors.control import key
+
+    key.run(known.id)
+    return EXIT_OK
 
 
 def _version(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
