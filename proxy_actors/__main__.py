@@ -40,7 +40,7 @@ examples:
 """
 _RUN_DESCRIPTION = """\
 Serve one MCP server at http://HOST:PORT/mcp: a COMMAND that speaks on its standard input and
-output, or the URL of a server that speaks HTTP.
+output, or the URL of a server that speaks HTTP. Or serve all that a file names, each at /mcp/NAME.
 """
 _CALL_DESCRIPTION = """\
 Call one tool and print what it returns. A value that is JSON (5, true, null, {"a": 1}, "5") is
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *rest = arguments
     if verb not in verbs:
         parser.error(f"unknown verb {verb!r}{_did_you_mean(verb, verbs)}")
-    act = {"run": _run, "call": _call, "key": _key, "version": _version}[verb]
+    act = {"run": _run, "call": _call, "check": _check, "key": _key, "version": _version}[verb]
     return _guarded(act, verbs[verb], rest)
 
 
@@ -76,7 +76,7 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         "run",
         help="serve one MCP server",
         description=_RUN_DESCRIPTION,
-        usage="proxy-actors run [OPTIONS] (-- COMMAND [ARGUMENT ...] | URL)",
+        usage="proxy-actors run [OPTIONS] (-- COMMAND [ARGUMENT ...] | URL | --config FILE)",
         allow_abbrev=False,
     )
     _add_run_options(run)
@@ -94,11 +94,15 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         default=60.0,
         help="give up after that many seconds (default: 60)",
     )
+    check = verbs.add_parser(
+        "check", help="say what is wrong with a configuration file", allow_abbrev=False
+    )
+    check.add_argument("file", metavar="FILE", help="a TOML file, or an mcpServers file (*.json)")
     key = verbs.add_parser("key", help="make an API key", allow_abbrev=False)
     key.add_argument("act", metavar="new", choices=("new",), help="the only thing to do with keys")
     key.add_argument("--id", metavar="NAME", default="me", help="whose it is (default: me)")
     version = verbs.add_parser("version", help="print the version", allow_abbrev=False)
-    return parser, {"run": run, "call": call, "key": key, "version": version}
+    return parser, {"run": run, "call": call, "check": check, "key": key, "version": version}
 
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
@@ -106,8 +110,13 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        default="127.0.0.1:8808",
         help="the address to serve at (default: 127.0.0.1:8808)",
+    )
+    run.add_argument(
+        "--config", metavar="FILE", help="serve what a TOML file says; see docs/configuration.md"
+    )
+    run.add_argument(
+        "--mcp-json", metavar="FILE", help="serve the mcpServers of an MCP client's file"
     )
     run.add_argument(
         "--state-dir",
@@ -150,6 +159,9 @@ def _guarded(
 
     try:
         return act(parser, arguments)
+    except errors.ConfigurationFileError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
     except errors.ConfigurationError as error:
         return _fail(error, EXIT_CONFIGURATION)
     except errors.ConnectError as error:
@@ -191,6 +203,14 @@ def _call(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     return EXIT_OK if succeeded else EXIT_FAILED
 
 
+def _check(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    file = parser.parse_args(arguments).file
+    from proxy_actors.control import check
+
+    fit = check.run(file, file.endswith(".json"), os.environ)
+    return EXIT_OK if fit else EXIT_CONFIGURATION
+
+
 def _key(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     known = parser.parse_args(arguments)
     if not re.fullmatch(NAME_PATTERN, known.id):
@@ -220,12 +240,15 @@ def _read_run_options(parser: argparse.ArgumentParser, arguments: list[str]) -> 
     known, unknown = parser.parse_known_args(own)
     _refuse_misplaced(parser, known, unknown, command)
     try:
-        host, port = options.parse_listen(known.listen)
+        host, port = options.parse_listen(known.listen or options.LISTEN_DEFAULT)
         return options.RunOptions(
             listen_host=host,
             listen_port=port,
             command=command,
             url=options.parse_url(known.targets[0]) if known.targets else None,
+            config=known.config,
+            mcp_json=known.mcp_json,
+            listen_given=known.listen is not None,
             state_dir=known.state_dir,
             stdio=options.StdioMode(known.stdio or options.StdioMode.SESSION),
             children=options.CHILDREN_DEFAULT if known.children is None else known.children,
@@ -254,8 +277,10 @@ def _refuse_misplaced(
         parser.error(f"one URL at a time, not {len(known.targets)}")
     if known.targets and command is not None:
         parser.error("give either a COMMAND or a URL, not both")
-    if known.targets and (known.stdio or known.children is not None or known.env):
-        parser.error("--stdio, --children and --env are about a COMMAND, not about a URL")
+    if (known.config or known.mcp_json) and (known.targets or command is not None):
+        parser.error("a file says what is served: leave out the COMMAND or the URL")
+    if command is None and (known.stdio or known.children is not None or known.env):
+        parser.error("--stdio, --children and --env are about a COMMAND")
     if known.children is not None and known.stdio != "pool":
         parser.error("--children is about --stdio pool")
 

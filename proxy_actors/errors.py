@@ -110,6 +110,10 @@ class ConfigurationError(ProxyActorsError):
     """A setting is missing, unknown or out of range. Never retried. The text names the fix."""
 
 
+class ConfigurationFileError(ConfigurationError):
+    """A configuration file has errors. The text is all of them, in printable lines."""
+
+
 class MessageError(ProxyActorsError):
     """Bytes that are no acceptable JSON-RPC message.
 

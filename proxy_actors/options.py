@@ -45,8 +45,11 @@ class RunOptions:
     Args:
         listen_host: the address to bind; a wildcard only when the operator wrote one.
         listen_port: 0 to 65535; 0 lets the system choose.
-        command: argv of the stdio server, not empty; None when `url` is given.
-        url: where an HTTP server's MCP endpoint is; None when `command` is given.
+        command: argv of the stdio server, not empty; None when something else is served.
+        url: where an HTTP server's MCP endpoint is; None when something else is served.
+        config: a configuration file of our own format; None when something else is served.
+        mcp_json: an `mcpServers` file; None when something else is served.
+        listen_given: whether the address was asked for, and goes before that of a file.
         state_dir: the directory of what outlives the process; None keeps it in memory.
         stdio: how sessions share the command's processes.
         children: the number of processes in the mode `pool`, 1 to 256.
@@ -55,13 +58,16 @@ class RunOptions:
         logging_ini: a logging configuration that replaces the packaged one.
 
     Raises:
-        ConfigurationError: not exactly one of `command` and `url`, or a number out of range.
+        ConfigurationError: not exactly one thing to serve, or a number out of range.
     """
 
     listen_host: str
     listen_port: int
     command: tuple[str, ...] | None = None
     url: str | None = None
+    config: str | None = None
+    mcp_json: str | None = None
+    listen_given: bool = True
     state_dir: str | None = None
     stdio: StdioMode = StdioMode.SESSION
     children: int = CHILDREN_DEFAULT
@@ -70,8 +76,9 @@ class RunOptions:
     logging_ini: str | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.command) == bool(self.url):
-            raise ConfigurationError("give either a COMMAND or a URL, exactly one of them")
+        served = [self.command, self.url, self.config, self.mcp_json]
+        if sum(map(bool, served)) != 1:
+            raise ConfigurationError("give a COMMAND, a URL or a file, exactly one of them")
         if not 0 <= self.listen_port <= PORT_MAX:
             raise ConfigurationError(f"a port is from 0 to {PORT_MAX}, not {self.listen_port}")
         if not 1 <= self.children <= CHILDREN_MAX:

@@ -40,7 +40,7 @@ def run(options: RunOptions) -> int:
     Raises:
         ConfigurationError: the options cannot be served.
     """
-    guardian = launch() if options.command is not None else None
+    guardian = launch() if options.url is None else None  # a file may name commands
     _allow_descriptors()
     os.environ.setdefault("GEVENT_RESOLVER", "ares")
     from proxy_actors import logs
@@ -73,9 +73,12 @@ class _Service:
         self._options = options
         self._guardian = None if guardian is None else GuardianClient(*guardian)
         self._world = GeventWorld(self._guardian)
-        self._store = open_store(options.state_dir, StoreThread)
+        config, told = config_of(options, os.environ)
+        if told:
+            print(told, file=sys.stderr)
+        self._config = config
+        self._store = open_store(config.state_dir or None, StoreThread)
         self._date = _DateField(self._world.wall_s)
-        config = config_of(options)
         self._app = App(self._world, config, self._store, self._date, dict(os.environ))
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent
         self._waiter = self._world.waiter()
@@ -173,8 +176,10 @@ class _Service:
             '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":'
             '"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}'
         )
+        others = [name for name in self._config.upstreams if len(self._config.upstreams) > 1]
         lines = (
             f"MCP endpoint  {base}/mcp",
+            *(f"              {base}/mcp/{name}" for name in others),
             f"health        {base}/health  (also {base}/admin/health)",
             f"readiness     {base}/ready",
             "",

@@ -41,7 +41,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_a_command_is_run_with_the_defaults(service: ModuleType) -> None:
     """Loopback, a process for each session, nothing kept."""
     assert main(["run", "--", "server"]) == 0
-    assert service.ran == [RunOptions("127.0.0.1", 8808, command=("server",))]
+    defaults = RunOptions("127.0.0.1", 8808, command=("server",), listen_given=False)
+    assert service.ran == [defaults]
 
 
 def test_every_option_reaches_the_service(
@@ -78,8 +79,8 @@ def test_a_url_is_run(service: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("run", "either a COMMAND or a URL"),
-        ("run --", "either a COMMAND or a URL"),
+        ("run", "a COMMAND, a URL or a file"),
+        ("run --", "a COMMAND, a URL or a file"),
         ("run http://a/ -- b", "not both"),
         ("run http://a/ http://b/", "one URL at a time"),
         ("run python -m server", "proxy-actors run -- python"),

@@ -1,15 +1,41 @@
-"""The configuration of a command line that names one server."""
+"""The configuration that a command line asks for: of one server, or of a file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
+
+from proxy_actors.config import load, mcp_json
 from proxy_actors.config.model import Config, Upstream
 from proxy_actors.options import RunOptions
 
 UPSTREAM = "default"
 
 
-def config_of(options: RunOptions) -> Config:
-    """Make the configuration of `run -- COMMAND` or `run URL`."""
+def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Config, str]:
+    """Make the configuration of `run`, and say what there is to tell about it.
+
+    The address and the state directory of the command line go before those of a file.
+
+    Raises:
+        ConfigurationError: the file has errors; the text tells them all.
+    """
+    if options.config is not None or options.mcp_json is not None:
+        loaded = (
+            load.load_or_fail(options.config, environment)
+            if options.config is not None
+            else mcp_json.load_or_fail(str(options.mcp_json), environment)
+        )
+        assert loaded.config is not None
+        config = loaded.config
+        told = loaded.problems.render() if loaded.problems.found else ""
+        given: dict[str, object] = {}
+        if options.listen_given:
+            given["listen"] = _listen(options)
+        if options.state_dir is not None:
+            given["state_dir"] = options.state_dir
+        return msgspec.structs.replace(config, **given), told
     upstream = Upstream(
         command=options.command or (),
         env=dict(options.env),
@@ -17,9 +43,14 @@ def config_of(options: RunOptions) -> Config:
         children=options.children,
         url=options.url or "",
     )
-    host = f"[{options.listen_host}]" if ":" in options.listen_host else options.listen_host
-    return Config(
-        listen=f"{host}:{options.listen_port}",
+    config = Config(
+        listen=_listen(options),
         state_dir=options.state_dir or "",
         upstreams={UPSTREAM: upstream},
     )
+    return config, ""
+
+
+def _listen(options: RunOptions) -> str:
+    host = options.listen_host
+    return f"{f'[{host}]' if ':' in host else host}:{options.listen_port}"
