@@ -34,20 +34,14 @@ class Results:
 
     output: str
     checks: dict[str, Checks] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)  # what the suite says of each
 
     def passed(self) -> set[str]:
         """The scenarios with at least one success and no failure."""
-        statuses = {name: {status for _, status in run} for name, run in self.checks.items()}
-        return {name for name, met in statuses.items() if "SUCCESS" in met and "FAILURE" not in met}
-
-    def failures(self) -> list[str]:
-        """Each failed check."""
-        return [
-            f"{name}: {check}"
-            for name, checks in self.checks.items()
-            for check, status in checks
-            if status == "FAILURE"
-        ]
+        succeeded = (
+            name for name, run in self.checks.items() if "SUCCESS" in (status for _, status in run)
+        )
+        return {*succeeded} - self.failures.keys()
 
 
 def required_scenarios(revision: str) -> set[str]:
@@ -103,7 +97,12 @@ def run_suite(arguments: list[str], out_dir: Path) -> Results:
         named = RESULT_DIRECTORY.fullmatch(path.parent.name)
         assert named, f"unknown result directory {path.parent.name}"
         checks = json.loads(path.read_text())
-        results.checks[named["scenario"]] = [(check["id"], check["status"]) for check in checks]
+        scenario = named["scenario"]
+        results.checks[scenario] = [(check["id"], check["status"]) for check in checks]
+        failed = [check for check in checks if check["status"] == "FAILURE"]
+        if failed:
+            said = [check.get("errorMessage", check["id"]) for check in failed]
+            results.failures[scenario] = said
     return results
 
 

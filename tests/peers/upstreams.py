@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any  # a plan is JSON for the drivers
 
@@ -92,6 +92,10 @@ RESUMABLE = Upstream(
     plan=EVERYTHING.plan,
 )
 
+# The same server for one client after the other: in a shared process, a log message goes to nobody
+# while more than one session is open.
+UNDISTURBED = replace(EVERYTHING, name="undisturbed")
+
 SERVER_EVERYTHING = Upstream(
     name="server-everything",
     http=("env", "PORT={port}", *NODE_SERVER, "streamableHttp"),
@@ -120,4 +124,7 @@ SERVER_EVERYTHING = Upstream(
     },
 )
 
-UPSTREAMS = {upstream.name: upstream for upstream in (EVERYTHING, RESUMABLE, SERVER_EVERYTHING)}
+UPSTREAMS = {
+    upstream.name: upstream
+    for upstream in (EVERYTHING, RESUMABLE, UNDISTURBED, SERVER_EVERYTHING)
+}
