@@ -85,7 +85,9 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
     )
     call.add_argument("url", metavar="URL", help="the MCP endpoint, http://HOST:PORT/mcp")
     call.add_argument("tool", metavar="TOOL", help="the name of the tool")
-    call.add_argument("arguments", metavar="key=value", nargs="*", help="the tool's arguments")
+    call.add_argument(
+        "arguments", metavar="key=value", nargs="*", default=[], help="the tool's arguments"
+    )
     call.add_argument("--json", action="store_true", help="print the whole result as JSON")
     call.add_argument(
         "--timeout",

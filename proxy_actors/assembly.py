@@ -17,7 +17,7 @@ from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.config.model import Config, Upstream
-from proxy_actors.errors import FailedError
+from proxy_actors.errors import ConnectError, FailedError
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.handshake import Handshake
@@ -90,13 +90,16 @@ class Assembly:
         )
 
         def connect(deadline_s: float) -> ByteStream:
-            reached = False
+            why = "given up"
             try:
                 stream = world.connect(url.host, url.port, deadline_s)
-                reached = True
+                why = ""
                 return stream
+            except ConnectError as error:
+                why = str(error)
+                raise
             finally:
-                slot.tell(UpstreamReached(reached))
+                slot.tell(UpstreamReached(not why, why))
 
         def make_pool() -> ConnectionPool:
             return ConnectionPool(world, pool_slot, limits, table, connect, name)

@@ -184,7 +184,7 @@ class _Service:
             f"readiness     {base}/ready",
             "",
             "Try it:",
-            f"curl -s {base}/mcp -H 'Content-Type: application/json'"
+            f"curl -s -w '\\n' {base}/mcp -H 'Content-Type: application/json'"
             f" -H 'Accept: application/json, text/event-stream' -d '{body}'",
         )
         print("\n".join(lines), flush=True)

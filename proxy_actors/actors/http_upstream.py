@@ -6,6 +6,7 @@ writes a connection: the data plane hands it what to run (`HttpTasks`) and the s
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import Any, assert_never
 
@@ -36,6 +37,8 @@ from proxy_actors.messages.upstream import (
 )
 from proxy_actors.policy.http_upstream import HttpUpstreamPolicy
 from proxy_actors.world.base import World
+
+logger = logging.getLogger("proxy_actors.http")
 
 
 class HttpTasks(ABC):
@@ -92,6 +95,7 @@ class HttpUpstream(Supervisor):
         self._subscribers = subscribers
         self._tasks = tasks
         self._policy = HttpUpstreamPolicy()
+        self._upstream = slot.name.rpartition("/")[2]
 
     def on_ready(self) -> None:
         """The pool has started: find out whether the upstream can be reached."""
@@ -214,6 +218,10 @@ class HttpUpstream(Supervisor):
                     self._delete(session_id, version)
                 case m.Probe():
                     self.world.spawn("probe", self._probe)
+                case m.ReportReach(True):
+                    logger.info("upstream_reached upstream=%s", self._upstream)
+                case m.ReportReach(why=why):
+                    logger.warning("upstream_unreachable upstream=%s error=%s", self._upstream, why)
                 case m.WakeForProbe(after_s, generation):
                     self.world.timer(after_s, self.ref, m.ProbeDue(generation))
                 case _:

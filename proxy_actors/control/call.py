@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 import requests
 import sseclient
@@ -255,11 +256,14 @@ def _result(message: Json, status: int) -> Json:
 
 
 def _describe_refusal(response: requests.Response) -> str:
+    told = f"the server answered HTTP {response.status_code} {response.reason or ''}".rstrip()
     with suppress(CallFailedError):
         for message in _messages(response):
             if "error" in message:
-                return _describe_error(message["error"], response.status_code)
-    return f"the server answered HTTP {response.status_code} {response.reason or ''}".rstrip()
+                told = _describe_error(message["error"], response.status_code)
+    if response.status_code == 404 and urlsplit(response.url).path == "/":
+        told += f"; did you mean {response.url}mcp?"
+    return told
 
 
 def _describe_error(error: object, status: int) -> str:

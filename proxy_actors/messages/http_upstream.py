@@ -72,10 +72,11 @@ class ClientCancelled(Message, frozen=True):
 
 
 class UpstreamReached(Message, frozen=True):
-    """Pool or probe to upstream: a connect succeeded, or failed."""
+    """Pool or probe to upstream: a connect succeeded, or failed and `why`."""
 
     always_accepted: ClassVar[bool] = True
     ok: bool
+    why: str = ""
 
 
 class ProbeDue(Message, frozen=True):
@@ -121,6 +122,13 @@ class Probe(Message, frozen=True):
     """Effect: try to connect, and report UpstreamReached."""
 
 
+class ReportReach(Message, frozen=True):
+    """Effect: log that the upstream cannot be reached and `why`, or can be again."""
+
+    ok: bool
+    why: str
+
+
 class WakeForProbe(Message, frozen=True):
     """Effect: tell ProbeDue(generation) after `after_s` seconds."""
 
@@ -145,5 +153,6 @@ HttpUpstreamEffect = (
     | TellClose
     | DeleteUpstreamSession
     | Probe
+    | ReportReach
     | WakeForProbe
 )

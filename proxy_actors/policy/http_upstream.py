@@ -90,8 +90,8 @@ class HttpUpstreamPolicy:
                 return self._stopped(stream)
             case SessionEnded():
                 return self._session_ended(message)
-            case m.UpstreamReached(ok):
-                return self._reached(ok)
+            case m.UpstreamReached(ok, why):
+                return self._reached(ok, why)
             case m.ProbeDue(generation):
                 return [m.Probe()] if generation == self._generation else []
             case DrainUpstream():
@@ -167,10 +167,13 @@ class HttpUpstreamPolicy:
                 return [m.TellClose(session.standalone)]
         return []
 
-    def _reached(self, ok: bool) -> list[HttpUpstreamEffect]:
+    def _reached(self, ok: bool, why: str) -> list[HttpUpstreamEffect]:
+        effects: list[HttpUpstreamEffect] = []
+        if self.reached is not ok and (self.reached is not None or not ok):
+            effects.append(m.ReportReach(ok, why))
         self.reached = ok
-        if ok:
-            return []
-        # The newest failure starts the wait anew: however many fail, one probe an interval.
-        self._generation += 1
-        return [m.WakeForProbe(PROBE_INTERVAL_S, self._generation)]
+        if not ok:
+            # The newest failure starts the wait anew: however many fail, one probe an interval.
+            self._generation += 1
+            effects.append(m.WakeForProbe(PROBE_INTERVAL_S, self._generation))
+        return effects

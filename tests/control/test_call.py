@@ -368,6 +368,18 @@ def test_a_far_end_of_another_revision_is_left(
     assert far_end.methods() == ["initialize", "DELETE"]
 
 
+@pytest.mark.parametrize("path", ["", "/"])
+def test_a_url_without_its_path_is_completed_for_the_user(
+    far_end: FarEnd, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    """The most frequent mistake in a URL."""
+    far_end.script["initialize"] = Answer(404)
+    assert main(["call", far_end.url.removesuffix("/mcp") + path, "echo"]) == 1
+    assert capsys.readouterr().err.endswith(f"Not Found; did you mean {far_end.url}?\n")
+    assert main(["call", far_end.url, "echo"]) == 1
+    assert capsys.readouterr().err.endswith("Not Found\n")
+
+
 def test_nobody_there_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     """Status 69: a script may wait and try again."""
     with socket.socket() as bound:  # bound but not listening: connections are refused

@@ -125,15 +125,34 @@ def test_failed_connects_are_followed_by_one_probe() -> None:
     """MCP-P-1: readiness comes back without an operator."""
     policy = HttpUpstreamPolicy()
     assert policy.begin() == [m.Probe()]
-    first = policy.handle(m.UpstreamReached(False))
-    second = policy.handle(m.UpstreamReached(False))
-    assert first == [m.WakeForProbe(PROBE_INTERVAL_S, 1)]
-    assert second == [m.WakeForProbe(PROBE_INTERVAL_S, 2)]
+    _, first = policy.handle(m.UpstreamReached(False, "refused"))
+    [second] = policy.handle(m.UpstreamReached(False, "refused"))
+    assert first == m.WakeForProbe(PROBE_INTERVAL_S, 1)
+    assert second == m.WakeForProbe(PROBE_INTERVAL_S, 2)
     assert policy.handle(m.ProbeDue(1)) == []
     assert policy.handle(m.ProbeDue(2)) == [m.Probe()]
     assert policy.reached is False
     policy.handle(m.UpstreamReached(True))
     assert policy.reached is True
+
+
+def test_only_a_change_of_being_reachable_is_reported() -> None:
+    """An upstream that was there from the start is no news, nor is the second failure in a row."""
+    policy = HttpUpstreamPolicy()
+    heard = [
+        [effect for effect in policy.handle(message) if isinstance(effect, m.ReportReach)]
+        for message in (
+            m.UpstreamReached(True),
+            m.UpstreamReached(False, "refused"),
+            m.UpstreamReached(False, "no route"),
+            m.UpstreamReached(True),
+            m.UpstreamReached(True),
+        )
+    ]
+    assert heard == [[], [m.ReportReach(False, "refused")], [], [m.ReportReach(True, "")], []]
+    assert HttpUpstreamPolicy().handle(m.UpstreamReached(False, "refused"))[0] == m.ReportReach(
+        False, "refused"
+    )
 
 
 SUBJECTS = {

@@ -277,6 +277,11 @@ class ProxyProcess:
         """What it has logged so far."""
         return self._log.read_text(errors="surrogateescape")
 
+    def line_to_try(self) -> str:
+        """The last line that it printed when it was ready; to be read once."""
+        assert self._process.stdout is not None
+        return next(line for line in self._process.stdout if line.startswith("curl "))
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
