@@ -70,6 +70,8 @@ class HttpExchange(EventSource):
         self._failure: FailedError | None = None
         self._written = False
         self._answered = False
+        self.repeats = False
+        """Whether the request was sent before, on a connection that was then found closed."""
         self.on_cancel: Callable[[], None] | None = None
 
     def send(self, parts: list[bytes], deadline_s: float) -> ResponseHead:

@@ -250,7 +250,12 @@ class HttpForwarder(Forwarder, HttpTasks):
             closed = error.reason is Reason.UPSTREAM_CLOSED and upstream.found_closed
             if not repeatable or not closed:
                 raise
-        upstream = self._exchange(outgoing, IDLE_S_NEW)
+            found_closed = error
+        try:
+            upstream = self._exchange(outgoing, IDLE_S_NEW)
+        except ProxyActorsError as error:
+            raise found_closed from error  # which says that it may have been executed
+        upstream.repeats = True
         return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
 
     def _exchange(self, outgoing: _Outgoing, idle_s_max: float) -> HttpExchange:
@@ -315,6 +320,8 @@ class HttpForwarder(Forwarder, HttpTasks):
     ) -> jsonrpc.Message:
         """Return the error with which the application itself has answered the request."""
         error = self._refusal(head, session, message)
+        if upstream.repeats:
+            error.executed = Executed.UNKNOWN  # what is refused now may have been done before
         is_verdict = isinstance(error, RefusedError) or error.reason is Reason.UPSTREAM_PROTOCOL
         if message is not None and upstream.is_final(message) and is_verdict:
             return message

@@ -226,8 +226,23 @@ def test_call_is_never_sent_again(scene: Scene) -> None:
     assert data_of(answer)["executed"] == "unknown"
 
 
-def stale_call(scene: Scene, method: str) -> Answer:
-    """Call on a connection that the upstream closes as the request arrives."""
+def test_list_that_is_sent_again_in_vain_may_have_been_executed(scene: Scene) -> None:
+    """O1: what is known of the second time is not known of the first."""
+    answer = stale_call(scene, "tools/list", "429")
+    assert (answer.status, data_of(answer)["executed"]) == (429, "unknown")
+
+
+def test_list_that_cannot_be_sent_again_may_have_been_executed(scene: Scene) -> None:
+    answer = stale_call(scene, "tools/list", gone=True)
+    assert (answer.status, data_of(answer)["reason"]) == (502, "upstream-closed")
+    assert data_of(answer)["executed"] == "unknown"
+
+
+def stale_call(scene: Scene, method: str, *steps: str, gone: bool = False) -> Answer:
+    """Call on a connection that the upstream closes as the request arrives.
+
+    `gone` says that it accepts no further one.
+    """
     session = scene.session()
 
     def client() -> Answer:
@@ -238,10 +253,12 @@ def stale_call(scene: Scene, method: str) -> Answer:
 
         def write_too_late(parts: Any, deadline_s: float) -> None:
             stream.break_off()
+            if gone:
+                del scene.listeners[UPSTREAM]
             write(parts, deadline_s)
 
         stream.write = write_too_late
-        answer = connection.ask(request(call(2, method=method), session=session))
+        answer = connection.ask(request(call(2, *steps, method=method), session=session))
         connection.close()
         return answer
 
