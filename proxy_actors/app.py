@@ -33,7 +33,8 @@ from proxy_actors.gateway.route import Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
 from proxy_actors.messages.server import DrainServer, ServerDrained
-from proxy_actors.messages.upstream import DrainUpstream, UpstreamDrained
+from proxy_actors.messages.supervision import DrainTree
+from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode, parse_listen
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.transports.http_server import HttpServer
@@ -96,7 +97,7 @@ class App:
             *(worker for worker, _ in assembled),
             Worker(self._registry, lambda: self._make_registry(store)),
             Worker(self._limiter, self._make_limiter),
-            Worker(self._server, self._make_server),
+            Worker(self._server, self._make_server, drain=DrainServer()),
         ]
         self.root = Root(world, self._health.name, workers)
         self._to_drain = {self._server.name, *(worker.slot.name for worker, _ in assembled)}
@@ -115,9 +116,7 @@ class App:
     def drain(self) -> None:
         """Refuse new work; the root's parent is told ServerDrained, and UpstreamDrained by each."""
         self.wiring.draining = True
-        self._server.tell(DrainServer())
-        for route in self.wiring.routes.by_name.values():
-            route.slot.tell(DrainUpstream())
+        self.root.ref.tell(DrainTree())
 
     def is_drained(self, message: object) -> bool:
         """Say whether this mail completes the drain."""

@@ -6,8 +6,9 @@ nothing afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from proxy_actors.actors.base import Actor
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
@@ -27,13 +28,17 @@ from proxy_actors.gateway.lease import Pool
 from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.stdio_forward import StdioForwarder
 from proxy_actors.messages.http_upstream import UpstreamReached
+from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.stdio import StdioMode
+from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import ByteStream, ChildCommand, World
+
+_Make = Callable[[], Actor]
 
 
 class Assembly:
@@ -69,10 +74,11 @@ class Assembly:
         """
         slot = Slot(f"upstream/{name}")
         make = self._stdio if settings.command else self._http
-        worker, forwarder = make(name, slot, settings)
+        make_actor, forwarder = make(name, slot, settings)
+        worker = Worker(slot, make_actor, drain=DrainUpstream())
         return worker, Route(name, slot, forwarder, settings.call_timeout_s)
 
-    def _http(self, name: str, slot: Slot, settings: Upstream) -> tuple[Worker, Forwarder]:
+    def _http(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
         world = self._world
         url = UpstreamUrl(settings.url)
         table = ConnectionTable()
@@ -105,14 +111,14 @@ class Assembly:
             return ConnectionPool(world, pool_slot, limits, table, connect, name)
 
         def make_upstream() -> HttpUpstream:
-            pool = Worker(pool_slot, make_pool)
+            pool = Worker(pool_slot, make_pool, drain=DrainPool())
             return HttpUpstream(
                 world, slot, pool, table, self._streams, self._subscribers, forwarder
             )
 
-        return Worker(slot, make_upstream), forwarder
+        return make_upstream, forwarder
 
-    def _stdio(self, name: str, slot: Slot, settings: Upstream) -> tuple[Worker, Forwarder]:
+    def _stdio(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
         mode = StdioMode(settings.stdio)
         command = ChildCommand(
             settings.command,
@@ -138,8 +144,7 @@ class Assembly:
                 self._subscribers, _failure, limits,
             )
 
-        make = make_session if mode is StdioMode.SESSION else make_shared
-        return Worker(slot, make), forwarder
+        return make_session if mode is StdioMode.SESSION else make_shared, forwarder
 
 
 def http_limits(config: Config) -> HttpLimits:

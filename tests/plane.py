@@ -28,7 +28,9 @@ from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Route, Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.http_upstream import UpstreamReached
+from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.server import DrainServer
+from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.sessions import SessionLimits
@@ -36,7 +38,7 @@ from proxy_actors.policy.supervision import Budget
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import ByteStream, World
+from proxy_actors.world.base import ByteStream, SessionStore, World
 
 UPSTREAM = "default"
 DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
@@ -55,6 +57,7 @@ class Plane:
         pool: PoolLimits = PoolLimits(),
         sessions: SessionLimits = SessionLimits(),
         budget: Budget = Budget(),
+        store: SessionStore | None = None,
         keyring: Keyring = Keyring(),
         rules: Sequence[Rule] = (),
         address: Rate = Rate(50_000.0, 100_000),
@@ -73,7 +76,7 @@ class Plane:
         self.subscribers = Subscribers(world)
         self.uses = SessionUses()
         self.table = ConnectionTable()
-        self.store = MemoryStore()
+        self.store: SessionStore = store or MemoryStore()
         self.mail: list[Any] = []
         self._url = UpstreamUrl(url)
         self._pool_limits = pool
@@ -102,10 +105,12 @@ class Plane:
             limits,
         )
         workers = [
-            Worker(self.upstream, lambda: self._make_upstream(budget)),
+            Worker(
+                self.upstream, lambda: self._make_upstream(budget), drain=DrainUpstream()
+            ),
             Worker(self.registry, lambda: self._make_registry(sessions)),
             Worker(self.limiter, lambda: Limiter(world, self.limiter, buckets_max)),
-            Worker(self.server, self._make_server),
+            Worker(self.server, self._make_server, drain=DrainServer()),
         ]
         self._tree = Root(world, self.root.name, workers, budget=budget)
         self._listener = world.listen(*listen)
@@ -125,8 +130,7 @@ class Plane:
     def drain(self) -> None:
         """Drain as the application does."""
         self.wiring.draining = True
-        self.server.tell(DrainServer())
-        self.upstream.tell(DrainUpstream())
+        self.root.tell(DrainTree())
 
     @property
     def address(self) -> tuple[str, int]:
@@ -157,7 +161,7 @@ class Plane:
             self.upstream.tell(UpstreamReached(reached))
 
     def _make_upstream(self, budget: Budget) -> HttpUpstream:
-        pool = Worker(self.pool, self._make_pool)
+        pool = Worker(self.pool, self._make_pool, drain=DrainPool())
         upstream = HttpUpstream(
             self.world, self.upstream, pool, self.table, self.streams, self.subscribers,
             self.forwarder,

@@ -119,7 +119,7 @@ class HttpUpstream(Supervisor):
                 return Readiness(reached is True, "" if reached else text)
             case DrainUpstream():
                 self._apply(self._policy.handle(message))
-                self._pool.tell(pool.DrainPool())
+                self.drain()
             case pool.PoolDrained():
                 if self.parent is not None:
                     self.parent.tell(UpstreamDrained(self.name))

@@ -1,4 +1,4 @@
-"""The root supervisor: hands on to the service what its children tell of a drain."""
+"""The root supervisor: orders a drain, hands on to the service what its children tell of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.messages.server import ServerDrained
-from proxy_actors.messages.supervision import SupervisorReady
+from proxy_actors.messages.supervision import DrainTree, SupervisorReady
 from proxy_actors.messages.upstream import UpstreamDrained
 
 
@@ -14,7 +14,10 @@ class Root(Supervisor):
     """Supervises the whole tree; its parent is the service."""
 
     def on_receive(self, message: Any) -> Any:  # Any: see Supervisor
-        """Pass drains up."""
+        """Pass the order to drain down, and what comes of it up."""
+        if isinstance(message, DrainTree):
+            self.drain()
+            return None
         if isinstance(message, (ServerDrained, UpstreamDrained)):
             if self.parent is not None:
                 self.parent.tell(message)

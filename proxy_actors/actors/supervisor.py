@@ -1,8 +1,9 @@
 """The shell of supervision: starts, restarts and gives up the children it was specified with.
 
-Owns the stable names of its children and nothing of their state. Subclasses with a domain of their
-own pass mail on with `super().on_receive`. Its parent hears SupervisorReady when every child has
-started, and ChildStopped(crashed) when the restart budget is spent.
+Owns the stable names of its children and nothing of their state, but that they are to drain: one
+that is started anew would not know. Subclasses with a domain of their own pass mail on with
+`super().on_receive`. Its parent hears SupervisorReady when every child has started, and
+ChildStopped(crashed) when the restart budget is spent.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, assert_never
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ConfigurationError, ProxyActorsError
+from proxy_actors.messages.base import Message
 from proxy_actors.messages.lifecycle import ChildStarted, ChildStopped, Stop, StopReason
 from proxy_actors.messages.supervision import (
     Begin,
@@ -34,17 +36,22 @@ class EscalatedError(ProxyActorsError):
 
 
 class Worker:
-    """A child to be: its stable name, how to make an incarnation of it, when to restart it."""
+    """A child to be: its stable name, how to make an incarnation of it, when to restart it.
+
+    `drain` is what it is told in a drain, once for each incarnation; None when it has no part.
+    """
 
     def __init__(
         self,
         slot: Slot,
         make: Callable[[], Actor],
         restart: Restart = Restart.PERMANENT,
+        drain: Message | None = None,
     ) -> None:
         self.slot = slot
         self.make = make
         self.restart = restart
+        self.drain = drain
 
 
 class Supervisor(Actor):
@@ -62,6 +69,7 @@ class Supervisor(Actor):
         self._workers = {worker.slot.name: worker for worker in workers}
         specs = [ChildSpec(worker.slot.name, worker.restart) for worker in workers]
         self._supervision = SupervisionPolicy(specs, strategy, budget)
+        self._draining = False
 
     def on_start(self) -> None:
         """Begin with the first child; the others follow as each has started."""
@@ -85,6 +93,13 @@ class Supervisor(Actor):
         """A child has ended: restart it, its siblings too, or give up."""
         self._supervise(message)
 
+    def drain(self) -> None:
+        """Have the workers drain, those that are yet to be started as well. Idempotent."""
+        if not self._draining:
+            self._draining = True
+            for worker in self._workers.values():
+                _tell_to_drain(worker)
+
     def stop_order(self) -> list[list[str]]:
         """Stop what was started dynamically first, then the workers, last started first."""
         dynamic = [name for name in self.children if name not in self._workers]
@@ -100,6 +115,8 @@ class Supervisor(Actor):
                 case StartChild(child, incarnation):
                     worker = self._workers[child]
                     self.start_child(worker.make(), worker.slot, incarnation)
+                    if self._draining:
+                        _tell_to_drain(worker)
                 case StopChild(child):
                     self.children[child].tell(Stop())
                 case Ready():
@@ -112,3 +129,8 @@ class Supervisor(Actor):
                     raise EscalatedError(f"{child} was given up: {error}")
                 case _:
                     assert_never(effect)
+
+
+def _tell_to_drain(worker: Worker) -> None:
+    if worker.drain is not None:
+        worker.slot.tell(worker.drain)

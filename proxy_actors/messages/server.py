@@ -8,9 +8,11 @@ from proxy_actors.messages.base import Message
 
 
 class DrainServer(Message, frozen=True):
-    """Service to server: accept no more, end idle connections, tell ServerDrained when none is
+    """Parent to server: accept no more, end idle connections, tell ServerDrained when none is
     left.
     """
+
+    always_accepted: ClassVar[bool] = True
 
 
 class ConnectionEnded(Message, frozen=True):

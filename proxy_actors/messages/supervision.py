@@ -1,4 +1,4 @@
-"""The effects of supervision, and what a supervisor tells its parent."""
+"""The effects of supervision, what a supervisor tells its parent, and what the root is told."""
 
 from __future__ import annotations
 
@@ -62,6 +62,12 @@ class SupervisorReady(Message, frozen=True):
 
     always_accepted: ClassVar[bool] = True
     name: str
+
+
+class DrainTree(Message, frozen=True):
+    """Service to the root supervisor: have every part of the tree drain that has a part in it."""
+
+    always_accepted: ClassVar[bool] = True
 
 
 SupervisionMessage = Begin | ChildStarted | ChildStopped

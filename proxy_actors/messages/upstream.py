@@ -23,6 +23,8 @@ class Readiness(Message, frozen=True):
 class DrainUpstream(Message, frozen=True):
     """Parent to upstream: take no new calls, tell UpstreamDrained when none runs any more."""
 
+    always_accepted: ClassVar[bool] = True
+
 
 class UpstreamDrained(Message, frozen=True):
     """Upstream to parent: no call is running any more."""

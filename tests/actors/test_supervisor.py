@@ -8,10 +8,11 @@ import pytest
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.root import Root
 from proxy_actors.actors.supervisor import Supervisor, Worker
 from proxy_actors.errors import ActorStoppedError, ConfigurationError
 from proxy_actors.messages.lifecycle import DescribeState, Stop
-from proxy_actors.messages.supervision import Restart, Strategy, SupervisorReady
+from proxy_actors.messages.supervision import DrainTree, Restart, Strategy, SupervisorReady
 from proxy_actors.policy.supervision import Budget
 from tests.actors.stage import Act, Puppet, Stage, failing
 
@@ -190,3 +191,52 @@ def test_transient_worker_that_ends_by_itself_stays_away() -> None:
     assert slot.ref is None
     assert slot.starts == 1
     assert stage.ear.last_words() == []
+
+
+# A drain.
+
+
+class DrainingHouse(House):
+    """A root with workers a, which has a part in a drain, and b, which has none."""
+
+    def __init__(self) -> None:
+        self.stage = Stage()
+        self.history = []
+        self.slots = {name: Slot(name) for name in "ab"}
+        drain = Act(lambda actor: actor.history.append(f"~{actor.name}"))
+        workers = [
+            Worker(self.slots["a"], self.maker("a"), drain=drain),
+            Worker(self.slots["b"], self.maker("b")),
+        ]
+        self.supervisor = Root(self.stage, "house", workers)
+        self.stage.begin(self.supervisor)
+
+    def drain(self) -> None:
+        assert self.supervisor.ref.tell(DrainTree())
+
+
+def test_drain_is_told_to_those_that_have_a_part_in_it_and_once() -> None:
+    house = DrainingHouse()
+    house.drain()
+    house.drain()
+    house.stage.run(1.0)
+    assert house.history == ["+a", "+b", "~a"]
+
+
+def test_worker_that_is_started_anew_in_a_drain_is_told_of_it() -> None:
+    """What must outlive a crash lies with the parent."""
+    house = DrainingHouse()
+    house.drain()
+    house.stage.run(1.0)
+    assert house.crash("a") == ["+a", "~a"]
+    assert house.crash("b") == ["+b"]
+
+
+def test_drain_between_two_incarnations_is_told_to_the_second() -> None:
+    house = DrainingHouse()
+    house.history.clear()
+    assert house.slots["a"].tell(CRASH)
+    assert house.stage.run_until(lambda: house.slots["a"].ref is None)
+    house.drain()
+    house.stage.run(1.0)
+    assert house.history == ["+a", "~a"]
