@@ -37,6 +37,7 @@ class SimPipe:
     def __init__(self, world: SimWorld) -> None:
         self._world = world
         self._underway: list[bytes | _End] = []
+        self._underway_bytes = 0
         self._arrived = bytearray()
         self._eof = False
         self._broken = False
@@ -49,6 +50,8 @@ class SimPipe:
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
         """Take some of what has arrived, of a size by chance."""
         while not self._arrived and not self._eof and not self._broken:
+            if self._reader is not None:
+                raise RuntimeError("two greenlets read the same stream")
             self._reader = self._world.waiter()
             try:
                 self._reader.wait(deadline_s)
@@ -67,11 +70,13 @@ class SimPipe:
 
     def write(self, data: bytes, deadline_s: float) -> None:
         """Send all, waiting for room."""
+        if self._writer is not None:
+            raise RuntimeError("two greenlets write to the same stream")
         rest = memoryview(data)
         while rest:
             if self._broken or self._shut:
                 raise StreamClosedError("broken pipe")
-            room = PIPE_BYTES_MAX - len(self._arrived) - self._bytes_underway()
+            room = PIPE_BYTES_MAX - len(self._arrived) - self._underway_bytes
             if room <= 0:
                 self._writer = self._world.waiter()
                 try:
@@ -79,7 +84,9 @@ class SimPipe:
                 finally:
                     self._writer = None
                 continue
-            self._send(bytes(rest[:room]))
+            piece = bytes(rest[:room])
+            self._underway_bytes += len(piece)
+            self._send(piece)
             rest = rest[room:]
 
     def end(self) -> None:
@@ -94,6 +101,7 @@ class SimPipe:
         """Reset: both ends fail at once, what is underway is lost."""
         self._broken = True
         self._underway.clear()
+        self._underway_bytes = 0
         self._wake_reader()
         self._wake_writer()
 
@@ -112,9 +120,6 @@ class SimPipe:
             self._shut = True
             self._send(end)
             self._wake_writer()
-
-    def _bytes_underway(self) -> int:
-        return sum(len(data) for data in self._underway if isinstance(data, bytes))
 
     def _send(self, data: bytes | _End) -> None:
         self._underway.append(data)
@@ -137,6 +142,7 @@ class SimPipe:
             return
         else:
             assert isinstance(data, bytes)
+            self._underway_bytes -= len(data)
             self._arrived += data
         self._wake_reader()
 

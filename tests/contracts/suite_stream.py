@@ -93,6 +93,25 @@ def contract_reading_goes_on_while_a_write_waits(world: World) -> None:
         assert isinstance(write(world), StreamClosedError)
 
 
+def contract_one_greenlet_reads_at_a_time(world: World) -> None:
+    """Else each would get some of the bytes."""
+    with connected(world) as (near, far):
+        read = _outcome(world, lambda: far.read(100, soon(world)))
+        pass_time(world)
+        _raises(RuntimeError, lambda: far.read(100, soon(world)))
+        near.write((b"for the first",), soon(world))
+        assert read(world) == b"for the first"
+
+
+def contract_one_greenlet_writes_at_a_time(world: World) -> None:
+    with connected(world) as (near, _):
+        write = _outcome(world, lambda: near.write((TOO_MUCH,), math.inf))
+        pass_time(world)
+        _raises(RuntimeError, lambda: near.write((b"second",), soon(world)))
+        near.close()
+        assert isinstance(write(world), StreamClosedError)
+
+
 def contract_closing_resumes_a_parked_reader_and_writer(world: World) -> None:
     with connected(world) as (near, _):
         read = _outcome(world, lambda: near.read(1, math.inf))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.sim.campaign import Scenario
+from tests.sim.plane_scenario import PLANE
 from tests.sim.pool_scenario import POOL
 
-SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (POOL,)}
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (POOL, PLANE)}

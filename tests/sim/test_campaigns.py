@@ -19,6 +19,7 @@ from tests.sim.campaign import (
     assert_found,
     quiet_logs,
     run_one,
+    run_part,
     run_seeds,
 )
 from tests.sim.pool_scenario import POOL
@@ -97,6 +98,15 @@ def test_seeds_that_found_something_once_are_run_first() -> None:
     scenario = Scenario("s", lambda world: run.append(world.random()), frozenset(), 1, found=(7,))
     assert assert_clean(scenario).seeds == 2
     assert run == [SimWorld(7).random(), SimWorld(0).random()]
+
+
+def test_every_seed_is_in_one_part() -> None:
+    run: list[float] = []
+    scenario = Scenario("s", lambda world: run.append(world.random()), frozenset(), 20)
+    first = run_part(scenario, 0)
+    assert assert_clean(scenario).seeds == 20
+    assert sorted(run) == sorted(SimWorld(seed).random() for seed in range(20))
+    assert 1 < first.seeds < 20
 
 
 def test_greenlet_that_nobody_ends_is_a_failure() -> None:

@@ -158,11 +158,19 @@ class VirtualConnection:
         self.stream.close()
 
     def _feed(self, parser: ResponseParser, data: bytes, answer: Answer) -> None:
-        """Feed bytes one by one at an end, so that what belongs to the next answer is left."""
+        """Feed no more than can be of this answer, so that what belongs to the next is left.
+
+        An answer ends with its length, or with a line: of its last chunk, or of its head.
+        """
         at = 0
         while at < len(data) and not parser.complete:
-            parser.feed(data[at : at + 1])
-            at += 1
+            head = parser.head
+            if head is not None and head.content_length is not None:
+                end = at + head.content_length - parser.body_bytes
+            else:
+                end = data.find(b"\n", at) + 1 or len(data)
+            parser.feed(data[at:end])
+            at = end
         self._ahead = data[at:]
         if not data:
             parser.end_of_input()
