@@ -92,14 +92,14 @@ class App:
             http_limits(config),
             _connection_limits(config),
         )
+        # Before the registry, which may have ends of sessions to tell them.
+        upstreams = [worker for worker, _ in assembled]
         workers = [
-            # Upstreams before the registry, which may have ends of sessions to tell them.
-            *(worker for worker, _ in assembled),
             Worker(self._registry, lambda: self._make_registry(store)),
             Worker(self._limiter, self._make_limiter),
             Worker(self._server, self._make_server, drain=DrainServer()),
         ]
-        self.root = Root(world, self._health.name, workers)
+        self.root = Root(world, self._health.name, workers, upstreams=upstreams)
         self._to_drain = {self._server.name, *(worker.slot.name for worker, _ in assembled)}
 
     def start(self, parent: Mailbox) -> None:

@@ -104,15 +104,15 @@ class Plane:
             http,
             limits,
         )
+        upstreams = [
+            Worker(self.upstream, lambda: self._make_upstream(budget), drain=DrainUpstream())
+        ]
         workers = [
-            Worker(
-                self.upstream, lambda: self._make_upstream(budget), drain=DrainUpstream()
-            ),
             Worker(self.registry, lambda: self._make_registry(sessions)),
             Worker(self.limiter, lambda: Limiter(world, self.limiter, buckets_max)),
             Worker(self.server, self._make_server, drain=DrainServer()),
         ]
-        self._tree = Root(world, self.root.name, workers, budget=budget)
+        self._tree = Root(world, self.root.name, workers, budget, upstreams=upstreams)
         self._listener = world.listen(*listen)
 
     def start(self) -> None:

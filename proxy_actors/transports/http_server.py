@@ -22,10 +22,13 @@ from proxy_actors.gateway import rescue
 from proxy_actors.gateway.handle import ClientConnection
 from proxy_actors.gateway.relay import write_response
 from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages.server import ConnectionEnded, DrainServer, ServerDrained
 from proxy_actors.world.base import ByteStream, Listener, World
 
 REFUSE_S_MAX = 1.0
+# How long calls that a stop has cut short may take to be answered.
+ANSWER_S_MAX = 1.0
 
 logger = logging.getLogger("proxy_actors.server")
 
@@ -38,6 +41,7 @@ class HttpServer(Actor):
         self._listener = listener
         self._wiring = wiring
         self._clients = wiring.clients
+        self._stopping = False
 
     def on_start(self) -> None:
         """Serve, unless a drain has begun."""
@@ -53,6 +57,16 @@ class HttpServer(Actor):
             self._drain()
         else:
             self._report()
+
+    def on_stop_requested(self) -> None:
+        """Stop when every connection has ended; a second time, or after a while, at once."""
+        if self._stopping or not self._clients:
+            self.stop()
+            return
+        self._stopping = self._wiring.draining = True
+        self._listener.close()
+        self._clients.close_idle()
+        self.world.timer(ANSWER_S_MAX, self.ref, Stop())
 
     def on_stop(self) -> None:
         """Accept no more, end every connection."""
@@ -73,7 +87,11 @@ class HttpServer(Actor):
         self._report()
 
     def _report(self) -> None:
-        if not self._clients and self.parent is not None:
+        if self._clients:
+            return
+        if self._stopping:
+            self.stop()
+        elif self.parent is not None:
             self.parent.tell(ServerDrained())
 
     def _accept(self, stream: ByteStream) -> None:

@@ -15,6 +15,7 @@ import pytest
 from proxy_actors.actors.subscriber import UNREAD_BYTES_MAX
 from proxy_actors.gateway.handle import READ_BYTES_MAX
 from proxy_actors.gateway.wiring import ConnectionLimits
+from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages.server import ConnectionEnded, ServerDrained
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.transports.http_server import HttpServer
@@ -415,6 +416,39 @@ def test_request_underway_when_the_drain_comes_is_refused_if_it_is_new_work(
         assert answer.error["data"]["reason"] == "draining"
         assert answer.error["data"]["executed"] == "no"
         assert scene.server.executions[1] == 0
+    scene.rest()
+
+
+@pytest.mark.parametrize("drains", [True, False])
+@pytest.mark.parametrize("seed", range(10))
+def test_calls_that_a_stop_cuts_short_are_answered(seed: int, drains: bool) -> None:
+    """P1: when the time for a drain is up, or the tree gives up; nobody is left without a word."""
+    scene = Scene(seed)
+    session = scene.session()
+    scripts = [["pause 60", "json"], ["sse", "note", "pause 60", "answer"], ["sse", "pause 60"]]
+
+    def client() -> list[Answer]:
+        connections = [scene.connection() for _ in scripts]
+        answers = [Answer() for _ in scripts]
+        for n, steps in enumerate(scripts):
+            connection, answer = connections[n], answers[n]
+            connection.send(request(call(n, *steps), session=session))
+            scene.spawn("reader", lambda c=connection, a=answer: c.receive(answer=a))
+        scene.pass_time(12.0)
+        if drains:
+            drain(scene)
+            scene.pass_time(1.0)
+        scene.plane.root.tell(Stop())
+        while scene.plane.root.ref is not None:
+            scene.pass_time(GRAIN_S)
+        for connection in connections:
+            connection.close()
+        return answers
+
+    for n, answer in enumerate(scene.do(client)):
+        assert answer.complete, n
+        assert answer.message["id"] == n
+        assert answer.error["data"]["executed"] == "unknown"
     scene.rest()
 
 

@@ -11,12 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR2, Signals
 
 import pytest
 
 from tests.peers.processes import free_port
 from tests.sim.virtual import call, initialize, note, request
+from tests.wire import proxy_process
+from tests.wire.http_client import Wire
 from tests.wire.http_proxy import HttpProxy, http_proxy, running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
@@ -176,6 +179,46 @@ def test_second_signal_ends_the_process_at_once(
         proxy.signal(number)
         assert proxy.wait() == 1
         assert wire.answer().status is None
+
+
+def test_call_that_outlasts_the_drain_is_answered_all_the_same(
+    upstream: SocketUpstream, tmp_path: Path
+) -> None:
+    """P1: with an error under its id that says that it may have been executed."""
+    settings = {"proxy_actors.service.DRAIN_S_MAX": 0.1}
+    with proxy_process.running(tmp_path, upstream.url, settings=settings) as proxy:
+        address = ("127.0.0.1", proxy.port)
+        session = proxy.session().id
+        with Wire(address) as plain, Wire(address) as events:
+            plain.send(request(call(1, "pause 1", "json"), session=session))
+            events.send(request(call(2, "sse", "note", "pause 1", "answer"), session=session))
+            streamed = events.head()
+            assert events.more(streamed)
+            upstream.wait_for(1)
+            proxy.signal(SIGTERM)
+            answer = plain.answer()
+            while events.more(streamed):
+                pass
+            assert plain.has_ended and events.has_ended
+        assert (answer.status, answer.message["id"]) == (502, 1)
+        assert streamed.complete
+        assert streamed.message["id"] == 2
+        for failed in (answer, streamed):
+            assert failed.error["data"]["executed"] == "unknown"
+        assert proxy.wait() == 0
+        upstream.resume()
+
+
+def test_call_of_a_process_that_outlasts_the_drain_is_answered_too(tmp_path: Path) -> None:
+    settings = {"proxy_actors.service.DRAIN_S_MAX": 0.1}
+    server = proxy_process.SCRIPTED
+    with proxy_process.running(tmp_path, *server, settings=settings) as proxy:
+        session = proxy.session()
+        assert session.call("echo").status == 200
+        silent = session.begin("silence", id=7)
+        proxy.signal(SIGTERM)
+        proxy_process.check_failure(silent.answer(), 502, "process-exited", "unknown", id=7)
+        assert proxy.wait() == 0
 
 
 def test_hangup_changes_nothing(proxy: HttpProxy, upstream: SocketUpstream) -> None:
