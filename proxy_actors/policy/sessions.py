@@ -384,7 +384,7 @@ class SessionPolicy:
                 continue
             if entry.uses:
                 entry.used_s = now_s
-            if entry.changed and not entry.saving:
+            if entry.changed:
                 writes.append(self._save(entry, now_s))
             elif entry.used_s > entry.stored_s:
                 entry.stored_s = entry.used_s

@@ -419,6 +419,19 @@ def test_what_a_client_sets_is_saved_one_write_at_a_time() -> None:
     assert bench.written(second) == []
 
 
+def test_stopping_writes_down_what_was_set_while_another_write_is_underway() -> None:
+    """Nobody will hear how that one ended."""
+    bench = Bench()
+    key = key_of(bench.create())
+    bench.tell(m.SetLogLevel(key, "debug"))
+    assert bench.tell(m.SetSubscription(key, "file:///a", True)) == []
+    (write,) = bench.tell(m.FlushDue())
+    (saved,) = writes_of(write)
+    assert isinstance(saved, SaveSession)
+    session = saved.row.session
+    assert (session.log_level, session.subscriptions) == ("debug", ("file:///a",))
+
+
 def test_what_is_set_already_is_not_written() -> None:
     bench = Bench()
     key = key_of(bench.create())

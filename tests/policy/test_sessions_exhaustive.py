@@ -13,7 +13,6 @@ from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
 from tests.defects import Defect, planted
 from tests.policy.session_explorer import Scope, explore
 
-TO_THE_END = 99
 SHORT = SessionLimits(sessions_max=2, idle_timeout_s=60.0, lifetime_max_s=100.0)
 
 ONE = SessionLimits(sessions_max=1, idle_timeout_s=1e6, lifetime_max_s=1e6)
@@ -29,7 +28,7 @@ FAILED_CRASHES = Scope(
     crashes=("actor", "process"),
 )
 LEVELS = Scope(
-    TO_THE_END, principals=("a",), sessions_max=1, uses_max=0, asks_max=0, levels=True,
+    18, principals=("a",), sessions_max=1, uses_max=0, asks_max=0, levels=True,
     failures=True, sweeps=True, crashes=("process",),
 )
 TIME = Scope(

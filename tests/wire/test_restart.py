@@ -6,6 +6,7 @@ any restart, one whose DELETE was answered is not. What was not answered may hav
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import shutil
@@ -25,6 +26,7 @@ from tests.scripted_server import Link, ScriptedServer, Seen
 from tests.sim.virtual import Answer, call, initialize, note, request
 from tests.wire.http_client import Wire
 from tests.wire.http_proxy import HttpProxy, running
+from tests.wire.proxy_process import SCRIPTED
 from tests.wire.socket_upstream import SocketUpstream, ThreadSignal
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -129,6 +131,33 @@ def test_session_at_shared_children_goes_on(mode: str, state: Path) -> None:
     with running(ANYWHERE, *words) as proxy:
         assert echo(proxy, session, "after kill -9") == "after kill -9"
         assert ask(proxy, request(tool("echo", message="x"), session=other)).status == 404
+
+
+def test_new_shared_child_is_told_what_clients_of_the_old_one_had_set(state: Path) -> None:
+    """Level and subscriptions are in the row; who has subscribed hears of the resource again."""
+    words = ("--state-dir", str(state), "--stdio", "shared", "--", *SCRIPTED)
+    uri = "file:///watched"
+    with running(ANYWHERE, *words) as proxy:
+        session = proxy.session()
+        for method, params in (
+            ("logging/setLevel", {"level": "warning"}), ("resources/subscribe", {"uri": uri})
+        ):
+            message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            assert ask(proxy, request(message, session=session)).message["result"] == {}
+        stop(proxy, signal.SIGTERM)
+    with running(ANYWHERE, *words) as proxy, proxy.wire() as stream:
+
+        def told() -> str:
+            return ask(proxy, request(tool("lines"), session=session)).body.decode()
+
+        stream.send(request(None, "GET", session=session))
+        heard = stream.head()
+        eventually(lambda: "logging/setLevel" in told() and "resources/subscribe" in told())
+        assert "warning" in told() and uri in told()
+        updated = json.dumps(note("notifications/resources/updated", uri=uri)) + "\n"
+        assert ask(proxy, request(tool("say", text=updated), session=session)).status == 200
+        while uri.encode() not in heard.body:
+            assert stream.more(heard)
 
 
 def test_session_with_a_child_of_its_own_ends_with_it(state: Path) -> None:
