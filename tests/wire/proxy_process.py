@@ -19,24 +19,21 @@ import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from proxy_actors.transports.guardian import ProcessTable
 
 from .guardian_peer import wait_gone
+from .waiting import PATIENCE_S, eventually
 
-WITHIN_S = 20.0
-LOOK_AGAIN_S = 0.01
 VERSION = "2025-11-25"
 SCRIPTED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("scripted_child.py")))
 
 Json = dict[str, Any]  # Any: JSON
-T = TypeVar("T")
 
 _WITH_SETTINGS = """
 import functools, importlib, json, sys
@@ -48,15 +45,6 @@ for name, value in json.loads(sys.argv.pop(1)).items():
 from proxy_actors.__main__ import main
 sys.exit(main())
 """
-
-
-def eventually(condition: Callable[[], T], what: str = "") -> T:
-    """Look until the condition is true, and return what it says."""
-    deadline_s = time.monotonic() + WITHIN_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline_s, f"it never came true: {what or condition}"
-        time.sleep(LOOK_AGAIN_S)
-    return value
 
 
 @dataclass
@@ -223,7 +211,7 @@ class ProxyProcess:
         if self._idle:
             connection = self._idle.pop()
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
             self._connections.add(connection)
         connection.request(method, path, body, fields)
         return Pending(self, connection)
@@ -313,7 +301,7 @@ class ProxyProcess:
             session.delete()
         self._sessions.clear()
         self.leave()
-        eventually(lambda: (self.fds(), len(self.children())) == stock, f"{stock}")
+        eventually(lambda: (self.fds(), len(self.children())) == stock)
 
     def rss_bytes(self) -> int:
         """How much memory it holds."""
@@ -322,7 +310,7 @@ class ProxyProcess:
 
     def wait(self) -> int:
         """Wait for its end and return its status."""
-        return self._process.wait(WITHIN_S)
+        return self._process.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """Ask it to end, and see that it does so cleanly and with everybody below it."""

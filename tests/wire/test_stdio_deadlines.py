@@ -12,7 +12,8 @@ from proxy_actors.transports.guardian import ProcessTable
 
 from .conftest import Served, serve
 from .fates import working
-from .proxy_process import ProxyProcess, check_failure, eventually
+from .proxy_process import ProxyProcess, check_failure
+from .waiting import eventually
 
 SETTINGS = {
     "proxy_actors.config.model.Upstream": {"call_timeout_s": 1.5},

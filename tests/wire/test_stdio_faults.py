@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from .fates import Bystander, working
-from .proxy_process import ProxyProcess, check_failure, eventually
+from .proxy_process import ProxyProcess, check_failure
+from .waiting import eventually
 
 MEGABYTE = 1 << 20
 FRAME_MEGABYTES_MAX = 16

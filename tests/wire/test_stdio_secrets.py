@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from .proxy_process import SCRIPTED, ProxyProcess, Session, eventually, running
+from .proxy_process import SCRIPTED, ProxyProcess, Session, running
+from .waiting import eventually
 
 LOGGING = """
 [loggers]
