@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .proxy_process import WITHIN_S, ProxyProcess, eventually, running
+from .proxy_process import ProxyProcess, running
+from .waiting import PATIENCE_S, eventually
 
 DEMO = (sys.executable, "-m", "proxy_actors.demo")
 CALL = (sys.executable, "-m", "proxy_actors", "call")
@@ -35,13 +36,13 @@ def test_the_answer_to_the_printed_line_names_the_demo_server(demo: ProxyProcess
         given["-d"].encode(),
         dict(field.split(": ", 1) for field in fields),
     )
-    with urllib.request.urlopen(asked, timeout=WITHIN_S) as answer:
+    with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
         assert b'"proxy-actors-demo"' in answer.read()
 
 
 def test_a_call_prints_what_the_tool_returned_and_nothing_else(demo: ProxyProcess) -> None:
     done = subprocess.run(
-        [*CALL, demo.url, "add", "a=20", "b=22"], capture_output=True, timeout=WITHIN_S
+        [*CALL, demo.url, "add", "a=20", "b=22"], capture_output=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"42\n", b"")
 
