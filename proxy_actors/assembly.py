@@ -87,7 +87,7 @@ class Assembly:
             world,
             slot,
             Pool(pool_slot, table, name),
-            UpstreamFields(url),
+            UpstreamFields(url, settings.headers),
             Handshake(self._registry, name),
             self._registry,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,10 +79,13 @@ def install(path: str | None = None, level: str | None = None) -> Path:
     """
     if level is not None and level.upper() not in logging.getLevelNamesMapping():
         raise ConfigurationError(f"{level!r} is not a log level")
+    # Brings socket, which nobody needs who only looks at a file.
+    from logging.config import fileConfig
+
     chosen = _choose(path)
     try:
         with chosen.open(encoding="utf-8") as file:
-            logging.config.fileConfig(file, disable_existing_loggers=False)
+            fileConfig(file, disable_existing_loggers=False)
     except Exception as error:  # fileConfig evaluates the file's text: it can raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"logging cannot be set up from {chosen}: {reason}") from error

@@ -116,8 +116,8 @@ def parse_url(text: str) -> str:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{text!r} is not a URL: {error}") from error
+    except ValueError as error:  # its text may quote a password
+        raise ConfigurationError(f"{text!r} is not a URL with a host and a port") from error
     if parts.scheme not in ("http", "https"):
         raise ConfigurationError(f"{text!r} is not an http:// or https:// URL")
     if not parts.hostname or port == 0:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from proxy_actors.errors import ConfigurationError
 
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
-_REFERENCE = re.compile(r"\$(?:(\$)|\{([^}]*)\})")
+BYTES_MAX = 64 * 1024
+_REFERENCE = re.compile(r"\$(?:(\$)|\{([^}]*)(\}?))")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -22,11 +22,16 @@ def interpolate(text: str, environment: Mapping[str, str]) -> str:
     """Return the text with every reference replaced by what it refers to.
 
     Raises:
-        ConfigurationError: something is unset or unreadable, or no reference of this form exists.
+        ConfigurationError: something is unset or unreadable, or no reference of this form exists;
+            its text quotes names and paths, and never a value.
     """
 
     def replaced(match: re.Match[str]) -> str:
-        return "$" if match[1] else _value(match[2], environment)
+        if match[1]:
+            return "$"
+        if not match[3]:
+            raise ConfigurationError("${ is not closed; write $$ for a dollar sign")
+        return _value(match[2], environment)
 
     return _REFERENCE.sub(replaced, text)
 
@@ -39,30 +44,43 @@ def refers(text: str) -> bool:
 def _value(reference: str, environment: Mapping[str, str]) -> str:
     source, colon, rest = reference.partition(":")
     if colon and source == "file":
-        return _read(Path(rest), f"${{{reference}}}")
+        if not rest.startswith("/"):
+            raise ConfigurationError("${file:...} needs a path from the root, such as /etc/token")
+        return _read(rest, f"${{{reference}}}")
     if colon and source == "credential":
-        directory = environment.get(CREDENTIALS_DIRECTORY)
-        if directory is None:
-            raise ConfigurationError(
-                f"${{{reference}}}: there are no credentials (systemd's LoadCredential= gives them)"
-            )
-        if not rest or "/" in rest or rest.startswith("."):
-            raise ConfigurationError(f"${{{reference}}}: a credential is named without a path")
-        return _read(Path(directory, rest), f"${{{reference}}}")
+        return _credential(rest, environment)
     name, has_default, default = reference.partition(":-")
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"${{{reference}}} is no reference; write $$ for a dollar sign")
+        raise ConfigurationError("no reference has this form; write $$ for a dollar sign")
+    if "${" in default:
+        raise ConfigurationError(f"the default of {name} cannot be a reference")
     value = environment.get(name)
     if value is None and not has_default:
         raise ConfigurationError(f"the environment variable {name} is not set")
     return default if not value and has_default else str(value)
 
 
-def _read(path: Path, reference: str) -> str:
+def _credential(name: str, environment: Mapping[str, str]) -> str:
+    """Read what systemd has put where the service alone can read it (systemd.exec(5))."""
+    if not name or "/" in name or name.startswith("."):
+        raise ConfigurationError("${credential:...} needs a name, which is no path")
+    directory = environment.get(CREDENTIALS_DIRECTORY)
+    if directory is None:
+        raise ConfigurationError(
+            f"${{credential:{name}}}: there are none; systemd's LoadCredential= gives them"
+        )
+    return _read(f"{directory}/{name}", f"${{credential:{name}}}")
+
+
+def _read(path: str, reference: str) -> str:
     """Read a secret; one line end at the end of the file is not part of it."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as file:
+            data = file.read(BYTES_MAX + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not valid UTF-8"
         raise ConfigurationError(f"{reference} cannot be read: {reason}") from error
+    if len(data) > BYTES_MAX:
+        raise ConfigurationError(f"{reference} has more than {BYTES_MAX} bytes")
     return text.removesuffix("\n").removesuffix("\r")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,12 +11,12 @@ import msgspec
 from proxy_actors.config import positions
 from proxy_actors.config.model import Config
 from proxy_actors.config.positions import Position, Positions
-from proxy_actors.config.problems import Problem, Problems, Severity
-from proxy_actors.config.reading import Missing, Reader
+from proxy_actors.config.problems import Problems
+from proxy_actors.config.reading import Reader
 from proxy_actors.config.rules import Rules
 from proxy_actors.errors import ConfigurationError, ConfigurationFileError
 
-FILE_BYTES_MAX = 4 * 1024 * 1024
+FILE_CHARACTERS_MAX = 4 * 1024 * 1024
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -37,19 +36,19 @@ def load(path: str, environment: Mapping[str, str]) -> Loaded:
     text = read_text(path)
     try:
         raw = tomllib.loads(text)
+        places = positions.of_toml(text)
     except tomllib.TOMLDecodeError as error:
-        return syntax_error(path, text, str(error))
-    return judge(raw, Problems(path, positions.of_toml(text)), environment)
+        return _syntax_error(path, text, str(error))
+    except (RecursionError, ValueError) as error:
+        return unreadable(path, text, error)
+    return judge(raw, Problems(path, places), environment)
 
 
 def judge(
     raw: Mapping[str, object], problems: Problems, environment: Mapping[str, str]
 ) -> Loaded:
     """Make the configuration of tables that were read."""
-    try:
-        config = Reader(problems, environment).section(Config, raw, ())
-    except Missing:
-        return Loaded(None, problems)
+    config = Reader(problems, environment).section(Config, raw, ())
     Rules(config, raw, problems).check()
     return Loaded(None if problems.errors else config, problems)
 
@@ -81,24 +80,32 @@ def read_text(path: str) -> str:
         ConfigurationError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
-        if os.path.getsize(path) > FILE_BYTES_MAX:
-            raise ConfigurationError(f"{path} is too large to be a configuration")
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(FILE_CHARACTERS_MAX + 1)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text") from error
+    if len(text) > FILE_CHARACTERS_MAX:
+        raise ConfigurationError(f"{path} is too large to be a configuration")
+    return text
 
 
-def syntax_error(path: str, text: str, message: str) -> Loaded:
-    """Say where a text ends to be what it should be."""
+def unreadable(path: str, text: str, error: RecursionError | ValueError) -> Loaded:
+    """Say what keeps a text from being read that breaks no rule of its format."""
+    nested = isinstance(error, RecursionError)
+    problems = Problems(path, Positions(text))
+    told = "tables or arrays are nested too deep" if nested else "a number has too many digits"
+    problems.syntax_error(Position(1, 1), told)
+    return Loaded(None, problems)
+
+
+def _syntax_error(path: str, text: str, message: str) -> Loaded:
     match = _TOML_PLACE.search(message)
-    lines = text.splitlines() or [""]
+    lines = text.split("\n")
     place = Position(len(lines), len(lines[-1]) + 1)
     if match is not None and match[1]:
         place = Position(int(match[1]), int(match[2]))
     problems = Problems(path, Positions(text))
-    told = message[: match.start()] if match else message
-    problems.found.append(Problem(Severity.ERROR, place, f"{told[0].lower()}{told[1:]}"))
+    problems.syntax_error(place, message[: match.start()] if match else message)
     return Loaded(None, problems)

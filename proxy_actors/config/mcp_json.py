@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy_actors.config import positions
-from proxy_actors.config.load import Loaded, judge, read_text, syntax_error, usable
+from proxy_actors.config.load import Loaded, judge, read_text, unreadable, usable
 from proxy_actors.config.positions import Path, Position, Positions
-from proxy_actors.config.problems import Problem, Problems, Severity
+from proxy_actors.config.problems import Problems, suggestion
 
 _SERVERS = "mcpServers"
 _NOT_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _STDIO = ("command", "args", "env", "cwd")
 _HTTP = ("url", "headers")
+NAME_CHARACTERS_MAX = 56  # a number is added to one that is taken
 _SWITCHES = ("disabled", "enabled", "type")
 _HTTP_TYPES = ("http", "streamable-http", "streamableHttp")
 
@@ -33,30 +34,31 @@ def load(path: str, environment: Mapping[str, str]) -> Loaded:
     text = read_text(path)
     try:
         raw = json.loads(text)
+        places = positions.of_json(text)
     except json.JSONDecodeError as error:
         problems = Problems(path, Positions(text))
-        place = Position(error.lineno, error.colno)
-        problems.found.append(Problem(Severity.ERROR, place, error.msg[0].lower() + error.msg[1:]))
+        problems.syntax_error(Position(error.lineno, error.colno), error.msg)
         return Loaded(None, problems)
-    except RecursionError:
-        return syntax_error(path, text, "nested too deep")
-    problems = Problems(path, positions.of_json(text))
+    except (RecursionError, ValueError) as error:
+        return unreadable(path, text, error)
+    problems = Problems(path, places)
+    for repeated in places.repeated:
+        problems.error(repeated, f'"{repeated[-1]}" is there twice')
     servers = raw.get(_SERVERS) if isinstance(raw, dict) else None
     if not isinstance(servers, dict):
-        problems.error((), f'there is no object "{_SERVERS}"')
+        problems.error((_SERVERS,), f'there is no object "{_SERVERS}"', at_value=True)
         return Loaded(None, problems)
     for key in raw.keys() - {_SERVERS}:
-        problems.warn((key,), f'"{key}" is ignored')
+        _ignore((key,), problems)
     upstreams: dict[str, Any] = {}
     for name, server in servers.items():
         upstream = _upstream((_SERVERS, name), server, problems)
         if upstream is not None:
-            unique = _name(name, upstreams)
-            upstreams[unique] = upstream
-            problems.positions.rename(("upstreams", unique), (_SERVERS, name))
-    if not upstreams and not problems.errors:
-        problems.error((_SERVERS,), "there is no server that is enabled and can be served")
-    if problems.errors:
+            upstreams[_place(name, upstream, upstreams, problems)] = upstream
+    if not upstreams:
+        if not problems.errors:
+            text = "there is no server that is enabled and can be served"
+            problems.error((_SERVERS,), text)
         return Loaded(None, problems)
     return judge({"upstreams": upstreams}, problems, environment)
 
@@ -72,27 +74,45 @@ def load_or_fail(path: str, environment: Mapping[str, str]) -> Loaded:
 
 def _upstream(path: Path, server: Any, problems: Problems) -> dict[str, Any] | None:
     """Make the table of an upstream; None for a server that is not to be served."""
+    name = path[1]
     if not isinstance(server, dict):
-        problems.error(path, f"{path[1]} must be an object", at_value=True)
+        problems.hide(path)
+        problems.error(path, f"{name} must be an object", at_value=True)
         return None
+    for switch in ("disabled", "enabled"):
+        if not isinstance(server.get(switch, True), bool):
+            problems.hide((*path, switch))
+            problems.error((*path, switch), f"{switch} is true or false", at_value=True)
     if server.get("disabled") is True or server.get("enabled") is False:
-        problems.warn(path, f"{path[1]} is disabled, and left out")
+        problems.warn(path, f"{name} is disabled, and left out")
         return None
     kind = server.get("type", "http" if "url" in server else "stdio")
     if kind == "sse":
-        problems.warn(path, f"{path[1]} speaks HTTP+SSE, which is not served yet, and is left out")
+        problems.warn(path, f"{name} speaks HTTP+SSE, which is not served yet, and is left out")
         return None
-    known = (*_HTTP, *_SWITCHES) if "url" in server else (*_STDIO, *_SWITCHES)
-    for key in server.keys() - set(known):
-        problems.warn((*path, key), f'"{key}" of {path[1]} is ignored')
-    if kind not in ("stdio", *_HTTP_TYPES):
-        problems.error((*path, "type"), f"{path[1]}: the type {kind!r} is not known", at_value=True)
-    if "url" in server:
-        return {key: server[key] for key in _HTTP if key in server}
-    command = server.get("command")
-    arguments = server.get("args", [])
-    if not isinstance(command, str) or not isinstance(arguments, list):
-        problems.error(path, f'{path[1]} needs a "url", or a "command" and a list "args"')
+    if kind != "stdio" and kind not in _HTTP_TYPES:
+        problems.hide((*path, "type"))
+        hint = suggestion(str(kind), ("stdio", "http"))
+        problems.error((*path, "type"), f"{name}: type is stdio or http", hint, at_value=True)
+        return None
+    known = _STDIO if kind == "stdio" else _HTTP
+    for key in server.keys() - {*known, *_SWITCHES}:
+        _ignore((*path, key), problems)
+    if kind == "stdio":
+        return _stdio(path, server, problems)
+    if "url" not in server:
+        problems.error(path, f'{name} needs a "url"')
+        return None
+    return {key: server[key] for key in _HTTP if key in server}
+
+
+def _stdio(path: Path, server: dict[str, Any], problems: Problems) -> dict[str, Any] | None:
+    command, arguments = server.get("command"), server.get("args", [])
+    if not isinstance(command, str):
+        problems.error(path, f'{path[1]} needs a "command", or a "url"')
+        return None
+    if not isinstance(arguments, list):
+        problems.error((*path, "args"), "args must be a list", at_value=True)
         return None
     return {
         "command": [command, *arguments],
@@ -100,9 +120,29 @@ def _upstream(path: Path, server: Any, problems: Problems) -> dict[str, Any] | N
     }
 
 
+def _ignore(path: Path, problems: Problems) -> None:
+    problems.hide(path)
+    where = f" of {path[1]}" if len(path) > 1 else ""
+    problems.warn(path, f'"{path[-1]}"{where} is ignored')
+
+
+def _place(
+    name: str, upstream: Mapping[str, Any], taken: Mapping[str, Any], problems: Problems
+) -> str:
+    """Find the name under which a server is served, and say where it stands in the text."""
+    unique = _name(name, taken)
+    stands_at, place = (_SERVERS, name), ("upstreams", unique)
+    if unique != name:
+        problems.warn(stands_at, f"{name} is served at /mcp/{unique}")
+    problems.positions.rename(place, stands_at)
+    for number in range(1, len(upstream.get("command", ()))):
+        problems.positions.rename((*place, "command", number), (*stands_at, "args", number - 1))
+    return unique
+
+
 def _name(name: str, taken: Mapping[str, Any]) -> str:
     """Make a name that can stand in a path, different from those that are taken."""
-    plain = _NOT_IN_NAME.sub("-", name.lower()).strip("-_")[:60] or "server"
+    plain = _NOT_IN_NAME.sub("-", name.lower()).strip("-_")[:NAME_CHARACTERS_MAX] or "server"
     number = 2
     unique = plain
     while unique in taken:

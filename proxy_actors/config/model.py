@@ -16,6 +16,10 @@ from proxy_actors.options import StdioMode
 
 VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+# What may hold a secret, with everything below it: it is never shown. `args` is that of mcpServers.
+SECRET = frozenset({"args", "command", "env", "headers", "sha256", "url"})
+# Settings of the file that nothing reads yet.
+NOT_YET = frozenset({"logs", "metrics", "tls"})
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -30,6 +34,14 @@ def _doc(text: str) -> Meta:
 
 class Section(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
     """A table of the file."""
+
+    def __repr__(self) -> str:
+        """Show everything but what may be secret."""
+        shown = (
+            f"{name}={'****' if name in SECRET else repr(getattr(self, name))}"
+            for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class ListenerTls(Section, frozen=True, kw_only=True):
@@ -290,7 +302,7 @@ class Config(Section, frozen=True, kw_only=True):
         str, _doc("The upstream at /mcp. Empty: the first one.")
     ] = ""
     tls: ListenerTls | None = None
-    upstreams: dict[Name, Upstream]
+    upstreams: dict[Name, Upstream] = {}
     http: Http = Http()
     sessions: Sessions = Sessions()
     auth: Auth = Auth()

@@ -7,6 +7,9 @@ valid by then. Owns nothing else: it never judges and never decodes a value.
 from __future__ import annotations
 
 import re
+import tomllib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, but old
 from typing import Any
 
@@ -14,7 +17,8 @@ import msgspec
 
 Path = tuple[str | int, ...]
 
-_TOML_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+HIDDEN = "****"
+_TOML_BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _TOML_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _TOML_STRINGS = (
     re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.S),
@@ -22,7 +26,7 @@ _TOML_STRINGS = (
     re.compile(r'"(?:[^"\\]|\\.)*"'),
     re.compile(r"'[^']*'"),
 )
-_TOML_SCALAR = re.compile(r"[^,\]}#\r\n]*")
+_TOML_SCALAR = re.compile(r"[^,\]}#\n]*")
 _JSON_BLANK = re.compile(r"[ \t\r\n]*")
 _JSON_SCALAR = re.compile(r"[^,\]}\s]*")
 
@@ -36,13 +40,20 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Positions:
-    """The places of a text's keys and values, by path."""
+    """The places of a text's keys and values, by path.
+
+    Attributes:
+        repeated: keys that stand more than once in one JSON object; the last one counts.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._line_starts = [0, *(match.end() for match in re.finditer("\n", text))]
         self._keys: dict[Path, tuple[int, int]] = {}
         self._values: dict[Path, int] = {}
+        self._scalars: list[tuple[int, int, Path]] = []
         self._renamed: dict[Path, Path] = {}
+        self.repeated: list[Path] = []
 
     def rename(self, path: Path, stands_at: Path) -> None:
         """Say that what is called `path` from now on stands in the text at another one."""
@@ -52,13 +63,24 @@ class Positions:
         """Note a key that stands from one offset to another; the first mention counts."""
         self._keys.setdefault(path, (start, end))
 
+    def note_again(self, path: Path, start: int, end: int) -> None:
+        """Note a key whose last mention counts, with what is below it."""
+        if path in self._keys:
+            self.repeated.append(path)
+            self._keys = {key: x for key, x in self._keys.items() if key[: len(path)] != path}
+        self._keys[path] = (start, end)
+
     def note_value(self, path: Path, start: int) -> None:
-        """Note where a value begins."""
-        self._values.setdefault(path, start)
+        """Note where a value begins; the last mention counts."""
+        self._values[path] = start
+
+    def note_scalar(self, path: Path, start: int, end: int) -> None:
+        """Note from where to where a value stands that is no table and no array; in order."""
+        self._scalars.append((start, end, path))
 
     def of_key(self, path: Path) -> Position:
         """Find a key, or the nearest table around it."""
-        path = self._in_text(path)
+        path = self.in_text(path)
         while path and path not in self._keys:
             path = path[:-1]
         start, end = self._keys.get(path, (0, 1))
@@ -66,15 +88,31 @@ class Positions:
 
     def of_value(self, path: Path) -> Position:
         """Find the value of a key, or else the key."""
-        start = self._values.get(self._in_text(path))
+        start = self._values.get(self.in_text(path))
         return self.of_key(path) if start is None else self._position(start, start + 1)
 
-    def line(self, number: int) -> str:
-        """Return a line of the text."""
-        lines = self._text.splitlines()
-        return lines[number - 1] if number <= len(lines) else ""
+    def quoted(self, place: Position, is_secret: Callable[[Path], bool]) -> tuple[str, str, str]:
+        """Return the line of a place: what stands before it, what is meant, and what follows.
 
-    def _in_text(self, path: Path) -> Path:
+        Args:
+            is_secret: whether the value at a path, as it is called in the text, is not to be shown.
+        """
+        line_start = self._line_starts[place.line - 1]
+        line_end = self._text.find("\n", line_start)
+        line = list(self._text[line_start : None if line_end < 0 else line_end])
+        first = bisect_left(self._scalars, (line_start,))
+        for start, end, path in self._scalars[max(0, first - 1) :]:
+            if start >= line_start + len(line):
+                break
+            if end > line_start and is_secret(path):
+                shown = slice(max(0, start - line_start), end - line_start)
+                covered = len(line[shown])
+                line[shown] = [HIDDEN, *[""] * (covered - 1)][:covered]
+        at, behind = place.column - 1, place.column - 1 + place.length
+        return "".join(line[:at]), "".join(line[at:behind]), "".join(line[behind:])
+
+    def in_text(self, path: Path) -> Path:
+        """Return what a path is called in the text."""
         for length in range(len(path), 0, -1):
             stands_at = self._renamed.get(path[:length])
             if stands_at is not None:
@@ -82,8 +120,8 @@ class Positions:
         return path
 
     def _position(self, start: int, end: int) -> Position:
-        line_start = self._text.rfind("\n", 0, start) + 1
-        return Position(self._text.count("\n", 0, start) + 1, start - line_start + 1, end - start)
+        line = bisect_right(self._line_starts, start)
+        return Position(line, start - self._line_starts[line - 1] + 1, end - start)
 
 
 class _Toml:
@@ -119,11 +157,12 @@ class _Toml:
         for number, (name, start, end) in enumerate(parts):
             path = (*path, name)
             last = number == len(parts) - 1
+            self.positions.note_key(path, start, end)
             if last and is_array:
                 self._arrays[path] = self._arrays.get(path, -1) + 1
             if path in self._arrays:
                 path = (*path, self._arrays[path])
-            self.positions.note_key(path, start, end)
+                self.positions.note_key(path, start, end)
         self._table = path
 
     def _read_pair(self, table: Path) -> None:
@@ -140,9 +179,10 @@ class _Toml:
         while True:
             self._skip_blank()
             start = self._at
-            self._at = self._end_of_string() or self._end_of(_TOML_BARE)
+            end_of_string = self._end_of_string()
+            self._at = end_of_string or self._end_of(_TOML_BARE)
             name = self._text[start:self._at]
-            parts.append((name.strip("\"'"), start, self._at))
+            parts.append((_unquoted(name) if end_of_string else name, start, self._at))
             self._skip_blank()
             if self._text[self._at] != ".":
                 return parts
@@ -165,7 +205,10 @@ class _Toml:
                     index += 1
             self._at += 1
         else:
+            start = self._at
             self._at = self._end_of_string() or self._end_of(_TOML_SCALAR)
+            end = start + len(self._text[start : self._at].rstrip())
+            self.positions.note_scalar(path, start, end)
 
     def _end_of_string(self) -> int:
         for pattern in _TOML_STRINGS:
@@ -200,9 +243,11 @@ class _Json:
 
     def _read_value(self, path: Path) -> None:
         opening = self._next()
-        self.positions.note_value(path, self._at)
+        start = self._at
+        self.positions.note_value(path, start)
         if opening == '"':
             self._read_string()
+            self.positions.note_scalar(path, start, self._at)
         elif opening in "[{":
             self._at += 1
             index = 0
@@ -219,11 +264,12 @@ class _Json:
             match = _JSON_SCALAR.match(self._text, self._at)
             assert match is not None
             self._at = match.end()
+            self.positions.note_scalar(path, start, self._at)
 
     def _read_pair(self, path: Path) -> None:
         start = self._at
         key = (*path, self._read_string())
-        self.positions.note_key(key, start, self._at)
+        self.positions.note_again(key, start, self._at)
         self._next()
         self._at += 1  # the colon
         self._read_value(key)
@@ -232,6 +278,11 @@ class _Json:
         value: Any  # Any: json has no type hints for it
         value, self._at = scanstring(self._text, self._at + 1)
         return str(value)
+
+
+def _unquoted(name: str) -> str:
+    """Decode a quoted key: what its escapes mean is tomllib's to say."""
+    return next(iter(tomllib.loads(f"{name} = 0")))
 
 
 def of_toml(text: str) -> Positions:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
 
+from proxy_actors.config.model import SECRET
 from proxy_actors.config.positions import Path, Position, Positions
 from proxy_actors.logs import printable
 
@@ -20,16 +20,23 @@ class Severity(StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong, and where. `hint` says how to mend it."""
+    """One thing that is wrong, and where. `hint` says how to mend it.
+
+    The line of one that is not `quoted` is not shown.
+    """
 
     severity: Severity
     position: Position
     text: str
     hint: str = ""
+    quoted: bool = True
 
 
 class Problems:
     """Everything that was found in one file.
+
+    No text of a problem holds a value, and in the lines that are shown the values of settings that
+    may be secret, and of those that nobody knows, are stars.
 
     Args:
         file: its name, as the author gave it.
@@ -41,6 +48,8 @@ class Problems:
         self.positions = positions
         self.found: list[Problem] = []
         self._wrong: set[Path] = set()
+        self._unread: set[Path] = set()
+        self._hidden: set[Path] = set()
 
     def error(self, path: Path, text: str, hint: str = "", at_value: bool = False) -> None:
         """Note an error at a key, or at its value."""
@@ -50,6 +59,26 @@ class Problems:
     def warn(self, path: Path, text: str, hint: str = "") -> None:
         """Note something legal but suspicious."""
         self._note(Severity.WARNING, path, text, hint, False)
+
+    def syntax_error(self, place: Position, text: str) -> None:
+        """Note where a text ends to be what it should be.
+
+        Its line is not shown: nobody can tell what of it is a secret.
+        """
+        shown = f"{text[:1].lower()}{text[1:]}"
+        self.found.append(Problem(Severity.ERROR, place, shown, quoted=False))
+
+    def hide(self, path: Path) -> None:
+        """Note that nobody knows what the value of a key is, so that it may be a secret."""
+        self._hidden.add(self.positions.in_text(path))
+
+    def note_unread(self, path: Path) -> None:
+        """Note a row of an array that could not be read, and so is not in what was read."""
+        self._unread.add(path)
+
+    def is_read(self, path: Path) -> bool:
+        """Whether a row of an array is in what was read."""
+        return path not in self._unread
 
     def concern(self, path: Path) -> bool:
         """Whether there is an error at a path or below it."""
@@ -76,11 +105,23 @@ class Problems:
     def _block(self, problem: Problem) -> str:
         place = problem.position
         head = f"{self.file}:{place.line}:{place.column}: {problem.severity}: {problem.text}"
-        number = f"{place.line}"
-        line = printable(self.positions.line(place.line))
-        mark = " " * (place.column - 1) + "^" * place.length
         hint = f" {problem.hint}" if problem.hint else ""
-        return f"{printable(head)}\n  {number} | {line}\n  {' ' * len(number)} | {mark}{hint}"
+        if not problem.quoted:
+            return printable(head + hint)
+        parts = self.positions.quoted(place, self._is_secret)
+        before, meant, after = (printable(part.replace("\t", " ")) for part in parts)
+        number = f"{place.line}"
+        mark = " " * len(before) + "^" * max(1, len(meant))
+        return (
+            f"{printable(head)}\n"
+            f"  {number} | {before}{meant}{after}\n"
+            f"  {' ' * len(number)} | {mark}{printable(hint)}"
+        )
+
+    def _is_secret(self, path: Path) -> bool:
+        if any(part in SECRET for part in path):
+            return True
+        return any(path[:length] in self._hidden for length in range(1, len(path) + 1))
 
 
 def dotted(path: Path) -> str:
@@ -93,6 +134,8 @@ def dotted(path: Path) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return what was probably meant; empty when nothing is near."""
+    import difflib  # only where there is something to suggest: `check` is to be quick
+
     close = difflib.get_close_matches(word, list(known), n=1)
     return f'did you mean "{close[0]}"?' if close else ""
 

@@ -20,6 +20,8 @@ from proxy_actors.config.problems import Problems, dotted, suggestion
 from proxy_actors.errors import ConfigurationError
 
 _PATH_OF_MSGSPEC = re.compile(r" - at `\$.*`$")
+# What no command, no path and no field can hold.
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Missing(Exception):
@@ -45,10 +47,10 @@ class Reader:
             Missing: it is no table, or a value is missing that has no default.
         """
         if not isinstance(table, dict):
-            self._problems.error(path, f"{dotted(path)} must be a table", at_value=True)
-            raise Missing
+            raise self._no_table(path)
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key in table.keys() - fields.keys():
+            self._problems.hide((*path, key))
             where = f" in {dotted(path)}" if path else ""
             self._problems.error(
                 (*path, key), f'unknown key "{key}"{where}', suggestion(key, fields)
@@ -78,14 +80,13 @@ class Reader:
             return self._map(key_kind, value_kind, value, path)
         if get_origin(bare) is tuple and isinstance(value, list):
             (item, _) = get_args(bare)
-            items = ((n, item, x, (*path, n)) for n, x in enumerate(value))
-            return tuple(x for _, x in self._all(items))
+            rows = ((n, item, x, (*path, n)) for n, x in enumerate(value))
+            return tuple(x for _, x in self._all(rows))
         return self._leaf(kind, value, path)
 
     def _map(self, key_kind: Any, value_kind: Any, value: Any, path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
-            self._problems.error(path, f"{dotted(path)} must be a table", at_value=True)
-            raise Missing
+            raise self._no_table(path)
         names = list(value)
         for name in names:
             try:
@@ -103,7 +104,7 @@ class Reader:
             try:
                 read.append((name, self._value(kind, value, path)))
             except Missing:
-                pass
+                self._problems.note_unread(path)
         return read
 
     def _leaf(self, kind: Any, value: Any, path: Path) -> Any:
@@ -111,12 +112,19 @@ class Reader:
             from_elsewhere = isinstance(value, str) and refers(value)
             if isinstance(value, str):
                 value = interpolate(value, self._environment)
+                if _UNSENDABLE.search(value):
+                    raise ConfigurationError("this has a NUL, or half of a character")
             return msgspec.convert(value, kind, strict=not from_elsewhere)  # "8808" is a number
         except ConfigurationError as error:
             self._problems.error(path, f"{dotted(path)}: {error}", at_value=True)
         except msgspec.ValidationError as error:
             self._note_unfit(kind, value, path, error)
         raise Missing
+
+    def _no_table(self, path: Path) -> Missing:
+        self._problems.hide(path)
+        self._problems.error(path, f"{dotted(path)} must be a table", at_value=True)
+        return Missing()
 
     def _note_unfit(
         self, kind: Any, value: object, path: Path, error: msgspec.ValidationError
@@ -128,6 +136,8 @@ class Reader:
         else:
             told = _PATH_OF_MSGSPEC.sub("", str(error)).replace("`", "")
             text, hint = f"{told[0].lower()}{told[1:]}", ""
+            if isinstance(value, dict) and get_origin(bare) is tuple:
+                hint = f"write [[{dotted(path)}]]"
         self._problems.error(path, f"{dotted(path)}: {text}", hint, at_value=True)
 
 

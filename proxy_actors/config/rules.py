@@ -1,32 +1,48 @@
-"""What must hold between settings, and what is legal but looks like a mistake."""
+"""What must hold between settings, and what is legal but looks like a mistake.
+
+No text quotes a value: where one came from elsewhere, nobody knows what it is.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from proxy_actors.config.interpolation import refers
-from proxy_actors.config.model import Config, LimitKey, Upstream
+from proxy_actors.config.model import NOT_YET, Config, LimitKey, Rule, Upstream
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems, suggestion
 from proxy_actors.errors import ConfigurationError
 from proxy_actors.options import StdioMode, parse_listen, parse_url
 
-_LOOPBACK = ("127.", "::1", "localhost")
+T = TypeVar("T")
+
+_LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|localhost")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 _UNPINNED = re.compile(r"(@[\w.-]+/)?[\w.-]+")
+_VARIABLE = re.compile(r"[^=]+")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# Fields that the proxy writes itself, or that belong to one connection.
+_NOT_SETTABLE = re.compile(
+    r"accept(-encoding)?|connection|content-(length|type)|date|expect|forwarded|host"
+    r"|http2-settings|keep-alive|last-event-id|max-forwards|mcp-(protocol-version|session-id)"
+    r"|proxy-.*|sec-.*|te|trailer|transfer-encoding|upgrade|via|x-forwarded-.*"
+    r"|x-proxy-actors-.*|x-real-ip.*"
+)
 _RESERVED_RULES = ("address", "initialize", "key-failures")
 _SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|authorization)")
+_SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 class Rules:
     """Checks one configuration.
 
     Args:
-        config: what was read.
-        raw: the tables as they stand in the file, to see what came from elsewhere.
+        config: what was read; what could not be read has its default.
+        raw: the tables as they stand in the file, to see what is there and what from elsewhere.
     """
 
     def __init__(self, config: Config, raw: Mapping[str, Any], problems: Problems) -> None:
@@ -36,148 +52,199 @@ class Rules:
 
     def check(self) -> None:
         """Note everything that is wrong."""
-        config, problems = self._config, self._problems
-        host = self._check_listen()
-        if not config.upstreams and not problems.concern(("upstreams",)):
-            problems.error(("upstreams",), "there is no upstream", "add [upstreams.NAME]")
-        if config.default_upstream and config.default_upstream not in config.upstreams:
-            problems.error(
-                ("default-upstream",), f'there is no upstream "{config.default_upstream}"',
-                suggestion(config.default_upstream, config.upstreams), at_value=True,
-            )
-        for name, upstream in config.upstreams.items():
-            if not problems.concern(("upstreams", name)):
-                self._check_upstream(("upstreams", name), upstream)
+        self._check_exposure()
+        self._check_names()
+        for name, upstream in self._config.upstreams.items():
+            self._check_upstream(("upstreams", name), upstream)
         self._check_keys()
-        self._check_limits()
-        exposed = bool(host) and not host.startswith(_LOOPBACK)
-        if exposed and not config.keys and config.tls is None:
+        names = set(_RESERVED_RULES)
+        for path, rule in self._rows(("rate-limits", "rules"), self._config.rate_limits.rules):
+            if rule.name in names:
+                self._problems.error((*path, "name"), "this name is taken", at_value=True)
+            names.add(rule.name)
+            self._check_rule(path, rule)
+        self._check_effect()
+
+    def _check_exposure(self) -> None:
+        """Look at who may reach the proxy, and at whom it serves."""
+        config, problems = self._config, self._problems
+        try:
+            host = parse_listen(config.listen)[0]
+        except ConfigurationError as error:
+            problems.error(("listen",), _without(config.listen, error), at_value=True)
+            host = ""
+        mutual = config.tls is not None and config.tls.client_ca
+        if host and not _LOOPBACK.fullmatch(host) and config.auth.anonymous and not mutual:
             problems.warn(
-                ("listen",), f"everybody who reaches {host} can use every upstream",
+                ("listen",), "everybody who reaches this address can use every upstream",
                 "add [[keys]] and set auth.anonymous = false",
             )
-        if not config.keys and not config.auth.anonymous:
+        if not config.auth.anonymous and not self._raw.get("keys"):
             problems.error(("auth", "anonymous"), "without keys nobody is served", "add [[keys]]")
+        for number, origin in enumerate(config.http.allowed_origins):
+            if not _ORIGIN.fullmatch(origin):
+                place = ("http", "allowed-origins", number)
+                text = "an origin is SCHEME://HOST or SCHEME://HOST:PORT"
+                problems.error(place, text, at_value=True)
 
-    def _check_listen(self) -> str:
-        try:
-            return parse_listen(self._config.listen)[0]
-        except ConfigurationError as error:
-            self._problems.error(("listen",), str(error), at_value=True)
-            return ""
+    def _check_names(self) -> None:
+        config, problems = self._config, self._problems
+        if not self._given(("upstreams",)) and not problems.concern(("upstreams",)):
+            problems.error(("upstreams",), "there is no upstream", "add [upstreams.NAME]")
+        self._check_upstream_name(("default-upstream",), config.default_upstream)
+
+    def _check_upstream_name(self, path: Path, name: str) -> None:
+        """Look for an upstream; one that has mistakes is there all the same."""
+        known = self._given(("upstreams",))
+        if name and name not in known:
+            hint = suggestion(name, known)
+            self._problems.error(path, "there is no such upstream", hint, at_value=True)
 
     def _check_upstream(self, path: Path, upstream: Upstream) -> None:
-        problems = self._problems
-        given = self._given(path)
-        if bool(upstream.command) == bool(upstream.url):
+        problems, given = self._problems, self._given(path)
+        if ("command" in given) == ("url" in given):
             problems.error(path, f"{path[1]} needs either command or url, exactly one of them")
             return
-        if upstream.url:
-            self._check_url(path, upstream)
-            misplaced = given.keys() & {"env", "cwd", "stdio", "children", "sessions-max"}
+        if "url" in given:
+            misplaced = {"env", "cwd", "stdio", "children", "sessions-max"}
+            self._check_url((*path, "url"), upstream)
+            self._check_headers((*path, "headers"), upstream)
         else:
-            misplaced = given.keys() & {"headers", "pool", "tls"}
-            self._check_command(path, upstream)
-        for key in sorted(misplaced):
-            kind = "a command" if upstream.url else "a url"
+            misplaced = {"headers", "pool", "tls"}
+            self._check_command((*path, "command"), upstream)
+            self._check_env((*path, "env"), upstream)
+            if upstream.stdio is not StdioMode.POOL and "children" in given:
+                problems.error((*path, "children"), 'children is about stdio = "pool"')
+            if upstream.stdio is not StdioMode.SESSION and "sessions-max" in given:
+                problems.error((*path, "sessions-max"), 'sessions-max is about stdio = "session"')
+        for key in sorted(given.keys() & misplaced):
+            kind = "a command" if "url" in given else "a url"
             problems.error((*path, key), f"{key} is about {kind}")
-        if upstream.stdio is not StdioMode.POOL and "children" in given:
-            problems.error((*path, "children"), 'children is about stdio = "pool"')
-        if upstream.stdio is not StdioMode.SESSION and "sessions-max" in given:
-            problems.error((*path, "sessions-max"), 'sessions-max is about stdio = "session"')
         if upstream.pool.idle_min > upstream.pool.connections_max:
             problems.error((*path, "pool", "idle-min"), "idle-min is more than connections-max")
 
     def _check_url(self, path: Path, upstream: Upstream) -> None:
-        problems = self._problems
-        try:
-            parse_url(upstream.url)
-        except ConfigurationError as error:
-            problems.error((*path, "url"), str(error), at_value=True)
+        problems, url = self._problems, upstream.url
+        if problems.concern(path):
             return
-        secure = upstream.url.startswith("https:")
-        for name, value in upstream.headers.items():
-            place = (*path, "headers", name)
-            if not (_FIELD_NAME.fullmatch(name) and _FIELD_VALUE.fullmatch(value)):
-                problems.error(place, f"{name!r} is no header field, or its value no field's")
-            self._warn_of_literal_secret(place, name, value)
+        try:
+            parts = urlsplit(parse_url(url))
+        except ConfigurationError as error:
+            problems.error(path, _without(url, error), at_value=True)
+            return
+        secure = parts.scheme == "https"
+        if secure:
+            problems.error(path, "https:// is not served yet", at_value=True)
+        elif upstream.headers and not _LOOPBACK.fullmatch(parts.hostname or ""):
+            headers = (*path[:-1], "headers")
+            problems.warn(headers, "headers are sent over plain http to another machine")
+        if "tls" in self._given(path[:-1]) and not secure:
+            problems.error((*path[:-1], "tls"), "tls is about an https:// url")
         if bool(upstream.tls.certificate) != bool(upstream.tls.key):
-            problems.error((*path, "tls"), "certificate and key come together")
-        host = upstream.url.partition("://")[2]
-        if upstream.headers and not secure and not host.startswith(_LOOPBACK):
-            problems.warn((*path, "headers"), "headers are sent over plain http to another machine")
-        if "tls" in self._given(path) and not secure:
-            problems.error((*path, "tls"), "tls is about an https:// url")
+            problems.error((*path[:-1], "tls"), "certificate and key come together")
+
+    def _check_headers(self, path: Path, upstream: Upstream) -> None:
+        names: set[str] = set()
+        for name, value in upstream.headers.items():
+            twin = name.lower().replace("_", "-")
+            if not _FIELD_NAME.fullmatch(name):
+                self._problems.error((*path, name), "this is no name of a header field")
+            elif not _FIELD_VALUE.fullmatch(value) or value != value.strip(" \t"):
+                self._problems.error((*path, name), "this value cannot stand in a header field")
+            elif _NOT_SETTABLE.fullmatch(twin):
+                self._problems.error((*path, name), "the proxy says this itself")
+            elif twin in names:
+                self._problems.error((*path, name), "this field is there twice")
+            names.add(twin)
+            self._warn_of_literal_secret((*path, name), name)
 
     def _check_command(self, path: Path, upstream: Upstream) -> None:
+        if self._problems.concern(path):
+            return
+        if not upstream.command or not upstream.command[0]:
+            self._problems.error(path, "the command is empty", at_value=True)
+            return
         program, *arguments = upstream.command
         if program.rpartition("/")[2] in ("npx", "uvx", "bunx"):
             package = next((word for word in arguments if not word.startswith("-")), "")
             if _UNPINNED.fullmatch(package):
                 self._problems.warn(
-                    (*path, "command"), f"{package} has no version: each start may bring another",
-                    f"write {package}@VERSION",
+                    path, "the package has no version: each start may bring another one",
+                    "write PACKAGE@VERSION",
                 )
-        for name, value in upstream.env.items():
-            self._warn_of_literal_secret((*path, "env", name), name, value)
 
-    def _warn_of_literal_secret(self, path: Path, name: str, value: str) -> None:
-        raw = self._given(path[:-1]).get(str(path[-1]), "")
-        if value and _SECRET_NAME.search(name) and isinstance(raw, str) and not refers(raw):
+    def _check_env(self, path: Path, upstream: Upstream) -> None:
+        for name in upstream.env:
+            if not _VARIABLE.fullmatch(name):
+                self._problems.error((*path, name), "this is no name of a variable")
+            self._warn_of_literal_secret((*path, name), name)
+
+    def _warn_of_literal_secret(self, path: Path, name: str) -> None:
+        written = self._written(path)
+        if written and _SECRET_NAME.search(name.replace("-", "_")) and not refers(written):
             self._problems.warn(
                 path, f"{name} is written in the file",
                 "use ${VAR}, ${file:/path} or ${credential:name}",
             )
 
     def _check_keys(self) -> None:
-        for what in ("id", "sha256"):
-            seen: set[str] = set()
-            for number, key in enumerate(self._config.keys):
-                value = getattr(key, what).lower()
-                if what == "sha256" and value in seen:
-                    self._problems.error(("keys", number, what), "this key is there twice")
-                seen.add(value)
-        for number, key in enumerate(self._config.keys):
-            if key.id == "anonymous":
-                self._problems.error(("keys", number, "id"), "anonymous is who shows no key")
-            if key.tier != "default" and key.tier not in self._tiers():
-                self._problems.warn(
-                    ("keys", number, "tier"), f'no rule has a rate for the tier "{key.tier}"',
-                    suggestion(key.tier, self._tiers()),
-                )
-
-    def _tiers(self) -> set[str]:
-        return {tier for rule in self._config.rate_limits.rules for tier in rule.tiers}
-
-    def _check_limits(self) -> None:
         problems = self._problems
-        seen: set[str] = set(_RESERVED_RULES)
-        for path, rule in self._numbered_rules():
-            if rule.name in seen:
-                self._problems.error((*path, "name"), f'the name "{rule.name}" is taken')
-            seen.add(rule.name)
-            if problems.concern(path):
-                continue
-            if (rule.key is LimitKey.HEADER) != bool(rule.header):
-                text = 'header goes with key = "header", and the other way round'
-                self._problems.error(path, text)
-            elif rule.header and not _FIELD_NAME.fullmatch(rule.header):
-                self._problems.error((*path, "header"), "this is no name of a header field")
-            if rule.upstream and rule.upstream not in self._config.upstreams:
-                self._problems.error(
-                    (*path, "upstream"), f'there is no upstream "{rule.upstream}"',
-                    suggestion(rule.upstream, self._config.upstreams), at_value=True,
-                )
-            if rule.tool and rule.method not in ("", "tools/call"):
-                self._problems.error((*path, "method"), "a tool is called by tools/call")
+        digests: set[str] = set()
+        tiers = {tier for rule in self._config.rate_limits.rules for tier in rule.tiers}
+        for path, key in self._rows(("keys",), self._config.keys):
+            digest = key.sha256.lower()
+            if digest in digests:
+                problems.error((*path, "sha256"), "this key is there twice")
+            if digest == _SHA256_OF_NOTHING:
+                problems.error((*path, "sha256"), "this is the digest of nothing")
+            digests.add(digest)
+            if key.id == "anonymous":
+                problems.error((*path, "id"), "anonymous is who shows no key")
+            if key.tier != "default" and key.tier not in tiers:
+                hint = suggestion(key.tier, tiers)
+                problems.warn((*path, "tier"), "no rule has a rate for this tier", hint)
 
-    def _numbered_rules(self) -> Iterator[tuple[Path, Any]]:
-        for number, rule in enumerate(self._config.rate_limits.rules):
-            yield ("rate-limits", "rules", number), rule
+    def _check_rule(self, path: Path, rule: Rule) -> None:
+        problems = self._problems
+        if problems.concern((*path, "key")):
+            return
+        if (rule.key is LimitKey.HEADER) != bool(rule.header):
+            problems.error(path, 'header goes with key = "header", and the other way round')
+        elif rule.header and not _FIELD_NAME.fullmatch(rule.header):
+            problems.error((*path, "header"), "this is no name of a header field", at_value=True)
+        self._check_upstream_name((*path, "upstream"), rule.upstream)
+        if rule.tool and rule.method not in ("", "tools/call"):
+            problems.error((*path, "method"), "a tool is called by tools/call", at_value=True)
+
+    def _check_effect(self) -> None:
+        """Say of what is set that it does nothing yet; what would protect must not do nothing."""
+        for key in sorted(self._raw.keys() & NOT_YET):
+            note = self._problems.error if key == "tls" else self._problems.warn
+            note((key,), f"{key} has no effect yet")
+
+    def _rows(self, path: Path, read: tuple[T, ...]) -> Iterator[tuple[Path, T]]:
+        """Yield what was read of an array, each row with its own place."""
+        rows = self._written(path)
+        count = len(rows) if isinstance(rows, list) else 0
+        paths = ((*path, number) for number in range(count))
+        yield from zip((x for x in paths if self._problems.is_read(x)), read, strict=True)
 
     def _given(self, path: Path) -> Mapping[str, Any]:
         """Return a table as it stands in the file; empty where there is none."""
-        table: Any = self._raw
-        for part in path:
-            table = table.get(part, {}) if isinstance(table, dict) else {}
+        table = self._written(path)
         return table if isinstance(table, dict) else {}
+
+    def _written(self, path: Path) -> Any:
+        """Return what stands in the file; None where nothing does."""
+        value: Any = self._raw
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+
+def _without(value: str, error: ConfigurationError) -> str:
+    """Return what an error says, without the value that it quotes."""
+    return str(error).replace(repr(value), "this")

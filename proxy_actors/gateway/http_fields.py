@@ -6,6 +6,7 @@ as long as its fields stay the same, since clients repeat themselves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from proxy_actors.errors import ConfigurationError, RefusedError
@@ -36,14 +37,14 @@ _HEADS_MAX = 64
 class Forwarded:
     """What of a client's fields passes on, worked out once for as long as they stay the same.
 
-    `heads` remembers the heads rendered from them, by session and length of the body.
+    `heads` remembers the heads rendered from them, by upstream, session and length of the body.
     """
 
     __slots__ = ("fields", "heads")
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
-        self.heads: dict[tuple[str, int], bytes] = {}
+        self.heads: dict[tuple[UpstreamFields, str, int], bytes] = {}
 
 
 class UpstreamUrl:
@@ -65,17 +66,27 @@ class UpstreamUrl:
 
 
 class UpstreamFields:
-    """Makes the fields of requests to one upstream."""
+    """Makes the fields of requests to one upstream.
 
-    def __init__(self, url: UpstreamUrl) -> None:
+    Args:
+        url: where it is.
+        headers: fields that every request carries, whatever the client says; they are secret.
+    """
+
+    def __init__(self, url: UpstreamUrl, headers: Mapping[str, str] = {}) -> None:
         self.target = url.target
         self._host = (b"host", url.authority)
+        self._configured: Fields = [
+            (name.lower().encode("ascii"), value.encode("latin-1"))
+            for name, value in headers.items()
+        ]
+        self._names = frozenset(_twin(name) for name, _ in self._configured)
 
     def head_of_post(
         self, forwarded: Forwarded, session: Session | None, body_bytes: int
     ) -> bytes:
         """Return the head of a POST on behalf of a client."""
-        key = ("" if session is None else session.key, body_bytes)
+        key = (self, "" if session is None else session.key, body_bytes)
         head = forwarded.heads.get(key)
         if head is None:
             fields = [
@@ -84,7 +95,7 @@ class UpstreamFields:
                 _ACCEPT_BOTH,
                 (b"content-length", b"%d" % body_bytes),
                 *_session_fields(session),
-                *forwarded.fields,
+                *self._with_configured(forwarded.fields),
             ]
             head = request_head(b"POST", self.target, fields)
             if len(forwarded.heads) >= _HEADS_MAX:
@@ -94,15 +105,22 @@ class UpstreamFields:
 
     def head_of_get(self, forwarded: Forwarded, session: Session) -> bytes:
         """Return the head of a GET for a standalone stream on behalf of a client."""
-        fields = [self._host, _ACCEPT_STREAM, *_session_fields(session), *forwarded.fields]
+        passed = self._with_configured(forwarded.fields)
+        fields = [self._host, _ACCEPT_STREAM, *_session_fields(session), *passed]
         return request_head(b"GET", self.target, fields)
 
     def own(self, session_id: str | None, version: str, body_bytes: int = 0) -> Fields:
         """Return the fields of a request in the proxy's own name."""
-        fields = [self._host, _ACCEPT_BOTH]
+        fields = [self._host, _ACCEPT_BOTH, *self._configured]
         if body_bytes:
             fields += [_CONTENT_JSON, (b"content-length", b"%d" % body_bytes)]
         return [*fields, *_session_id_fields(session_id, version)]
+
+    def _with_configured(self, passed: Fields) -> Fields:
+        """Add the configured fields; a client's own of the same names are left out."""
+        if not self._configured:
+            return passed
+        return [*(x for x in passed if _twin(x[0]) not in self._names), *self._configured]
 
 
 def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -> Forwarded:
@@ -133,13 +151,18 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -
 
 
 def _may_pass(name: bytes) -> bool:
-    """Whether a client may say this to an upstream.
+    """Whether a client may say this to an upstream."""
+    name = _twin(name)
+    return not (name in _OURS or name in HOP_BY_HOP or name.startswith(_OUR_PREFIXES))
+
+
+def _twin(name: bytes) -> bytes:
+    """Return the name under which an upstream may take this one.
 
     An upstream behind CGI or its heirs cannot tell X_Y from X-Y (RFC 3875 section 4.1.18), so
     neither may say what the other may not.
     """
-    name = name.replace(b"_", b"-")
-    return not (name in _OURS or name in HOP_BY_HOP or name.startswith(_OUR_PREFIXES))
+    return name.replace(b"_", b"-")
 
 
 def session_id_of(fields: Fields) -> str | None:

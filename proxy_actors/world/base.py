@@ -129,6 +129,10 @@ class ChildCommand(msgspec.Struct, frozen=True):
     env: Mapping[str, str]
     cwd: str | None = None
 
+    def __repr__(self) -> str:
+        """Name the program alone: arguments and variables hold secrets."""
+        return f"ChildCommand({self.argv[0]!r}, ...)"
+
 
 class ExitStatus(msgspec.Struct, frozen=True):
     """How a child ended: an exit code, or the signal that ended it."""

@@ -184,6 +184,55 @@ def test_rendered_heads_are_those_of_their_session_and_length() -> None:
     assert b"mcp-session-id" not in fields.head_of_post(forwarded, None, 3)
 
 
+CONFIGURED = {"Authorization": "Bearer secret", "X-Tenant": "caf\u00e9"}
+
+
+def configured_heads(*fields: tuple[bytes, bytes]) -> list[list[bytes]]:
+    """Make every kind of head for an upstream with fields of its own."""
+    upstream = UpstreamFields(UpstreamUrl("http://up.test/"), CONFIGURED)
+    forwarded = forwarded_fields([HOST, *fields], HOST[1], "192.0.2.7", PSEUDONYM)
+    own = [b"%b: %b" % field for field in upstream.own("up-1", "2025-11-25", 5)]
+    return [
+        lines(upstream.head_of_post(forwarded, None, 5)),
+        lines(upstream.head_of_post(forwarded, session(), 5)),
+        lines(upstream.head_of_get(forwarded, session())),
+        own,
+    ]
+
+
+def test_configured_fields_are_sent_with_every_request() -> None:
+    """Those in the proxy's own name too."""
+    for head in configured_heads():
+        assert b"authorization: Bearer secret" in head
+        assert b"x-tenant: caf\xe9" in head
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-tenant", b"x_tenant", b"x-own"])
+def test_client_cannot_say_what_is_configured(name: bytes) -> None:
+    """THR-T7: by its twin with underscores neither, nor have it stripped; the rest passes."""
+    nominated = [] if name == b"authorization" else [(b"connection", name)]
+    for fields in ([(name, b"forged")], [(name, b"forged"), *nominated]):
+        for head in configured_heads(*fields):
+            forged = [line for line in head if b"forged" in line]
+            passes = name == b"x-own" and len(fields) == 1 and b"via" in b" ".join(head)
+            assert forged == ([b"x-own: forged"] if passes else [])
+            assert b"authorization: Bearer secret" in head
+            assert b"x-tenant: caf\xe9" in head
+
+
+def test_head_for_one_upstream_is_not_sent_to_another() -> None:
+    """One connection may go to several; each has its own fields, and they are secret."""
+    forwarded = Forwarded([])
+    for key in (None, session()):
+        first_head = UpstreamFields(UpstreamUrl("http://a.test/"), CONFIGURED).head_of_post(
+            forwarded, key, 5
+        )
+        other = UpstreamFields(UpstreamUrl("http://b.test/")).head_of_post(forwarded, key, 5)
+        assert b"secret" in first_head
+        assert b"secret" not in other
+        assert b"host: b.test" in other
+
+
 @pytest.mark.parametrize(
     ("value", "id"),
     [
