@@ -9,6 +9,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:8808
 PYTEST_ARGS ?=
+# Tests of one module run in one process, modules side by side.
+JOBS ?= 2
 SEEDS ?= 100000
 
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
 
 test: lint peers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m flake8

@@ -91,6 +91,7 @@ class App:
             date,
             http_limits(config),
             _connection_limits(config),
+            config.logs.access,
         )
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [worker for worker, _ in assembled]

@@ -46,7 +46,13 @@ def run(options: RunOptions) -> int:
     from proxy_actors import logs
 
     logs.install(options.logging_ini, options.log_level)
-    return _Service(options, guardian).run()
+    from proxy_actors.transports import log_queue
+
+    queue = log_queue.install()
+    try:
+        return _Service(options, guardian, queue.drain).run()
+    finally:
+        queue.drain()
 
 
 def _allow_descriptors() -> None:
@@ -62,7 +68,12 @@ def _allow_descriptors() -> None:
 class _Service:
     """One run. It is the root supervisor's parent: its mailbox is a list and a waiter."""
 
-    def __init__(self, options: RunOptions, guardian: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        guardian: tuple[int, int] | None,
+        write_log: Callable[[], object],
+    ) -> None:
         from proxy_actors.app import App
         from proxy_actors.config.quick import config_of
         from proxy_actors.storage.open import open_store
@@ -71,6 +82,7 @@ class _Service:
         from proxy_actors.world.gevent_world import GeventWorld
 
         self._options = options
+        self._write_log = write_log
         self._guardian = None if guardian is None else GuardianClient(*guardian)
         self._world = GeventWorld(self._guardian)
         config, told = config_of(options, os.environ)
@@ -159,6 +171,7 @@ class _Service:
             self._stops += 1
             if self._stops > 1:
                 logger.warning("stopped_at_once")
+                self._write_log()
                 os._exit(FAILED)  # children end with the guardian, whose socket closes with us
             self.tell("stop")
 

@@ -49,7 +49,7 @@ def _post(exchange: Exchange, wiring: Wiring) -> Response:
     if exchange.message.kind is not Kind.REQUEST:
         exchange.route.forwarder.post(exchange)
         return ACCEPTED
-    if stack.is_initialize(exchange):
+    if exchange.opens_session:
         return exchange.route.forwarder.initialize(exchange)
     return exchange.route.forwarder.call(exchange)
 

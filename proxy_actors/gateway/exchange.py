@@ -52,6 +52,7 @@ class Exchange:
         deadline_s: when the answer must have come.
         messages: the JSON-RPC messages of the body: one, or those of a batch.
         batch: whether the body was an array.
+        opens_session: whether it is `initialize`, alone in its body.
         keeper: keeps the upstream connection for the client connection's next exchange.
         holder: keeps the use of the session likewise; None for a message of a batch.
         tokens: what the client's address may send; None for a message of a batch.
@@ -61,8 +62,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "accepted", "batch", "deadline_s", "holder", "id", "keeper", "messages", "peer",
-        "principal", "request", "session", "tier", "tokens",
+        "accepted", "batch", "deadline_s", "holder", "id", "keeper", "messages",
+        "opens_session", "peer", "principal", "request", "session", "tier", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +87,7 @@ class Exchange:
         self.tokens = tokens
         self.messages: tuple[Message, ...] = ()
         self.batch = False
+        self.opens_session = False
         self.principal = ANONYMOUS
         self.tier = DEFAULT_TIER
         self.session: Session | None = None

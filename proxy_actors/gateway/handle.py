@@ -14,6 +14,7 @@ from proxy_actors.errors import (
     StreamClosedError,
 )
 from proxy_actors.gateway import rescue
+from proxy_actors.gateway.access_log import log_access
 from proxy_actors.gateway.answer import answer
 from proxy_actors.gateway.exchange import AcceptedHead, Exchange, request_name
 from proxy_actors.gateway.forwarder import CALL_S_MAX
@@ -88,8 +89,9 @@ class ClientConnection:
         wiring = self._wiring
         exchange: Exchange | None = None
         reader: Reader | None = None
+        status = 0
+        exchange_id, began_s = wiring.next_exchange_id(), wiring.world.now_s()
         try:
-            exchange_id = wiring.next_exchange_id()
             try:
                 accepted = self._accept(request.head)
                 route = accepted.route
@@ -99,7 +101,7 @@ class ClientConnection:
                     request,
                     accepted,
                     self._stream.peer,
-                    wiring.world.now_s() + call_s_max,
+                    began_s + call_s_max,
                     self._keeper,
                     self._holder,
                     self._tokens,
@@ -110,6 +112,7 @@ class ClientConnection:
             except Exception as error:  # whatever it is, the client gets an answer
                 id = None if exchange is None else exchange.answer_id
                 response = rescue.respond(error, id, request_name(exchange_id))
+            status = response.status
             close = close or response.close or wiring.draining
             if reader is None:
                 return write_response(self._stream, response, request.head, wiring, close)
@@ -119,6 +122,9 @@ class ClientConnection:
                 )
         finally:
             self._holder.end()
+            if wiring.access_log:
+                seconds = wiring.world.now_s() - began_s
+                log_access(exchange_id, request.head, exchange, status, seconds)
 
     def _accept(self, head: RequestHead) -> AcceptedHead:
         """Judge a head; one that repeats only once."""

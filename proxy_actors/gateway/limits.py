@@ -112,6 +112,8 @@ class Limits:
         Raises:
             FailedError: rate-limited; nothing was drawn.
         """
+        if not self._rules and not exchange.opens_session:
+            return
         requests = [x for x in exchange.messages if x.kind is Kind.REQUEST]
         buckets = [bucket for x in requests for bucket in self._buckets(exchange, x)]
         if buckets:
@@ -132,12 +134,11 @@ class Limits:
 
     def refusal(self, limited: Limited, exchange: Exchange) -> FailedError:
         """Make the error for a request that was not granted."""
-        opens = any(message.method == INITIALIZE for message in exchange.messages)
         after_s = max(limited.after_s, 0.001)
         return FailedError(
             Reason.RATE_LIMITED,
             "too many requests",
-            status=503 if opens else None,
+            status=503 if exchange.opens_session else None,
             side=Side.CLIENT,
             retry_after_s=after_s if after_s < math.inf else None,
             headers=self._fields(limited, after_s),

@@ -82,6 +82,11 @@ def admit_body(exchange: Exchange, wiring: Wiring) -> None:
     admitted = admit(exchange.request.body)
     exchange.batch = isinstance(admitted, tuple)
     exchange.messages = admitted if isinstance(admitted, tuple) else (admitted,)
+    exchange.opens_session = (
+        not exchange.batch
+        and exchange.message.kind is Kind.REQUEST
+        and exchange.message.method == INITIALIZE
+    )
 
 
 def authenticate(exchange: Exchange, wiring: Wiring) -> None:
@@ -119,12 +124,13 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
     A session lives at one upstream, and is unknown at the endpoints of others.
     """
     front_id = exchange.accepted.front_id
-    if is_initialize(exchange):
+    if exchange.opens_session:
         if front_id is not None:
             raise RefusedError(400, "initialize opens a session and cannot be sent within one")
         return
-    if any(message.method == INITIALIZE for message in exchange.messages):
-        raise RefusedError(400, "initialize must not be part of a batch")
+    for message in exchange.messages:
+        if message.method == INITIALIZE:
+            raise RefusedError(400, "initialize must not be part of a batch")
     if front_id is None:
         raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
     assert exchange.holder is not None
@@ -158,14 +164,6 @@ STEPS_OF_POST: tuple[Step, ...] = (
 )
 STEPS_OF_GET: tuple[Step, ...] = (take_address, authenticate, check_version, find_session)
 STEPS_OF_DELETE: tuple[Step, ...] = (authenticate, check_version, find_session)  # never limited
-
-
-def is_initialize(exchange: Exchange) -> bool:
-    """Whether the exchange is a client's `initialize`, alone in its body."""
-    if exchange.batch or not exchange.messages:
-        return False
-    message = exchange.message
-    return message.kind is Kind.REQUEST and message.method == INITIALIZE
 
 
 def _check_path(head: RequestHead, route: Route | None) -> None:

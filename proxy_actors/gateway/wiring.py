@@ -85,6 +85,7 @@ class Wiring:
         streams: the event streams by name.
         date: the present value of the Date field.
         clients: the connections of clients.
+        access_log: whether every request is logged.
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
     """
@@ -104,6 +105,7 @@ class Wiring:
         date: Callable[[], bytes],
         http: HttpLimits = HttpLimits(),
         limits: ConnectionLimits = ConnectionLimits(),
+        access_log: bool = False,
     ) -> None:
         self.world = world
         self.names = names
@@ -118,6 +120,7 @@ class Wiring:
         self.date = date
         self.http = http
         self.limits = limits
+        self.access_log = access_log
         self.bodies = BodyBudget(limits.body_bytes_total_max)
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")

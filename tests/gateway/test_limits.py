@@ -251,7 +251,7 @@ DEFECTS: list[tuple[Defect, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("defect", "test"), DEFECTS, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("defect", "test"), DEFECTS, ids=[str(row[0]) for row in DEFECTS])
 def test_these_tests_find_what_is_planted(defect: Defect, test: Any) -> None:
     with planted(defect), pytest.raises(AssertionError):
         test()
