@@ -6,6 +6,7 @@ becomes of calls is shown in `tests/gateway`; here, that it is so on the wire.
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -498,6 +499,31 @@ def test_answer_that_is_no_http_is_502_and_its_connection_is_gone(answer: str) -
         eventually(lambda: upstream.server.links == 0)
         with proxy.wire() as wire:
             assert result_of(wire.ask(request(call(2), session=session))) == "n=2"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirect_is_not_followed(wire: Wire, session: str, n: int, status: int) -> None:
+    """N14, THR-T11: nowhere, with nobody's credentials."""
+    with SocketUpstream(sessions=False) as elsewhere:
+        step = f"{status} Location: {elsewhere.url}"
+        answer = wire.ask(request(call(n, step), session=session))
+        assert (answer.status, answer.error["data"]["reason"]) == (502, "upstream-protocol")
+        assert answer.field(b"location") is None
+        assert elsewhere.server.seen == []
+
+
+def test_coded_answer_was_not_asked_for_and_is_not_inflated(
+    wire: Wire, session: str, upstream: SocketUpstream, n: int
+) -> None:
+    """N20."""
+    bomb = gzip.compress(b" " * 10_000_000)
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+        f"Content-Length: {len(bomb)}\r\n\r\n"
+    )
+    answer = wire.ask(request(call(n, raw(head + bomb.decode("latin-1"))), session=session))
+    assert (answer.status, answer.error["data"]["reason"]) == (502, "upstream-protocol")
+    assert upstream.server.seen[-1].field("accept-encoding") == "identity"
 
 
 @pytest.mark.parametrize(

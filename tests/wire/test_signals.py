@@ -155,14 +155,18 @@ def test_new_work_is_refused_while_running_calls_end(
     assert upstream.server.executions[2] == 0
 
 
-def test_process_without_work_ends_at_once(proxy: HttpProxy) -> None:
+def test_process_without_work_ends_as_soon_as_its_clients_do(proxy: HttpProxy) -> None:
     session = proxy.session()
     with proxy.wire() as idle, proxy.wire() as standalone:
         assert idle.ask(HEALTH, "GET").status == 200
         standalone.send(request(None, "GET", session))
-        assert standalone.head().status == 200
+        answer = standalone.head()
         proxy.signal(SIGTERM)
-        assert proxy.wait() == 0
+        assert idle.has_ended
+        while standalone.more(answer):
+            pass
+        assert answer.complete
+    assert proxy.wait() == 0
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
