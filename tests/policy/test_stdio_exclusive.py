@@ -83,7 +83,9 @@ def test_interleaved_answers_go_each_to_its_call() -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [result(b"2"), result(b'"1"'), fault(b"2"), fault(None)], ids=lambda frame: frame.raw.decode()
+    "frame",
+    [result(b"2"), result(b'"1"'), fault(b"2"), fault(None)],
+    ids=lambda frame: str(frame.raw),
 )
 def test_answer_under_an_id_that_is_not_in_flight_is_dropped(frame: Message) -> None:
     """FLT-U10."""

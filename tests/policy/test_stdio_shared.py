@@ -260,7 +260,9 @@ def test_id_that_the_session_has_in_flight_is_refused() -> None:
     assert isinstance(b.submit(request(b'"0"'), "a")[0], e.WriteFrame)
 
 
-@pytest.mark.parametrize("frame", [result(b"99"), result(b'"2"'), fault(None)], ids=lambda frame: frame.raw.decode())
+@pytest.mark.parametrize(
+    "frame", [result(b"99"), result(b'"2"'), fault(None)], ids=lambda frame: str(frame.raw)
+)
 def test_answer_under_an_id_that_is_not_in_flight_is_dropped(frame: Message) -> None:
     """FLT-U10."""
     b = bench()
