@@ -12,7 +12,14 @@ from pathlib import Path
 from threading import RLock
 
 from peers.processes import NotReadyError, Server, accepts, free_port, says_ready
-from peers.upstreams import FORKED_SERVER, ROOT, UPSTREAMS, Upstream
+from peers.upstreams import (
+    EVERYTHING,
+    FORKED_SERVER,
+    FORKING_SERVER,
+    ROOT,
+    UPSTREAMS,
+    Upstream,
+)
 
 FORKS = "forks"  # no route for clients: where forked_stdio gets its servers from
 DIRECT = "direct"
@@ -72,17 +79,18 @@ class Endpoints:
                 return self._start_forks(upstream)
             case "http":
                 options = [self.url(DIRECT, upstream.name)]
-            case "session" if upstream.forks:
-                options = ["--", *FORKED_SERVER, self.url(FORKS, upstream.name)]
-            case "session":
-                options = ["--", *upstream.stdio]
-            case "shared":
-                options = ["--stdio", "shared", "--", *upstream.stdio]
+            case "session" | "shared":
+                options = ["--stdio", route, "--", *self._command(upstream)]
             case "pool":
-                options = ["--stdio", "pool", "--children", "2", "--", *upstream.stdio]
+                options = ["--stdio", route, "--children", "2", "--", *self._command(upstream)]
             case _:
                 raise ValueError(f"unknown route {route}")
         return self._start_proxy(route, upstream, options)
+
+    def _command(self, upstream: Upstream) -> list[str]:
+        if upstream.forked:
+            return [*FORKED_SERVER, self.url(FORKS, EVERYTHING.name)]
+        return [*upstream.stdio]
 
     def _start_http(self, upstream: Upstream) -> str:
         port = free_port()
@@ -91,7 +99,7 @@ class Endpoints:
 
     def _start_forks(self, upstream: Upstream) -> str:
         path = self._directory / "forks"
-        self._start(FORKS, upstream, [*upstream.forks, str(path)]).wait_ready(path.exists)
+        self._start(FORKS, upstream, [*FORKING_SERVER, str(path)]).wait_ready(path.exists)
         return str(path)
 
     def _start_proxy(self, route: str, upstream: Upstream, options: list[str]) -> str:

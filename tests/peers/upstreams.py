@@ -30,7 +30,7 @@ class Upstream:
     http: tuple[str, ...]  # "{port}" is replaced by the port to listen on
     stdio: tuple[str, ...]
     plan: Plan
-    forks: tuple[str, ...] = ()  # one that forks servers for FORKED_SERVER; a path is appended
+    forked: bool = False  # whether FORKED_SERVER, which starts in a blink, can stand for stdio
 
     def on_port(self, port: int) -> list[str]:
         return [word.replace("{port}", str(port)) for word in self.http]
@@ -52,6 +52,7 @@ def call(tool: str, **arguments: Any) -> Plan:
 
 
 PYTHON_SERVER = (sys.executable, str(HERE / "everything_server.py"))
+FORKING_SERVER = (*PYTHON_SERVER, "--forks")
 FORKED_SERVER = (sys.executable, "-IS", str(HERE / "forked_stdio.py"))
 NODE_SERVER = (str(NODE), str(SCOPE / "server-everything/dist/index.js"))
 
@@ -59,7 +60,7 @@ EVERYTHING = Upstream(
     name="everything",
     http=(*PYTHON_SERVER, "--http", "{port}"),
     stdio=(*PYTHON_SERVER, "--stdio"),
-    forks=(*PYTHON_SERVER, "--forks"),
+    forked=True,
     plan={
         "echo": {"tool": "test_echo", "argument": "text"},
         "progress": call("test_tool_with_progress"),
