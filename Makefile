@@ -3,6 +3,7 @@
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
 # make bench  measure (see bench/)
+# make docs   make the tables of docs/configuration.md anew
 # make clean  remove what the others made
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +20,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim bench clean
+.PHONY: run test lint peers sim bench docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -39,6 +40,9 @@ peers:
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/run.py
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m proxy_actors.config.reference docs/configuration.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .hypothesis .import_linter_cache

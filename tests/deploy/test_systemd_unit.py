@@ -13,6 +13,7 @@ import pytest
 
 import proxy_actors
 from proxy_actors.__main__ import main
+from proxy_actors.config.load import load_or_fail
 from proxy_actors.options import RunOptions
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "proxy-actors.service"
@@ -58,22 +59,26 @@ def test_the_unit_is_exposed_to_little(unit: Path) -> None:
 
 
 def test_the_command_of_the_unit_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The unit's default is a valid `run`."""
+    """It is a valid `run`, of the file that the README puts there."""
     ran: list[RunOptions] = []
     service = SimpleNamespace(run=lambda options: ran.append(options) or 0)
     monkeypatch.setitem(sys.modules, "proxy_actors.service", service)
     monkeypatch.setattr(proxy_actors, "service", service, raising=False)
-    text = UNIT.read_text()
-    settings = dict(re.findall(r'^Environment="?([A-Z]+)=([^"\n]*)', text, re.M))
-    command = re.search(rf"^ExecStart={INSTALLED_BIN} (.*)$", text, re.M)
+    command = re.search(rf"^ExecStart={INSTALLED_BIN} (.*)$", UNIT.read_text(), re.M)
     assert command is not None
-    words = command[1].replace("$TARGET", settings["TARGET"]).split()
-    assert main([settings["LISTEN"] if word == "${LISTEN}" else word for word in words]) == 0
+    assert main(command[1].split()) == 0
     assert ran == [
         RunOptions(
-            "127.0.0.1",
-            8808,
-            command=("/opt/proxy-actors/bin/python", "-m", "proxy_actors.demo"),
-            state_dir="%S/proxy_actors",
+            "127.0.0.1", 8808, config="/etc/proxy_actors/config.toml", listen_given=False
         )
     ]
+
+
+def test_the_example_keeps_its_state_where_the_unit_lets_it(tmp_path: Path) -> None:
+    """systemd names the directory of StateDirectory= in a variable."""
+    assert "StateDirectory=proxy_actors\n" in UNIT.read_text()
+    example = str(UNIT.parents[1] / "proxy_actors.toml")
+    config = load_or_fail(example, {"STATE_DIRECTORY": str(tmp_path)}).config
+    assert config is not None
+    assert config.state_dir == str(tmp_path)
+    assert load_or_fail(example, {}).config is not None  # and without systemd nowhere
