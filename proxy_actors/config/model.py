@@ -19,7 +19,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 # What may hold a secret, with everything below it: it is never shown. `args` is that of mcpServers.
 SECRET = frozenset({"args", "command", "env", "headers", "sha256", "url"})
 # Tables of the file that nothing reads yet; `check` and docs/configuration.md say so.
-NOT_YET = frozenset({"logs", "metrics", "tls", "upstreams.NAME.tls"})
+NOT_YET = frozenset({"metrics", "tls", "upstreams.NAME.tls"})
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
