@@ -105,21 +105,35 @@ class HttpExchange(EventSource):
         """Whether the answer has been read to its end."""
         return self._parser.complete
 
+    def answer(self, deadline_s: float) -> jsonrpc.Message:
+        """Read the answer to the request, where it is JSON, and give the lease back.
+
+        Raises:
+            FailedError: as `body`; also for anything that is not the answer.
+        """
+        fits = False
+        try:
+            messages = self.admit(self._read_body(deadline_s))
+            fits = len(messages) == 1 and self.is_final(messages[0])
+            if not fits:
+                raise self._failed("the upstream answered something else than was asked")
+            return messages[0]
+        finally:
+            self._release(fits)
+
     def body(self, deadline_s: float) -> bytes:
-        """Read the whole body and give the lease back.
+        """Read the body of whatever else was said, and give the lease back.
 
         Raises:
             FailedError: as `send`; also for a body beyond BODY_BYTES_MAX.
         """
-        parser = self._parser
+        fits = False
         try:
-            while not parser.complete:
-                self._read(deadline_s)
-                if parser.body_bytes > BODY_BYTES_MAX:
-                    raise self._failed("the upstream's answer is too large")
-            return parser.take_body()
+            body = self._read_body(deadline_s)
+            fits = not self._answers_another(body)
+            return body
         finally:
-            self._release()
+            self._release(fits)
 
     def discard_body(self, deadline_s: float) -> None:
         """Read and forget the body, and give the lease back; never fails."""
@@ -203,7 +217,7 @@ class HttpExchange(EventSource):
         if self._answered:
             self.finish()
         else:
-            self._release()
+            self.abandon()
 
     def close(self, cancel: bool) -> None:
         """End the reading by closing the connection, unless the answer has been read."""
@@ -310,12 +324,34 @@ class HttpExchange(EventSource):
             error.upstream = self._upstream
             raise
 
-    def _release(self) -> None:
-        """Give the lease back, with the connection fit for reuse if it is."""
+    def _read_body(self, deadline_s: float) -> bytes:
+        parser = self._parser
+        while not parser.complete:
+            self._read(deadline_s)
+            if parser.body_bytes > BODY_BYTES_MAX:
+                raise self._failed("the upstream's answer is too large")
+        return parser.take_body()
+
+    def _answers_another(self, body: bytes) -> bool:
+        """Whether a body names another request than this one."""
+        try:
+            messages = self.admit(body) if body else ()
+        except FailedError:
+            return False
+        return any(x.id is not None and x.id != self._request_id for x in messages)
+
+    def _release(self, fits: bool = True) -> None:
+        """Give the lease back, with the connection fit for reuse if it is.
+
+        Args:
+            fits: whether what was read answers this request. What does not shows that the two
+                sides are out of step: the answer that is still to come would be taken for one to
+                whoever has the connection next.
+        """
         parser = self._parser
         timeout_s = None if parser.head is None else parser.head.keep_alive_timeout_s
         idle_s_max = None if timeout_s is None else max(timeout_s - 1.0, 0.0)
-        self._lease.release(self._written and parser.reusable, idle_s_max)
+        self._lease.release(fits and self._written and parser.reusable, idle_s_max)
 
     def _failed(self, text: str, reason: Reason = Reason.UPSTREAM_PROTOCOL) -> FailedError:
         return FailedError(reason, text, executed=Executed.UNKNOWN, upstream=self._upstream)

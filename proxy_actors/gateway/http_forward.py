@@ -299,16 +299,9 @@ class HttpForwarder(Forwarder, HttpTasks):
                 if upstream.is_final(message):
                     self._finish(upstream)
                     return message
-        body = upstream.body(deadline_s)
         if head.status == 200:
-            messages = upstream.admit(body)
-            if len(messages) == 1 and upstream.is_final(messages[0]):
-                return messages[0]
-            text = "the upstream answered something else than was asked"
-            raise FailedError(
-                Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN,
-                upstream=self._pool.upstream,
-            )
+            return upstream.answer(deadline_s)
+        body = upstream.body(deadline_s)
         return self._answer_of_refusal(upstream, head, self._admitted(upstream, body), session)
 
     def _answer_of_refusal(

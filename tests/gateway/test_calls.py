@@ -286,6 +286,34 @@ def test_bytes_behind_an_answer_are_never_the_next_answer(scene: Scene) -> None:
     scene.rest()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [call(2, "pause 1", "sse", "note", "answer", "end"), call(2, "pause 1", "json"),
+     call(2, "pause 1", "202"), note("notifications/x", _meta={"do": ["pause 1", "202"]})],
+    ids=["stream", "json", "refusal", "notification"],
+)  # fmt: skip
+def test_connection_that_is_out_of_step_carries_nobody_else(body: Any) -> None:
+    """N11, O1: an answer to another request shows that the next would be answered by this one."""
+    scene = Scene(pool=PoolLimits(connections_max=1, reserve=1))
+    mine, other = scene.session(), scene.session()
+
+    def client() -> Answer:
+        connections = [scene.connection() for _ in range(3)]
+        connections[0].ask(request(call(1, "json", "pause 1", "extra"), session=mine))
+        connections[0].close()
+        scene.pass_time(0.1)
+        connections[1].ask(request(body, session=mine))
+        answer = connections[2].ask(request(call(3), session=other))
+        for connection in connections:
+            connection.close()
+        return answer
+
+    answer = scene.do(client)
+    assert answer.messages == [{"jsonrpc": "2.0", "id": 3, "result": {"content": [
+        {"type": "text", "text": "n=3"}]}}]
+    scene.rest()
+
+
 # Sessions at the upstream.
 
 
@@ -534,36 +562,6 @@ def test_end_of_the_session_ends_its_streams(scene: Scene) -> None:
 
 
 # Limits.
-
-
-def test_calls_that_wait_for_their_clients_do_not_keep_the_answers_out() -> None:
-    """Every connection for calls is taken by one that asks its client: the answers still pass."""
-    scene = Scene(pool=PoolLimits(connections_max=3, reserve=1, streams_max=2))
-    sessions = [scene.session() for _ in range(5)]
-
-    def client(number: int) -> None:
-        connection, other, answer = scene.connection(), scene.connection(), Answer()
-        body = call(number, "sse", "ask", "answer", "end")
-        connection.send(request(body, session=sessions[number]))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
-        while len(answers) < 5:
-            if answer.body and number not in answers:
-                answers[number] = answer
-            scene.pass_time(0.1)
-        reply = {"jsonrpc": "2.0", "id": f"ask-{number}-0", "result": {}}
-        assert other.ask(request(reply, session=sessions[number])).status == 202
-        while not answer.complete:
-            scene.pass_time(0.1)
-        connection.close()
-        other.close()
-
-    answers: dict[int, Answer] = {}
-    for number in range(5):
-        scene.spawn("client", lambda number=number: client(number))
-    scene.run(60.0)
-    assert sorted(answers) == [0, 1, 2, 3, 4]
-    assert all(answer.message["result"] for answer in answers.values())
-    scene.rest()
 
 
 def test_standalone_streams_leave_the_calls_their_connections() -> None:
