@@ -73,13 +73,15 @@ class Client:
             action: Callable[[Known], None] = self.chance.choice(
                 (self.call_once, self.call_once, self.call_once, self.call_badly, self.list_tools,
                  self.pipeline, self.cancel, self.leave, self.answer_question, self.stand,
-                 self.read_slowly, self.send_slowly, self.batch, self.notify, self.look)
+                 self.read_slowly, self.send_slowly, self.batch, self.notify, self.look,
+                 self.half_close, self.call_at_once)
             )  # fmt: skip
             action(known)
-            if known.gone:
-                return
-        if self.chance.random() < 0.6:
+            if known.gone or known.deleted:
+                break
+        if not known.left and self.chance.random() < 0.6:
             self.delete(known)
+        if known.deleted:
             self.call_once(known)
 
     # Connections.
@@ -241,6 +243,33 @@ class Client:
         self.scene.oracle.judge(line, answer, made)
         line.close()
         other.close()
+
+    def call_at_once(self, known: Known) -> None:
+        """Call several times at once, and perhaps delete the session meanwhile (MCP-S-7)."""
+        running = []
+        for _ in range(3):
+            line = self.connect()
+            made, body = self.new_call(known, self.chance.choice(GOOD))
+            line.send(self.request(body, known))
+            running.append((line, self.reading(line), made))
+        self.world.pass_time(self.chance.random())
+        if self.chance.random() < 0.2:
+            self.delete(known)
+            self.scene.saw("deleted_in_mid_call")
+        for line, answer, made in running:
+            self.await_end(line, answer)
+            self.scene.oracle.judge(line, answer, made)
+            line.close()
+
+    def half_close(self, known: Known) -> None:
+        """End the output after a call, and wait for its answer (FLT-C16)."""
+        line = self.connect()
+        made, body = self.new_call(known, self.chance.choice(GOOD))
+        line.send(self.request(body, known))
+        line.half_close()
+        self.scene.oracle.judge(line, line.receive(), made)
+        line.close()
+        self.scene.saw("half_closed")
 
     def leave(self, known: Known) -> None:
         """Leave in mid-call: it runs to its end (MCP-S-21)."""

@@ -31,8 +31,6 @@ MUTANTS = (
            "self._give_back(pool)", "pass"),
     Defect("a call is sent again", HttpForwarder, "_send",
            "not repeatable or not closed", "not closed"),
-    Defect("a source that nobody took is left behind", HttpForwarder, "_ask_for_stream",
-           "self._sources.pop(exchange_id, None) is not None", "False"),
     Defect("an answer to nothing is passed on", HttpExchange, "_tell", "continue", "pass"),
     Defect("an event is told twice", EventStream, "_perform",
            "self._push(data)", "self._push(data); self._push(data)"),

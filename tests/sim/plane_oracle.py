@@ -136,13 +136,12 @@ class Oracle:
                 assert call.slow or took_s <= CALL_S_MAX + LATE_S_MAX, f"{call} took {took_s} s"
 
     def may_be_gone(self, known: Known) -> bool:
-        """Whether a 404 is right in this session."""
-        scene = self.scene
-        if known.left or known.gone:
-            return True
-        if known.upstream_id not in scene.server.sessions:
-            return True
-        return scene.evicts and known.key not in {x.session.key for x in scene.store.rows()}
+        """Whether a 404 is right in this session.
+
+        One that is ending to make room for another cannot be used either, and may come back.
+        """
+        lost = known.upstream_id not in self.scene.server.sessions
+        return known.left or known.gone or lost or self.scene.evicts
 
     def note_gone(self, known: Known) -> None:
         """A request in the session was answered with 404."""
@@ -197,6 +196,9 @@ class Oracle:
 
     def _refused(self, answer: Answer, calls: Sequence[Call]) -> str:
         message = answer.message
+        if answer.field(b"ratelimit") is not None:
+            assert self.scene.limits, answer
+            self.scene.saw("limited_by_a_rule")
         ids = [calls[0].id, None] if len(calls) == 1 else [None]
         assert message.get("id") in ids, (message, calls)
         if answer.status == 404:

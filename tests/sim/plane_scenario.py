@@ -9,7 +9,7 @@ faults, every session that its client knows is alive or was ended, and nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import greenlet
@@ -19,6 +19,7 @@ from proxy_actors.actors.connection_pool import ConnectionPool
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.gateway.forwarder import CALL_S_MAX
+from proxy_actors.gateway.limits import LimitKey, Rate, Rule
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.messages.pool import PoolMessage, Recall
@@ -44,7 +45,7 @@ from tests.sim.plane_oracle import Known, Line, Oracle
 from tests.sim.virtual import PROXY, UPSTREAM, URL, start_server
 
 CLIENTS = 3
-SEEDS = 300
+SEEDS = 250
 # A call may take its time; the server may wait for an answer, or notice late that a stream is over.
 QUIET_S = CALL_S_MAX + ANSWER_WAIT_S + 40.0
 # Greenlets of the data plane; of connections, those that serve a client.
@@ -52,7 +53,10 @@ EXCHANGES = frozenset(
     {"connection", "batch call", "stream reader", "answer tail", "cancel", "session delete",
      "connect"}
 )  # fmt: skip
-FRAGILE = frozenset({"NotedPool", "HttpUpstream", "SessionRegistry", "EventStream", "NotedServer"})
+FRAGILE = frozenset(
+    {"NotedPool", "HttpUpstream", "SessionRegistry", "EventStream", "NotedServer", "Limiter"}
+)
+RULES = (Rule("session", LimitKey.SESSION, Rate(0.5, 4)),)
 # Calls that a drain finds.
 RUNNING = (("pause 10", "json"), ("sse", "note", "pause 10", "answer", "end"))
 ROOMY = PoolLimits()
@@ -133,7 +137,7 @@ class ScenePlane(Plane):
         sessions = SessionLimits(sessions_max=3 if scene.evicts else 1000)
         super().__init__(
             scene.world, URL, PROXY, limits=limits, pool=pool, sessions=sessions,
-            budget=Budget(1000, 1.0), store=scene.store,
+            budget=Budget(1000, 1.0), store=scene.store, rules=RULES if scene.limits else (),
         )
 
     def _connect(self, deadline_s: float) -> ByteStream:
@@ -160,6 +164,7 @@ class Scene:
         self.evicts = chance.random() < 0.1
         self.fragile = 0.0 if self.calm else chance.choice((0.0, 0.002, 0.01))
         self.pace_s = chance.choice((2.0, 5.0, 20.0))
+        self.limits = not self.calm and chance.random() < 0.2
         self.disk = SimDisk()
         self.store = SimStore(world, self.disk)
         self.server = start_server(world)
@@ -270,6 +275,8 @@ class Scene:
             if self.chance.random() < 0.01 and not self.draining:
                 self.saw("drained_under_load")
                 self.drain()
+                if not self.calm and self.chance.random() < 0.5:
+                    self.kill_actor(("NotedPool", "HttpUpstream"))
             if self.calm or self.healed:
                 continue
             self.chance.choice(
@@ -303,11 +310,11 @@ class Scene:
             self.saw(f"killed_{task.owner.replace(' ', '_')}")
             task.kill()
 
-    def kill_actor(self) -> None:
+    def kill_actor(self, kinds: Collection[str] = FRAGILE) -> None:
         tasks = [
             task
             for task in self.world.live
-            if task.owner.removeprefix("actor ") in FRAGILE and task.greenlet
+            if task.owner.removeprefix("actor ") in kinds and task.greenlet
         ]
         if tasks:
             task = self.chance.choice(tasks)
@@ -420,6 +427,7 @@ class Scene:
         client = Client(self)
         for known in self.known:
             may_be_gone = self.oracle.may_be_gone(known)
+            self.world.pass_time(1.0 / RULES[0].rate.rate)
             made = client.ask(known, ("json",))
             assert made.answered or may_be_gone, f"{known} does not work any more"
             self.saw("session_outlived_the_load" if made.answered else "session_had_ended")
@@ -448,7 +456,6 @@ def present(slot: Slot, kind: type[A]) -> A | None:
 RARE = frozenset({
     "batched",
     "call_answered",
-    "call_cut_batch_killed",
     "call_cut_killed",
     "call_cut_reset",
     "call_cut_too_slow",
@@ -476,12 +483,15 @@ RARE = frozenset({
     "crashed_HttpUpstream",
     "crashed_NotedPool",
     "crashed_SessionRegistry",
+    "deleted_in_mid_call",
     "drained_under_calls",
     "drained_under_load",
+    "half_closed",
     "kept_lease_was_overdue",
     "kept_lease_was_wanted",
     "killed_EventStream",
     "killed_HttpUpstream",
+    "killed_Limiter",
     "killed_NotedPool",
     "killed_NotedServer",
     "killed_SessionRegistry",
@@ -492,6 +502,7 @@ RARE = frozenset({
     "killed_socket",
     "killed_stream_reader",
     "left_in_mid_call",
+    "limited_by_a_rule",
     "list_was_sent_again",
     "news_arrived",
     "pipelined",

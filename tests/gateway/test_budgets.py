@@ -1,0 +1,91 @@
+"""Neither open streams nor calls that wait for their clients keep anything from being served.
+
+The two dead ends of a bounded pool, at its full bounds: every connection is taken by somebody who
+waits for what can only come through another.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy_actors.policy.pool_limits import PoolLimits
+from tests.gateway.scene import Scene
+from tests.sim.virtual import Answer, VirtualConnection, call, request
+
+MAX = PoolLimits().connections_max
+
+
+class Crowd:
+    """A proxy with as many sessions as there may be calls at once, and more."""
+
+    def __init__(self, limits: PoolLimits, sessions: int) -> None:
+        self.scene = Scene(pool=limits)
+        self.sessions = [self.scene.session() for _ in range(sessions)]
+        self.connections: list[VirtualConnection] = []
+
+    def start(self, data: bytes, method: str = "POST") -> Answer:
+        """Send a request on a connection of its own; the answer fills as it comes."""
+        answer = Answer()
+
+        def client() -> None:
+            connection = self.scene.connection()
+            self.connections.append(connection)
+            connection.send(data)
+            connection.receive(method, answer)
+
+        self.scene.spawn("client", client)
+        return answer
+
+    def leave(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        self.scene.rest()
+
+
+def test_max_sessions_each_with_a_standing_stream_still_complete_calls() -> None:
+    """MCP-S-8: streams draw from a budget of their own."""
+    crowd = Crowd(PoolLimits(), MAX)
+    streams = [crowd.start(request(None, "GET", x), "GET") for x in crowd.sessions]
+    crowd.scene.run(5.0)
+    assert [x.status for x in streams] == [200] * MAX
+    assert len(crowd.scene.plane.table.leases) == MAX
+    answers = [
+        crowd.start(request(call(n, "pause 1", "json"), session=x))
+        for n, x in enumerate(crowd.sessions)
+    ]
+    crowd.scene.run(5.0)
+    assert [(x.status, x.message["id"]) for x in answers] == [(200, n) for n in range(MAX)]
+    assert not any(x.complete for x in streams)
+    crowd.leave()
+
+
+@pytest.mark.parametrize(
+    ("calls", "streams_max"), [(MAX, PoolLimits().streams_max), (MAX + 1, 1)]
+)
+def test_max_calls_all_waiting_for_their_clients_still_complete(
+    calls: int, streams_max: int
+) -> None:
+    """MCP-S-23: what a client answers draws from a reserve.
+
+    With room for one stream, all the others are at the expense of the calls' budget: it is spent.
+    """
+    crowd = Crowd(PoolLimits(streams_max=streams_max), calls)
+    answers = [
+        crowd.start(request(call(n, "sse", "ask", "answer", "end"), session=x))
+        for n, x in enumerate(crowd.sessions)
+    ]
+    crowd.scene.run(5.0)
+    assert [[y["method"] for y in x.messages] for x in answers] == [["elicitation/create"]] * calls
+    assert len(crowd.scene.plane.table.leases) == calls
+    replies = [
+        crowd.start(
+            request({"jsonrpc": "2.0", "id": f"ask-{n}-0", "result": {}}, session=x)
+        )
+        for n, x in enumerate(crowd.sessions)
+    ]
+    crowd.scene.run(5.0)
+    assert [x.status for x in replies] == [202] * calls
+    assert all(x.complete for x in answers)
+    assert [x.message["id"] for x in answers] == list(range(calls))
+    assert all("result" in x.message for x in answers)
+    crowd.leave()
