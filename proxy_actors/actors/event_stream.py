@@ -44,7 +44,8 @@ class EventStream(Actor):
         source: reads the upstream's stream; None when events are told by another actor.
     """
 
-    mail_max = 1000
+    # No less than a child's actor has: it hands on all that is in its box before a stream runs.
+    mail_max = 10_000
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class EventStream(Actor):
         self._source = source
         self._policy = EventStreamPolicy(failure is None, deadline_s)
         self._dropped = 0
+        self._ended = False
         # A timer holds its actor: left alone, ended streams would stay until their deadlines.
         self._cancel_timer: Callable[[], None] = lambda: None
 
@@ -134,6 +136,7 @@ class EventStream(Actor):
         return None if subscriber_id is None else self._subscribers.find(subscriber_id)
 
     def _end_subscriber(self) -> None:
+        self._ended = True
         subscriber = self._subscriber()
         if subscriber is not None:
             subscriber.end()
@@ -142,13 +145,17 @@ class EventStream(Actor):
         self._cancel_timer()
         if self._source is not None:
             self._source.close(cancel=False)
-        if self._failure is not None and not self._policy.over and self._subscriber() is not None:
-            text = "the proxy has lost the answer"
-            self._push(
-                self._failure(
-                    FailedError(
-                        Reason.INTERNAL, text, executed=Executed.UNKNOWN, side=Side.PROXY
-                    )
-                )
-            )
-        self._end_subscriber()
+        subscriber = self._subscriber()
+        if subscriber is None:
+            return
+        if self._failure is not None and not self._ended:
+            if self._policy.over:
+                subscriber.abort()  # nobody knows whether the answer has gone out
+            else:
+                subscriber.push(self._failure(_lost()))
+        subscriber.end()
+
+
+def _lost() -> FailedError:
+    text = "the proxy has lost the answer"
+    return FailedError(Reason.INTERNAL, text, executed=Executed.UNKNOWN, side=Side.PROXY)

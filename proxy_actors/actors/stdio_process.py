@@ -235,8 +235,8 @@ class StdioProcess(Actor):
                 self.world.timer(after_s, self.ref, m.CallSweepDue(generation))
             case e.AnnounceReady(described):
                 self._tell_parent(m.ProcessReady(self.name, described))
-            case e.TellUpstream(frame):
-                self._tell_parent(m.NotificationReceived(frame))
+            case e.TellUpstream(frame, sessions):
+                self._tell_parent(m.NotificationReceived(frame, sessions))
             case e.TellOwnAnswered(own_id, result, error, reason):
                 self._tell_parent(m.OwnAnswered(own_id, result, error, reason))
             case e.TellCallEnded(call_id):
@@ -253,7 +253,8 @@ class StdioProcess(Actor):
         """The child does not read: what would wait for it is refused (FLT-U8)."""
         self._dropped += 1
         if call_id is not None:
-            self._apply(self._policy.handle(m.AbandonCall(call_id), self.world.now_s()))
+            abandon = m.AbandonCall(call_id, unwritten=True)
+            self._apply(self._policy.handle(abandon, self.world.now_s()))
             text = "the server process does not read its input"
             self._fail(call_id, FailedError(Reason.OVERLOADED, text, upstream=self._upstream))
 
@@ -330,12 +331,16 @@ class StdioProcess(Actor):
     def _leave(self) -> None:
         self._pipes.kill()
         self._pipes.end()
+        for slot in (*self._call_streams.values(), self._standalone):
+            if slot is not None:
+                self._streams.remove(slot.name)
+        text = "the server process was stopped"
+        error = FailedError(
+            Reason.PROCESS_EXITED, text, executed=Executed.UNKNOWN, upstream=self._upstream
+        )
         for reply in self._asks.values():
-            text = "the server process was stopped"
-            error = FailedError(
-                Reason.PROCESS_EXITED, text, executed=Executed.UNKNOWN, upstream=self._upstream
-            )
-            reply.fail(error)
+            if not reply.settled:  # the ask that was in hand at a crash has its answer
+                reply.fail(error)
         self._asks.clear()
 
     def _tell_parent(self, message: Any) -> None:  # Any: an upstream's vocabulary

@@ -89,6 +89,7 @@ class StdioShared(Actor):
         self._subscribers = subscribers
         self._failure = failure
         self._asks: dict[int, Reply] = {}
+        self._listed: set[str] = set()
         self._describers: list[Reply] = []
         self._session_streams: dict[str, Slot] = {}
         self._shared = Slot(shared_name(slot))
@@ -123,19 +124,18 @@ class StdioShared(Actor):
     def on_child_stopped(self, message: ChildStopped) -> None:
         """A child's actor or a standalone stream has ended."""
         self._unname(message.name)
-        self._processes.remove(message.name)
-        self._streams.remove(message.name)
+        self._unlist(message.name)
         for key, slot in list(self._session_streams.items()):
             if slot.name == message.name:
                 del self._session_streams[key]
                 self._sessions.stream_ended(key)
 
     def on_stop(self) -> None:
-        """Leave no asker waiting."""
+        """Leave no asker waiting and no child listed."""
         self._leave()
 
     def on_crash(self) -> None:
-        """Leave no asker waiting."""
+        """Leave no asker waiting and no child listed."""
         self._leave()
 
     def describe(self) -> dict[str, object]:
@@ -265,6 +265,7 @@ class StdioShared(Actor):
             self._failure,
         )
         self._processes.enter(process.slot)
+        self._listed.add(name)
         self.start_child(process)
 
     def _name_child(self, name: str) -> None:
@@ -276,10 +277,16 @@ class StdioShared(Actor):
         if child == self._shared_child:
             self._shared.ref = None
 
+    def _unlist(self, child: str) -> None:
+        self._listed.discard(child)
+        self._processes.remove(child)
+        self._streams.remove(child)
+
     def _start_stream(self, session_key: str) -> None:
         name = f"{self.name}/standalone-{self.world.token(9)}"
         stream = EventStream(self.world, name, self._subscribers)
         self._streams.enter(stream.slot)
+        self._listed.add(name)
         self._session_streams[session_key] = stream.slot
         self.start_child(stream)
         if self.asked_by is not None:
@@ -292,7 +299,11 @@ class StdioShared(Actor):
     def _leave(self) -> None:
         error = self._unavailable("the upstream is being restarted", 1.0)
         for reply in (*self._asks.values(), *self._describers):
-            reply.fail(error)
+            if not reply.settled:  # the ask that was in hand at a crash has its answer
+                reply.fail(error)
+        self._shared.ref = None
+        for child in list(self._listed):
+            self._unlist(child)
 
     def _name(self, serial: int) -> str:
         return f"{self.name}/child-{self.incarnation}-{serial}"

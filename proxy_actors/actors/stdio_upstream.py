@@ -62,6 +62,7 @@ class StdioUpstream(Actor):
         self._subscribers = subscribers
         self._failure = failure
         self._asks: dict[int, Reply] = {}
+        self._listed: set[str] = set()
         self._policy = ChildrenPolicy(limits, self._name, world.random)
 
     def on_start(self) -> None:
@@ -80,10 +81,15 @@ class StdioUpstream(Actor):
     def on_child_stopped(self, message: ChildStopped) -> None:
         """A child's actor has ended; its process was reported gone before."""
         self._processes.remove(message.name)
+        self._listed.discard(message.name)
 
     def on_stop(self) -> None:
-        """Leave no asker waiting."""
-        self._asks.clear()
+        """Leave no child listed."""
+        self._leave()
+
+    def on_crash(self) -> None:
+        """Leave no child listed: so a session's next call finds out that its child has gone."""
+        self._leave()
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
@@ -131,7 +137,12 @@ class StdioUpstream(Actor):
             self._failure,
         )
         self._processes.enter(process.slot)
+        self._listed.add(name)
         self.start_child(process)
+
+    def _leave(self) -> None:
+        for name in self._listed:
+            self._processes.remove(name)
 
     def _tell_child(self, name: str, message: Any) -> None:  # Any: a child's vocabulary
         child = self.children.get(name)

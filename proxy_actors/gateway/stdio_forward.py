@@ -197,6 +197,8 @@ class StdioForwarder(Forwarder):
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
     ) -> Response:
         ask = SubmitCall(exchange.id, session_key, exchange.message, deadline_s)
+        # A name that nobody bears at the moment takes nothing; an actor that ends might have.
+        running = target.ref is not None
         answered = False
         try:
             answer: CallAnswered | CallStreaming = target.ask(ask, deadline_s + _GRACE_S)
@@ -207,8 +209,6 @@ class StdioForwarder(Forwarder):
                 Reason.UPSTREAM_TIMEOUT, text, executed=Executed.UNKNOWN, upstream=self._upstream
             ) from error
         except ActorStoppedError as error:
-            # A name that nobody bears at the moment took nothing; an actor that ended might have.
-            running = target.ref is not None
             raise self._gone(Executed.UNKNOWN if running else Executed.NO) from error
         finally:
             if not answered:

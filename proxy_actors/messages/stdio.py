@@ -92,10 +92,14 @@ class CallStreaming(Message, frozen=True):
 
 
 class AbandonCall(Message, frozen=True):
-    """Exchange to whom it submitted the call: nobody waits for it any more; cancel it."""
+    """Exchange to whom it submitted the call: nobody waits for it any more; cancel it.
+
+    `unwritten` says that the child knows nothing of it: its actor could not write the request.
+    """
 
     always_accepted: ClassVar[bool] = True
     call_id: int
+    unwritten: bool = False
 
 
 class SendMessage(Message, frozen=True):
@@ -203,9 +207,13 @@ class OwnAnswered(Message, frozen=True):
 
 
 class NotificationReceived(Message, frozen=True):
-    """Child to upstream, SHARED and POOL mode: a notification that belongs to no call."""
+    """Child to upstream, SHARED and POOL mode: a notification that belongs to no call.
+
+    `sessions` are those that the child may be at work for, ended ones too.
+    """
 
     frame: jsonrpc.Message
+    sessions: frozenset[str] = frozenset()
 
 
 class DrainProcess(Message, frozen=True):

@@ -108,6 +108,7 @@ class TellUpstream(Message, frozen=True):
     """Tell the parent NotificationReceived."""
 
     frame: jsonrpc.Message
+    sessions: frozenset[str]
 
 
 class TellOwnAnswered(Message, frozen=True):

@@ -32,6 +32,11 @@ class EventReceived(Message, frozen=True):
     id: bytes | None = None
     final: bool = False
 
+    @property
+    def always_accepted(self) -> bool:  # type: ignore[override]  # else of the class
+        """A stream has one final message, and would never end without it."""
+        return self.final
+
 
 class SourceEnded(Message, frozen=True):
     """Source to stream: no more events will come; with a `reason` when that is a failure."""
@@ -48,6 +53,7 @@ class Subscribe(Message, frozen=True):
     Answered with True; with a RefusedError 409 while another subscriber is there.
     """
 
+    always_accepted: ClassVar[bool] = True
     subscriber_id: int
 
 

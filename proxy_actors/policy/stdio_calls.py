@@ -24,6 +24,7 @@ from proxy_actors.protocol.jsonrpc import Kind, Message
 from proxy_actors.protocol.revisions import CANCELLED, INITIALIZE
 
 CALLS_MAX = 1000
+GIVEN_UP_MAX = 1000
 SILENT_S_MAX = 10.0
 # How long a server may take to end a call that its client has cancelled.
 CANCELLED_S_MAX = 10.0
@@ -85,6 +86,8 @@ class CallTable:
         self._by_id: dict[bytes, Call] = {}
         self._by_client: dict[tuple[str, bytes], Call] = {}
         self._by_token: dict[bytes, Call] = {}
+        # Calls that ended without a response, by their ids at the child: it may still be at them.
+        self._given_up: dict[bytes, str] = {}
 
     def __len__(self) -> int:
         return len(self._by_call)
@@ -109,6 +112,15 @@ class CallTable:
     def find_by_client(self, session_key: str, client_id: bytes | None) -> Call | None:
         """Find a call by whose it is and its id there."""
         return None if client_id is None else self._by_client.get((session_key, client_id))
+
+    def sessions(self) -> frozenset[str]:
+        """Return the sessions that the child may be at work for."""
+        at_work = {call.session_key for call in self._by_call.values()}
+        return frozenset(at_work.union(self._given_up.values()))
+
+    def late(self, upstream_id: bytes) -> None:
+        """A response has come for a call that had ended: the child is done with it."""
+        self._given_up.pop(upstream_id, None)
 
     def eligible(self) -> list[Call]:
         """List the calls within which a server may ask or tell something, oldest first."""
@@ -163,11 +175,12 @@ class CallTable:
         if not call.open_requests:
             self._run_clock(call, now_s)
 
-    def abandon(self, call_id: int, effects: list[LedgerEffect]) -> None:
+    def abandon(self, call_id: int, unwritten: bool, effects: list[LedgerEffect]) -> None:
         """Nobody waits for the call any more."""
         call = self._by_call.get(call_id)
         if call is not None:
-            self._leave(call)
+            call.unsent = call.unsent or unwritten
+            self._give_up(call)
             self._cancel(call, effects)
 
     def sweep(self, now_s: float, effects: list[LedgerEffect]) -> None:
@@ -192,7 +205,7 @@ class CallTable:
         if call.cancelled:
             self._end_unanswered(call, effects)
             return
-        self._leave(call)
+        self._give_up(call)
         text, executed = "the upstream did not answer in time", Executed.UNKNOWN
         if call.unsent:
             text, executed = "the server process did not become ready in time", Executed.NO
@@ -200,7 +213,7 @@ class CallTable:
         self._cancel(call, effects)
 
     def _end_unanswered(self, call: Call, effects: list[LedgerEffect]) -> None:
-        self._leave(call)
+        self._give_up(call)
         self.stream(call, effects)  # so that a pending one has something to end
         effects.append(e.EndCall(call.id))
 
@@ -214,6 +227,13 @@ class CallTable:
         if call.stands_since_s is not None:
             call.deadline_s += now_s - call.stands_since_s
             call.stands_since_s = None
+
+    def _give_up(self, call: Call) -> None:
+        self._leave(call)
+        if not call.unsent:
+            self._given_up[call.upstream_id] = call.session_key
+        if len(self._given_up) > GIVEN_UP_MAX:
+            del self._given_up[next(iter(self._given_up))]
 
     def _leave(self, call: Call) -> None:
         call.over = True

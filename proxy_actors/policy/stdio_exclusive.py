@@ -86,8 +86,8 @@ class ExclusivePolicy:
                 self._received(frame, now_s, effects)
             case m.SendMessage(_, sent):
                 self._send(sent, now_s, effects)
-            case m.AbandonCall(call_id):
-                self._calls.abandon(call_id, effects)
+            case m.AbandonCall(call_id, unwritten):
+                self._calls.abandon(call_id, unwritten, effects)
             case m.OpenStandalone(session_key):
                 self._open_standalone(session_key, effects)
             case m.CallSweepDue(generation):

@@ -5,7 +5,8 @@ one set of subscriptions for everybody, so it gets the most verbose level that a
 the union of their URIs (MCP-N-7), and each session is shown its own part:
 
 - `*/list_changed` goes to every session, `resources/updated` to the subscribers of the resource, a
-  log message to the only session there is, at its level or above; it could be anybody's otherwise.
+  log message to the only session there is, at its level or above, if no call of an ended session
+  may still run; it could be anybody's otherwise.
 - `logging/setLevel`, `resources/subscribe` and `resources/unsubscribe` are answered when the
   children have answered; a URI that somebody has subscribed to already, or still is, is answered
   here.
@@ -98,8 +99,8 @@ class SharedSessionsPolicy:
                 self._asks.abandon(call_id)
             case m.OpenStandalone(session_key):
                 self._open(session_key, effects)
-            case m.NotificationReceived(frame):
-                self._notified(frame, effects)
+            case m.NotificationReceived(frame, sessions):
+                self._notified(frame, sessions, effects)
             case m.OwnAnswered():
                 ask = self._asks.answered(message)
                 if ask is not None:
@@ -201,9 +202,11 @@ class SharedSessionsPolicy:
 
     # From children.
 
-    def _notified(self, frame: Message, effects: list[SharedSessionsEffect]) -> None:
+    def _notified(
+        self, frame: Message, sessions: frozenset[str], effects: list[SharedSessionsEffect]
+    ) -> None:
         uri = frame.uri() or ""
-        keys = self._concerned(frame, uri)
+        keys = self._concerned(frame, uri, sessions)
         for key in keys:
             session = self._sessions[key]
             if session.stream_open:
@@ -215,14 +218,14 @@ class SharedSessionsPolicy:
         if not keys:
             effects.append(e.DropFrame("notification that concerns nobody"))
 
-    def _concerned(self, frame: Message, uri: str) -> list[str]:
+    def _concerned(self, frame: Message, uri: str, at_work_for: frozenset[str]) -> list[str]:
         if frame.method == UPDATED:
             found = (self._subscribers.get(part, {}) for part in _parts(uri))
             return list(dict.fromkeys(key for subscribers in found for key in subscribers))
         if frame.method in LIST_CHANGED:
             return list(self._sessions)
-        if len(self._sessions) != 1:
-            return []
+        if len(self._sessions) != 1 or not at_work_for <= self._sessions.keys():
+            return []  # it may be another's, whose session may have ended
         ((key, session),) = self._sessions.items()
         level = _level(frame) if frame.method == LOG_MESSAGE else None
         if session.level is None or level is None:

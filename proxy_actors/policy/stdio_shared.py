@@ -102,8 +102,8 @@ class SharedPolicy:
                 self._received(frame, effects)
             case m.SendMessage(session_key, sent):
                 self._send(session_key, sent, now_s, effects)
-            case m.AbandonCall(call_id):
-                self._calls.abandon(call_id, effects)
+            case m.AbandonCall(call_id, unwritten):
+                self._calls.abandon(call_id, unwritten, effects)
             case m.SubmitOwn(own_id, method, params):
                 id = self._own_id(own_id, now_s)
                 request = jsonrpc_rewrite.request(id, method, Raw(params))
@@ -199,6 +199,8 @@ class SharedPolicy:
         if own is not None:
             self._own_answered(own, frame, effects)
         elif call is None or call.unsent:
+            if frame.id is not None:
+                self._calls.late(frame.id)
             effects.append(e.DropFrame("response to no call in flight"))
         else:
             self._calls.answer(call, jsonrpc_rewrite.with_id(frame, call.client_id), effects)
@@ -248,7 +250,7 @@ class SharedPolicy:
         elif frame.method == CANCELLED:
             effects.append(e.DropFrame("cancellation of a request that was refused"))
         else:
-            effects.append(e.TellUpstream(frame))
+            effects.append(e.TellUpstream(frame, self._calls.sessions()))
 
     # Inside.
 

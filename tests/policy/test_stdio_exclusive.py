@@ -404,6 +404,14 @@ def test_call_that_nobody_waits_for_is_cancelled() -> None:
     assert dropped(b.receive(result(b'"x"'))) == 1
 
 
+def test_call_that_was_never_written_is_not_cancelled() -> None:
+    """Only what was sent may be cancelled (2025-11-25 basic/utilities/cancellation)."""
+    b = bench()
+    b.submit(request(b'"x"'))
+    assert b.tell(m.AbandonCall(1, unwritten=True)) == []
+    assert dropped(b.receive(result(b'"x"'))) == 1
+
+
 def test_initialize_is_never_cancelled() -> None:
     """MCP-S-25."""
     b = bench()

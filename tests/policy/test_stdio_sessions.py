@@ -159,6 +159,18 @@ def test_log_message_that_could_be_anybodys_goes_to_nobody() -> None:
     assert heard(bench.notify("notifications/message", level="info", data="x")) == ["a"]
 
 
+def test_log_message_that_could_be_about_an_ended_sessions_call_goes_to_nobody() -> None:
+    """THR-T4: the call of a session runs on when the session has ended."""
+    bench = Bench("a", "b")
+    bench.open("a")
+    bench.tell(ended("b"))
+    frame = notification("notifications/message", level="info", data="x")
+    (dropped,) = bench.tell(m.NotificationReceived(frame, frozenset({"a", "b"})))
+    assert isinstance(dropped, e.DropFrame)
+    (told,) = bench.tell(m.NotificationReceived(frame, frozenset({"a"})))
+    assert isinstance(told, e.EmitToSessionStream)
+
+
 def test_session_is_shown_log_messages_from_its_level_on() -> None:
     bench = Bench("a")
     bench.open("a")

@@ -141,9 +141,9 @@ DEFECTS = {
     Defect("everybody hears of a resource", POLICY, "_concerned",
            "if frame.method == UPDATED:", "if False:"): STREAMS,
     Defect("anybody gets the log", POLICY, "_concerned",
-           "if len(self._sessions) != 1:\n        return []",
-           "if not self._sessions:\n        return []\n    if len(self._sessions) > 1:\n"
-           "        return list(self._sessions)[:1]"): STREAMS,
+           "if len(self._sessions) != 1 or not",
+           "if len(self._sessions) > 1:\n        return list(self._sessions)[:1]\n"
+           "    if not self._sessions or not"): STREAMS,
     Defect("the log is shown at every level", POLICY, "_concerned",
            "LEVELS.index(level) >= LEVELS.index(session.level)", "True"): LEVELS,
     Defect("what is missed is lost", POLICY, "_notified",

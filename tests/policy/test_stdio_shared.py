@@ -12,7 +12,7 @@ from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
-from proxy_actors.policy.stdio_calls import CALLS_MAX, CANCELLED_S_MAX
+from proxy_actors.policy.stdio_calls import CALLS_MAX, CANCELLED_S_MAX, GIVEN_UP_MAX
 from proxy_actors.policy.stdio_shared import OWN_S_MAX, SharedPolicy
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
@@ -312,7 +312,45 @@ def test_what_a_client_says_of_a_handshake_that_was_not_its_own_is_dropped(
 
 def test_what_names_no_call_goes_to_the_upstream() -> None:
     frame = notification("notifications/tools/list_changed")
-    assert bench().receive(frame) == [e.TellUpstream(frame)]
+    assert bench().receive(frame) == [e.TellUpstream(frame, frozenset())]
+
+
+def test_upstream_is_told_for_whom_the_child_may_be_at_work() -> None:
+    """A call that ended without a response may still run: an answer that comes late ends it."""
+    frame = notification("notifications/message", level="info", data="x")
+
+    def at_work_for() -> set[str]:
+        (told,) = b.receive(frame)
+        assert isinstance(told, e.TellUpstream)
+        return set(told.sessions)
+
+    b = bench()
+    id = upstream_id(b.submit(key="a"))
+    other = upstream_id(b.submit(key="b"))
+    assert at_work_for() == {"a", "b"}
+    b.receive(result(id))
+    assert at_work_for() == {"b"}
+    b.tell(m.AbandonCall(2))
+    assert at_work_for() == {"b"}
+    b.receive(result(other))
+    assert at_work_for() == set()
+
+
+def test_child_is_not_at_work_for_what_was_never_written() -> None:
+    b = bench()
+    b.submit(key="a")
+    b.tell(m.AbandonCall(1, unwritten=True))
+    assert b.policy._calls.sessions() == frozenset()
+
+
+def test_calls_that_were_given_up_are_remembered_up_to_a_bound() -> None:
+    b = bench()
+    for number in range(GIVEN_UP_MAX + 5):
+        b.submit(key=f"s{number}")
+        b.tell(m.AbandonCall(number + 1))
+    sessions = b.policy._calls.sessions()
+    assert len(sessions) == GIVEN_UP_MAX
+    assert "s4" not in sessions
 
 
 # Requests in the proxy's own name.
