@@ -7,7 +7,6 @@ of the simulation and reads and writes the other ends of three pipes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -244,7 +243,12 @@ class SimStream:
 
 
 class SimProcess:
-    """Both sides of a virtual process: the program's, and the port's Child."""
+    """Both sides of a virtual process: the program's, and the port's Child.
+
+    Attributes:
+        ignores_term: whether TERM has no effect; for the program to say.
+        running: whether it has not ended.
+    """
 
     def __init__(self, world: SimWorld, on_exit: Callable[[ExitStatus], None]) -> None:
         pipes = [SimPipe(world) for _ in range(3)]
@@ -257,15 +261,22 @@ class SimProcess:
         self.output = SimStream(None, pipes[1])
         self.errors = SimStream(None, pipes[2])
         self.task: SimTask | None = None
-        self._on_exit: Callable[[ExitStatus], None] | None = on_exit
+        self.ignores_term = False
+        self.running = True
+        self._on_exit = on_exit
 
     def terminate(self) -> None:
-        """End by TERM."""
-        self._end(ExitStatus(None, TERMINATED))
+        """End by TERM, unless the program ignores it."""
+        if not self.ignores_term:
+            self._end(ExitStatus(None, TERMINATED))
 
     def kill(self) -> None:
         """End by KILL."""
         self._end(ExitStatus(None, KILLED))
+
+    def exit(self, code: int) -> None:
+        """For programs: end with this code, from whichever of its greenlets."""
+        self._end(ExitStatus(code, None))
 
     def run(self, program: Callable[[SimProcess], int]) -> None:
         """Run the program to its end, as a greenlet."""
@@ -273,28 +284,17 @@ class SimProcess:
             code = program(self)
         except StreamClosedError:
             code = 1
-        self._end(ExitStatus(code, None))
-
-    def read_line(self) -> bytes | None:
-        """For programs: the next line of input without its end; None at the end of input."""
-        line = bytearray()
-        while True:
-            data = self.input.read(1, math.inf)
-            if not data:
-                return None
-            if data == b"\n":
-                return bytes(line)
-            line += data
+        self.exit(code)
 
     def _end(self, status: ExitStatus) -> None:
-        if self._on_exit is None:
+        if not self.running:
             return
-        on_exit, self._on_exit = self._on_exit, None
+        self.running = False
         for stream in (self.input, self.output, self.errors):
             stream.close()
-        if status.signal is not None and self.task is not None:
+        if self.task is not None:
             self.task.kill()
-        self.world.at(self.world.now_s() + self.world.latency_s(), lambda: on_exit(status))
+        self.world.at(self.world.now_s() + self.world.latency_s(), lambda: self._on_exit(status))
 
 
 def stream_pair(world: SimWorld) -> tuple[SimStream, SimStream]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,9 @@ from proxy_actors.world.sim_world import SimWorld
 from tests.defects import planted
 from tests.sim.campaign import run_one
 from tests.sim.scenarios import SCENARIOS
+
+# Objects that only say where they are: nowhere else in another process.
+_ADDRESS = re.compile(r"(?<=object) at 0x[0-9a-f]+")
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +58,7 @@ def told_turns(world: SimWorld) -> Iterator[None]:
         own = owners == [f"actor {type(actor).__name__}"]
         where = "" if own else f"inline in {owners}"
         print(f"{world.steps:6} {world.now_s():9.3f} {actor.name}#{actor.slot.starts} "
-              f"{mail.message} {where}".rstrip())
+              f"{_ADDRESS.sub('', str(mail.message))} {where}".rstrip())
         turn(actor, mail)
 
     setattr(Actor, "_turn", told)

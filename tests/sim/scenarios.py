@@ -5,5 +5,8 @@ from __future__ import annotations
 from tests.sim.campaign import Scenario
 from tests.sim.plane_scenario import PLANE
 from tests.sim.pool_scenario import POOL
+from tests.sim.stdio_scenario import STDIO
 
-SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (POOL, PLANE)}
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (POOL, PLANE, *STDIO)
+}
