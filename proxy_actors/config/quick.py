@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy_actors.config import load, mcp_json
 from proxy_actors.config.model import Config, Upstream
 from proxy_actors.options import RunOptions
 
@@ -22,6 +21,8 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
         ConfigurationError: the file has errors; the text tells them all.
     """
     if options.config is not None or options.mcp_json is not None:
+        from proxy_actors.config import load, mcp_json  # a command line needs neither to start
+
         loaded = (
             load.load_or_fail(options.config, environment)
             if options.config is not None

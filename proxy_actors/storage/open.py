@@ -7,7 +7,6 @@ from pathlib import Path
 
 from proxy_actors.messages.sessions import SessionRow, SessionWrite
 from proxy_actors.storage.memory import MemoryStore
-from proxy_actors.storage.sessions import SessionFile
 from proxy_actors.world.base import SessionStore
 
 FILE_NAME = "sessions.sqlite"
@@ -27,5 +26,7 @@ def open_store(state_dir: str | None, threaded: Threaded) -> SessionStore:
     """
     if state_dir is None:
         return MemoryStore()
+    from proxy_actors.storage.sessions import SessionFile  # with peewee: nobody else waits for it
+
     file = SessionFile(Path(state_dir) / FILE_NAME)
     return threaded(file.load(), file.commit, file.close)
