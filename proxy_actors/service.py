@@ -28,6 +28,7 @@ from proxy_actors.options import RunOptions
 
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
+LOG_S_MAX = 0.2
 FAILED = 1
 CONFIGURATION = 78
 
@@ -72,7 +73,7 @@ class _Service:
         self,
         options: RunOptions,
         guardian: tuple[int, int] | None,
-        write_log: Callable[[], object],
+        write_log: Callable[[float], object],
     ) -> None:
         from proxy_actors.app import App
         from proxy_actors.config.quick import config_of
@@ -171,7 +172,7 @@ class _Service:
             self._stops += 1
             if self._stops > 1:
                 logger.warning("stopped_at_once")
-                self._write_log()
+                self._write_log(LOG_S_MAX)
                 os._exit(FAILED)  # children end with the guardian, whose socket closes with us
             self.tell("stop")
 
@@ -200,6 +201,7 @@ class _Service:
             f"curl -s -w '\\n' {base}/mcp -H 'Content-Type: application/json'"
             f" -H 'Accept: application/json, text/event-stream' -d '{body}'",
         )
+        self._write_log(LOG_S_MAX)  # what was logged before stands before, where both are shown
         print("\n".join(lines), flush=True)
 
 

@@ -243,6 +243,9 @@ def test_usr2_writes_the_tree_of_actors(proxy: ProxyProcess, mode: str) -> None:
     stream = session.listen()
     assert stream.head().status == 200
     session.call("say", text="garbage\n")
+    if mode == "session":  # the session's own, and the next one's
+        eventually(lambda: len(proxy.children()) == 2)
+    eventually(lambda: all(f" pid={pid}\n" in proxy.log() for pid in proxy.children()))
     logged = len(proxy.log())
     proxy.signal(signal.SIGUSR2)
     eventually(lambda: " name=server " in proxy.log()[logged:])
