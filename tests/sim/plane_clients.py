@@ -118,8 +118,7 @@ class Client:
 
     def await_end(self, line: Line, answer: Answer) -> None:
         """Wait until the answer is complete, or cannot become so."""
-        stream = line.pipes
-        while not answer.complete and not (stream._in._eof or stream._in._broken):
+        while not answer.complete and not line.over:
             self.world.pass_time(0.5)
         self.world.pass_time(0.1)  # let the reader see it
 
@@ -281,7 +280,7 @@ class Client:
             line.close()
             self.scene.saw("left_in_mid_call")
         else:
-            line.pipes.break_off()
+            line.break_off()
             self.scene.saw("vanished_in_mid_call")
 
     def answer_question(self, known: Known) -> None:
@@ -294,8 +293,7 @@ class Client:
         line.send(self.request(body, known))
         answer = self.reading(line)
         answered = 0
-        stream = line.pipes
-        while not answer.complete and not (stream._in._eof or stream._in._broken):
+        while not answer.complete and not line.over:
             self.world.pass_time(0.5)
             asked = [x["id"] for x in answer.messages if "id" in x and "method" in x]
             if answers and len(asked) > answered:
@@ -317,7 +315,7 @@ class Client:
         line = self.connect()
         line.send(self.request(None, known, "GET"))
         answer = self.reading(line, "GET")
-        while answer.status is None and not (line.pipes._in._eof or line.pipes._in._broken):
+        while answer.status is None and not line.over:
             self.world.pass_time(0.5)
         if answer.status == 200:
             known.stood = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.policy.session_ledger import key_of
+from proxy_actors.world.sim_streams import SimStream
 from tests.sim.virtual import Answer, VirtualConnection
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Line(VirtualConnection):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene.world)
+        assert isinstance(self.stream, SimStream)
+        self._sim = self.stream
+        self._incoming, self._outgoing = self.stream._in, self.stream._out
         self._scene = scene
         self.keep_alive = True
         self.used_s = self.world.now_s()
@@ -86,14 +90,24 @@ class Line(VirtualConnection):
         return self.keep_alive and self.stream.is_quiet()
 
     @property
-    def pipes(self) -> Any:
-        return self.stream
+    def over(self) -> bool:
+        """Whether nothing more can come."""
+        return self._incoming._eof or self._incoming._broken
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client has closed it."""
+        return self._sim._closed
+
+    def break_off(self) -> None:
+        """Break it, as a network does."""
+        self._sim.break_off()
 
     def excuse(self) -> str | None:
         """Say why an answer may have been cut; None when nothing has happened here."""
-        if self.pipes._in._broken:
+        if self._incoming._broken:
             return "reset"
-        if self.pipes._out in self._scene.killed:
+        if self._outgoing in self._scene.killed:
             return "killed"
         return None
 

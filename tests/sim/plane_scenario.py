@@ -45,7 +45,7 @@ from tests.sim.plane_oracle import Known, Line, Oracle
 from tests.sim.virtual import PROXY, UPSTREAM, URL, start_server
 
 CLIENTS = 3
-SEEDS = 250
+SEEDS = 220
 # A call may take its time; the server may wait for an answer, or notice late that a stream is over.
 QUIET_S = CALL_S_MAX + ANSWER_WAIT_S + 40.0
 # Greenlets of the data plane; of connections, those that serve a client.
@@ -323,12 +323,11 @@ class Scene:
             task.kill()
 
     def kill_socket(self) -> None:
-        self.lines = [line for line in self.lines if not line.pipes._closed]
-        streams: list[Any] = [line.stream for line in self.lines]
-        streams += self.plane.table.streams.values()
-        if streams:
+        self.lines = [line for line in self.lines if not line.closed]
+        victims: list[Any] = [*self.lines, *self.plane.table.streams.values()]
+        if victims:
             self.saw("killed_socket")
-            self.chance.choice(streams).break_off()
+            self.chance.choice(victims).break_off()
 
     def lose_sessions(self) -> None:
         if self.chance.random() < 0.1:

@@ -39,7 +39,7 @@ LIMITS = PoolLimits(connections_max=2, reserve=1, streams_max=1, waiters_max=4, 
 BORROWERS = 6
 EXCHANGES_EACH = 3
 GRAIN_S = 0.06
-SEEDS = 1750
+SEEDS = 1130
 
 
 class PlantedError(Exception):

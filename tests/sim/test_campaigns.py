@@ -34,7 +34,7 @@ def replay(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, "-m", "tests.sim.replay", *arguments],
         env={**os.environ, "PYTHONHASHSEED": hash_seed}, cwd=ROOT, text=True,
-        capture_output=True, check=False,
+        capture_output=True, check=False, timeout=100.0,
     )  # fmt: skip
 
 
