@@ -149,6 +149,8 @@ class ChildPipes:
                     self._discard(stdout)
         except StreamClosedError:
             pass  # the exit is told apart from this
+        finally:
+            actor.tell(m.OutputEnded())
 
     def _discard(self, stream: ByteStream) -> None:
         try:

@@ -6,8 +6,8 @@ drains stderr. They end when the process does.
 
 The end. `Stop` closes stdin, then sends TERM, then KILL to the group, two seconds apart (2025-11-25
 basic/lifecycle, "Shutdown"); the actor ends when the exit has been seen. When the process ends by
-itself every call is answered at once, the parent is told ProcessGone, and the actor ends as soon as
-its streams have ended.
+itself its last words are heard; then every call is answered at once, the parent is told
+ProcessGone, and the actor ends as soon as its streams have ended.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from proxy_actors.policy.stdio_shared import SharedPolicy
 from proxy_actors.world.base import ChildCommand, World
 
 STOP_STEP_S = 2.0
+# How long the end of an ended process's output is waited for, where a descendant holds the pipe.
+LAST_WORDS_S = 0.5
 _LEDGER_MAIL = (
     m.SubmitCall,
     m.FrameReceived,
@@ -92,6 +94,8 @@ class StdioProcess(Actor):
         self._call_streams: dict[int, Slot] = {}
         self._standalone: Slot | None = None
         self._stopping = False
+        self._exit: str | None = None
+        self._output_ended = False
         self._gone = False
         self._step = 0
         self._dropped = 0
@@ -111,7 +115,11 @@ class StdioProcess(Actor):
                 self._exited(Reason.UPSTREAM_UNAVAILABLE, text)
             case m.ProcessExited(code, signal):
                 how = f"with code {code}" if signal is None else f"by signal {signal}"
-                self._exited(Reason.PROCESS_EXITED, f"the server process ended {how}")
+                self._exit = f"the server process ended {how}"
+                self._hear_last_words()
+            case m.OutputEnded() | m.LastWordsDue():
+                self._output_ended = True
+                self._hear_last_words()
             case m.GarbageReceived(text):
                 self._pipes.log_garbage(text)
                 self._dropped += 1
@@ -308,6 +316,15 @@ class StdioProcess(Actor):
             self._stop_step(0)
         else:
             self._apply(self._policy.begin(self.world.now_s()))
+
+    def _hear_last_words(self) -> None:
+        """The end of the process and the end of its output come in either order."""
+        if self._exit is None or self._gone:
+            return
+        if self._output_ended:
+            self._exited(Reason.PROCESS_EXITED, self._exit)
+        else:
+            self.world.timer(LAST_WORDS_S, self.ref, m.LastWordsDue())
 
     def _exited(self, reason: Reason, text: str) -> None:
         """The process is no more."""

@@ -247,6 +247,18 @@ class FrameTooLong(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class OutputEnded(Message, frozen=True):
+    """Reader of stdout to child actor: no more frames will come."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class LastWordsDue(Message, frozen=True):
+    """Timer to child actor: the process has ended, and what it said last is not waited for."""
+
+    always_accepted: ClassVar[bool] = True
+
+
 class CallSweepDue(Message, frozen=True):
     """Timer to child actor: look at deadlines."""
 

@@ -247,6 +247,8 @@ class SimProcess:
 
     Attributes:
         ignores_term: whether TERM has no effect; for the program to say.
+        has_descendant: whether there is one that holds the output open when the process exits by
+            itself; for the program to say.
         running: whether it has not ended.
     """
 
@@ -262,6 +264,7 @@ class SimProcess:
         self.errors = SimStream(None, pipes[2])
         self.task: SimTask | None = None
         self.ignores_term = False
+        self.has_descendant = False
         self.running = True
         self._on_exit = on_exit
 
@@ -290,8 +293,10 @@ class SimProcess:
         if not self.running:
             return
         self.running = False
-        for stream in (self.input, self.output, self.errors):
-            stream.close()
+        self.input.close()
+        if status.signal is not None or not self.has_descendant:
+            self.output.close()
+            self.errors.close()
         if self.task is not None:
             self.task.kill()
         self.world.at(self.world.now_s() + self.world.latency_s(), lambda: self._on_exit(status))

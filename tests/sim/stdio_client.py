@@ -59,7 +59,7 @@ class Call:
     """One `tools/call`. `outcome` is set once: what became of it, in the client's eyes.
 
     Attributes:
-        executed: what the proxy said of the execution, if it answered with an error of its own.
+        executed, reason: what the proxy said, if it answered with an error of its own.
         cancelled_s: when the proxy had accepted a cancellation, if a server was at the call.
     """
 
@@ -71,6 +71,7 @@ class Call:
     began_s: float
     outcome: str | None = None
     executed: str | None = None
+    reason: str | None = None
     left: bool = False
     ended_s: float | None = None
     cancelled: bool = False
@@ -434,6 +435,7 @@ class Session:
         else:
             call.outcome = "refused"
             call.executed = self.client.judge_refusal(answer, call.id, str(call))
+            call.reason = data.get("reason")
             self.note_end(answer)
 
     def accept(self, call: Call, outcome: str, about: Any) -> None:

@@ -21,6 +21,7 @@ from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.base import Message
+from proxy_actors.messages.lifecycle import StopReason
 from proxy_actors.messages.stdio import StdioMode
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.policy.backoff import BackoffLimits
@@ -291,8 +292,19 @@ class Scene:
                 assert not times, f"{call} was executed, and its client was told that it was not"
             if call.outcome in ("result", "error"):
                 assert times == 1
+            if call.reason == "process-exited" and times:
+                self.check_last_words(call)
             if call.cancelled_s is not None and call.ended_s is not None:
                 self.check_cancelled(call, call.ended_s, call.cancelled_s)
+
+    def check_last_words(self, call: Call) -> None:
+        """Check that an answer was not lost because its server ended right after it."""
+        work = self.servers.works[call.n]
+        if work.answered and not self.world.seen["stalled"]:
+            (owner,) = [x for x in self.processes if x._pipes._child is work.server.process]
+            overflowed = any(step.startswith("large") for step in call.steps)
+            crashed = owner._ending is StopReason.CRASHED
+            assert overflowed or crashed, f"the answer to {call} was lost"
 
     def check_cancelled(self, call: Call, ended_s: float, cancelled_s: float) -> None:
         """Check that a call ended soon after its cancellation, whatever its server did."""

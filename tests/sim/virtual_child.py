@@ -129,6 +129,7 @@ class VirtualServer:
         if servers.likes():
             self.world.pass_time(self.world.chance.random() * 3)
         process.ignores_term = servers.likes()
+        process.has_descendant = servers.likes()
         ignores_end = servers.likes(3.0 if process.ignores_term else 1.0)
         self.mutter()
         reader = LineReader(process.input)
@@ -270,6 +271,7 @@ class Work:
 
     Attributes:
         cancelled: whether its cancellation has come.
+        answered: whether the whole answer is in the pipe.
         ended_s: when the server was done with it.
     """
 
@@ -284,6 +286,7 @@ class Work:
         self.steps: list[str] = arguments["do"]
         self.token = message["params"].get("_meta", {}).get("progressToken")
         self.cancelled = False
+        self.answered = False
         self.ended_s: float | None = None
         self._asked = 0
         self._parked: SimWaiter | None = None
@@ -363,7 +366,9 @@ class Work:
         self.server.write(self.world.chance.choice(GARBAGE))
 
     def do_large(self, size: str) -> None:
-        """Print a line of that size, which is no message."""
+        """Print a line of that size, which is no message and may be the end of the process."""
+        if self.servers.healed:
+            return
         self.server.write(b"x" * int(size) + b"\n")
 
     def do_hang(self, _: str) -> None:
@@ -380,6 +385,7 @@ class Work:
 
     def do_answer(self, _: str) -> None:
         self._send(self._answer())
+        self.answered = True
 
     def do_twice(self, _: str) -> None:
         self._send(self._answer(), self._answer())
@@ -390,20 +396,32 @@ class Work:
 
     def do_half(self, _: str) -> None:
         """Begin to answer."""
+        if self.servers.healed:
+            return
         self.server.write(json.dumps(self._answer()).encode()[:-7])
 
     def do_exit(self, code: str) -> None:
         """End the process in good order; what was printed is in the pipe."""
+        if self._lives_on():
+            return
         self.servers.saw("server_exited_in_a_call")
         self.server.process.exit(int(code))
         raise StreamClosedError("the process has ended")
 
     def do_die(self, _: str) -> None:
+        if self._lives_on():
+            return
         self.servers.saw("server_died_in_a_call")
         self.server.process.kill()
         raise StreamClosedError("the process has ended")
 
     # Inside.
+
+    def _lives_on(self) -> bool:
+        """Whether all faults have healed: then the call is answered, and nobody ends."""
+        if self.servers.healed and not self.answered:
+            self.do_answer("")
+        return self.servers.healed
 
     def _about(self) -> dict[str, Any]:
         return {"n": self.n, "tag": self.tag}
