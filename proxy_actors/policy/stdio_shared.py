@@ -69,7 +69,7 @@ class SharedPolicy:
         self._own: dict[bytes, _Own] = {}
         self._serial = 0
         self._ready = False
-        self._held: list[tuple[bytes, e.WriteFrame]] = []
+        self._held: dict[bytes, e.WriteFrame] = {}
         self._generation = 0
         self._armed = False
         self._draining = False
@@ -195,15 +195,15 @@ class SharedPolicy:
 
     def _responded(self, frame: Message, effects: list[LedgerEffect]) -> None:
         call = self._calls.find(frame.id)
-        own = None if frame.id is None else self._own.pop(frame.id, None)
-        if own is not None:
-            self._own_answered(own, frame, effects)
-        elif call is None or call.unsent:
-            if frame.id is not None:
-                self._calls.late(frame.id)
+        if frame.id is None or frame.id in self._held:  # a child may count along
             effects.append(e.DropFrame("response to no call in flight"))
-        else:
+        elif call is not None:
             self._calls.answer(call, jsonrpc_rewrite.with_id(frame, call.client_id), effects)
+        elif frame.id in self._own:
+            self._own_answered(self._own.pop(frame.id), frame, effects)
+        else:
+            self._calls.late(frame.id)
+            effects.append(e.DropFrame("response to no call in flight"))
 
     def _own_answered(self, own: _Own, frame: Message, effects: list[LedgerEffect]) -> None:
         result = frame.envelope.get("result")
@@ -224,8 +224,8 @@ class SharedPolicy:
         self._ready = True
         effects.append(e.WriteFrame(jsonrpc_rewrite.notification(INITIALIZED)))
         effects.append(e.AnnounceReady(described))
-        held, self._held = self._held, []
-        for id, request in held:
+        held, self._held = self._held, {}
+        for id, request in held.items():
             if self._is_open(id):
                 effects.append(request)
                 self._calls.sent(id)
@@ -271,11 +271,10 @@ class SharedPolicy:
         if self._ready:
             effects.append(request)
         else:
-            self._held.append((id, request))
+            self._held[id] = request
 
     def _sweep(self, now_s: float, effects: list[LedgerEffect]) -> None:
         self._calls.sweep(now_s, effects)
-        self._held = [held for held in self._held if self._is_open(held[0])]
         for id, own in list(self._own.items()):
             if own.deadline_s > now_s:
                 continue
@@ -287,6 +286,7 @@ class SharedPolicy:
             if self._ready:
                 params = {"requestId": Raw(id)}
                 effects.append(e.WriteFrame(jsonrpc_rewrite.notification(CANCELLED, params)))
+        self._held = {id: held for id, held in self._held.items() if self._is_open(id)}
 
     def _finish(self, effects: list[LedgerEffect]) -> None:
         self._note_ends(effects)

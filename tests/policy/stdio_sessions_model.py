@@ -211,7 +211,8 @@ class SharedSessionsSubject(Subject):
             check(child.uris == wanted, f"subscribed to {child.uris}, wanted are {wanted}")
             check(level in (None, child.level), f"the level is {child.level}, wanted is {level}")
         for name in FRAMES:
-            self._tell(m.NotificationReceived(FRAMES[name]))
+            for key in (*self.clients, "of an ended session"):
+                self._tell(m.NotificationReceived(FRAMES[name], frozenset({key})))
 
     def key(self) -> Hashable:
         place = {key: number for number, key in enumerate(self.clients)}
@@ -257,8 +258,9 @@ class SharedSessionsSubject(Subject):
                 expected = self._ended(gone.key)
             case m.OpenStandalone(key):
                 expected = self._opened(self.clients[key])
-            case m.NotificationReceived(frame):
-                expected = self._notified(next(x for x in FRAMES if FRAMES[x] is frame))
+            case m.NotificationReceived(frame, at_work_for):
+                name = next(x for x in FRAMES if FRAMES[x] is frame)
+                expected = self._notified(name, at_work_for)
             case m.ProcessReady(name):
                 expected = self._became_ready(name)
             case m.ProcessGone(name):
@@ -328,10 +330,12 @@ class SharedSessionsSubject(Subject):
             *(e.EmitToSessionStream(client.key, data) for data in missed.values()),
         ]
 
-    def _notified(self, name: str) -> list[SharedSessionsEffect]:
+    def _notified(self, name: str, at_work_for: frozenset[str]) -> list[SharedSessionsEffect]:
         frame = FRAMES[name]
         effects: list[SharedSessionsEffect] = []
         clients = [client for client in self.clients.values() if self._concerns(client, name)]
+        if name == "log" and not at_work_for <= self.clients.keys():
+            clients = []
         for client in clients:
             if client.stream_open:
                 effects.append(e.EmitToSessionStream(client.key, frame.raw))

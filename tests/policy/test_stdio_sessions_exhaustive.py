@@ -144,6 +144,8 @@ DEFECTS = {
            "if len(self._sessions) != 1 or not",
            "if len(self._sessions) > 1:\n        return list(self._sessions)[:1]\n"
            "    if not self._sessions or not"): STREAMS,
+    Defect("the log of a call of an ended session is shown", POLICY, "_concerned",
+           " or not at_work_for <= self._sessions.keys()", ""): STREAMS,
     Defect("the log is shown at every level", POLICY, "_concerned",
            "LEVELS.index(level) >= LEVELS.index(session.level)", "True"): LEVELS,
     Defect("what is missed is lost", POLICY, "_notified",
