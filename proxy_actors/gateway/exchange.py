@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxy_actors.gateway.route import Route
 
 
-class AcceptedHead(msgspec.Struct, frozen=True, gc=False):
+class AcceptedHead(msgspec.Struct, frozen=True):
     """A head that has passed the checks, and what of it matters; made once while it repeats.
 
     Attributes:

@@ -12,7 +12,7 @@ from proxy_actors.gateway.forwarder import CALL_S_MAX, Forwarder
 DEFAULT_PATH = b"/mcp"
 
 
-class Route(msgspec.Struct, frozen=True, gc=False):
+class Route(msgspec.Struct, frozen=True):
     """One upstream, as the data plane sees it.
 
     Attributes:

@@ -348,7 +348,7 @@ class Session:
 
     def cancel(self, call: Call) -> None:
         """Cancel; a server that is at the call must be told."""
-        self.client.pause(4.0)
+        self.client.pause(2.0)
         if call.ended_s is not None or call.left:
             return
         call.cancelled = True

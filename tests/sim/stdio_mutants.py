@@ -45,6 +45,8 @@ OF_EVERY_MODE = (
            "not self._ended", "False"),
     Defect("streams stay listed", StdioProcess, "on_child_stopped",
            "self._streams.remove(message.name)", "pass"),
+    Defect("a cancelled call goes on", CallTable, "cancelled",
+           "min(call.deadline_s, now_s + CANCELLED_S_MAX)", "call.deadline_s"),
     Defect("the end of a drain is not told", StdioProcess, "_perform_rare",
            "self._tell_parent(m.ProcessDrained(self.name))", "pass"),
 )
@@ -71,8 +73,6 @@ OF_SESSION = (
 )
 
 OF_SHARED = (
-    Defect("a cancel is lost", SharedPolicy, "_send",
-           "data = jsonrpc_rewrite.cancelled_with_request_id(sent, call.upstream_id)", "return"),
     Defect("a cancel names the wrong request", SharedPolicy, "_send",
            "jsonrpc_rewrite.cancelled_with_request_id(sent, call.upstream_id)", "sent.raw"),
     Defect("a progress token is not mapped back", SharedPolicy, "_notified",
@@ -92,13 +92,13 @@ OF_SHARED = (
            "self._start_missing(effects)", "pass"),
     Defect("children and streams of a crashed upstream stay listed", StdioShared, "_leave",
            "self._unlist(child)", "pass"),
-    Defect("askers that gave up are remembered", StdioShared, "_note_asker",
-           "self._asks.pop(id, None)", "pass"),
 )
 
 OF_POOL = (
-    Defect("a cancelled call goes on", CallTable, "cancelled",
-           "min(call.deadline_s, now_s + CANCELLED_S_MAX)", "call.deadline_s"),
+    Defect("a cancel is lost", SharedPolicy, "_send",
+           "data = jsonrpc_rewrite.cancelled_with_request_id(sent, call.upstream_id)", "return"),
+    Defect("askers that gave up are remembered", StdioShared, "_note_asker",
+           "self._asks.pop(id, None)", "pass"),
     Defect("an exit leaves a request of the proxy open", SharedSessionsPolicy, "handle",
            "self._asks.gone(child)", "()"),
     Defect("a restarted upstream is not told of the sessions", StdioForwarder, "_make_known",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,20 @@ def test_seed_decides_a_run_to_the_last_step(name: str) -> None:
         runs.append((world.steps, world.now_s(), world.seen, world.random()))
     assert runs[0] == runs[1]
     assert runs[0][0] > 100
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_is_left_of_a_run(name: str) -> None:
+    """Else a long campaign needs ever more memory, and so would whatever starts a tree anew."""
+    left = []
+    with quiet_logs():
+        for seed in range(5):
+            world = SimWorld(seed)
+            run_one(SCENARIOS[name], world)
+            left.append(weakref.ref(world))
+            del world
+    gc.collect()
+    assert [world() for world in left] == [None] * 5
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
