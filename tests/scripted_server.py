@@ -306,6 +306,10 @@ class _Exchange:
         """Send an answer to a request of nobody's."""
         self._event({"jsonrpc": "2.0", "id": "not yours", "result": {}})
 
+    def do_event(self, data: str) -> None:
+        """Send whatever the step says in an event."""
+        self._send(chunk(b"data: %s\n\n" % data.encode()))
+
     def do_error(self, code: str) -> None:
         """Answer with a JSON-RPC error, as JSON."""
         status, _, number = code.partition(" ")

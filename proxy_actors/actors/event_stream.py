@@ -25,6 +25,9 @@ from proxy_actors.world.base import World
 class EventSource(ABC):
     """Reads an upstream's event stream; implemented by the data plane."""
 
+    dropped = 0
+    """How many events were no message, and were left out."""
+
     @abstractmethod
     def read_into(self, stream: Ref) -> None:
         """Tell EventReceived for each message and SourceEnded at the end. Runs in a greenlet."""
@@ -91,7 +94,11 @@ class EventStream(Actor):
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {"subscribed": self._policy.subscriber_id is not None, "dropped": self._dropped}
+        unread = 0 if self._source is None else self._source.dropped
+        return {
+            "subscribed": self._policy.subscriber_id is not None,
+            "dropped": self._dropped + unread,
+        }
 
     def _perform(self, effect: StreamEffect) -> None:
         match effect:

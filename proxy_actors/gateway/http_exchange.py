@@ -7,6 +7,7 @@ reader goes on where the client's greenlet stopped. Owns its lease, and gives it
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from proxy_actors.errors import (
     Reason,
     StreamClosedError,
 )
+from proxy_actors.gateway.exchange import request_name
 from proxy_actors.gateway.lease import Lease
 from proxy_actors.messages.stream import EventReceived, MessageKind, SourceEnded
 from proxy_actors.protocol import jsonrpc
@@ -40,6 +42,8 @@ _KINDS = {
     jsonrpc.Kind.RESPONSE: MessageKind.RESPONSE,
 }
 
+logger = logging.getLogger("proxy_actors.http")
+
 
 class HttpExchange(EventSource):
     """The upstream's side of an exchange.
@@ -48,6 +52,7 @@ class HttpExchange(EventSource):
         lease: the connection, for this exchange alone.
         method: the HTTP method, which decides how the answer is framed.
         upstream: the upstream's name, for errors.
+        exchange_id: whose it is, for the log.
         request_id: the raw JSON id that the final answer will carry; None when there is none.
     """
 
@@ -58,6 +63,7 @@ class HttpExchange(EventSource):
         method: bytes,
         limits: HttpLimits,
         upstream: str,
+        exchange_id: int,
         request_id: bytes | None,
     ) -> None:
         self._world = world
@@ -65,9 +71,11 @@ class HttpExchange(EventSource):
         self._parser = ResponseParser(limits, method)
         self._decoder: SseDecoder | None = None
         self._upstream = upstream
+        self._exchange_id = exchange_id
         self._request_id = request_id
         self._unread: list[jsonrpc.Message] = []
         self._failure: FailedError | None = None
+        self._dropped: FailedError | None = None  # may have been meant as the answer
         self._written = False
         self._answered = False
         self.repeats = False
@@ -154,7 +162,7 @@ class HttpExchange(EventSource):
             if self._await_message(deadline_s):
                 return self._unread[0]
             text = "the upstream ended its stream without an answer"
-            raise self._failed(text, Reason.UPSTREAM_CLOSED)
+            raise self._dropped or self._failed(text, Reason.UPSTREAM_CLOSED)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
                 return None
@@ -230,9 +238,12 @@ class HttpExchange(EventSource):
         try:
             while self._await_message(math.inf) and self._tell(stream):
                 pass
+            failure = self._dropped
         except FailedError as error:
-            return SourceEnded(error.reason, error.text, error.executed)
-        return SourceEnded()
+            failure = error
+        if failure is None:
+            return SourceEnded()
+        return SourceEnded(failure.reason, failure.text, failure.executed)
 
     def _tell(self, stream: Ref) -> bool:
         """Tell what has been read; False once the answer was among it, or nobody listens."""
@@ -278,11 +289,30 @@ class HttpExchange(EventSource):
         try:
             for event in self._decoder.feed(data) if data else ():
                 if event.data and event.event == b"message":
-                    self._unread += self.admit(event.data)
+                    self._take_event(event.data)
             if self._decoder.overflowed:
                 raise self._failed("an event of the upstream is too large")
         except FailedError as error:
             self._failure = error
+
+    def _take_event(self, data: bytes) -> None:
+        """Take the messages of an event. What is none is dropped, and the call goes on.
+
+        Raises:
+            FailedError: it was meant to be the answer, and no other will come.
+        """
+        try:
+            self._unread += self.admit(data)
+        except FailedError as error:
+            if self._request_id is not None and jsonrpc.answered_id(data) == self._request_id:
+                raise
+            self._dropped = error
+            self.dropped += 1
+            if self.dropped & (self.dropped - 1) == 0:  # a flood is told as often as it doubles
+                logger.warning(
+                    "event_dropped upstream=%s request=%s count=%d error=%s",
+                    self._upstream, request_name(self._exchange_id), self.dropped, error.text,
+                )
 
     def admit(self, data: bytes) -> tuple[jsonrpc.Message, ...]:
         """Judge what the upstream sent; several messages where it sent a batch.

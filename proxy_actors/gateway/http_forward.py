@@ -265,7 +265,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         )
         return HttpExchange(
             self._world, lease, outgoing.method, self._limits, self._pool.upstream,
-            outgoing.request_id,
+            outgoing.exchange_id, outgoing.request_id,
         )
 
     def _send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:

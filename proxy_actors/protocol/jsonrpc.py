@@ -169,6 +169,15 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
     return tuple(_batched(element) for element in elements)
 
 
+def answered_id(data: bytes) -> bytes | None:
+    """Return which request something means to answer that is no message, if that can be read."""
+    try:
+        members = _OBJECT.decode(data)
+        return None if "method" in members else _identifier(members.get("id", _ABSENT))
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
+
+
 def _flattened(body: bytes) -> bytes:
     if not body.isascii():
         body.decode()

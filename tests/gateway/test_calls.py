@@ -180,6 +180,69 @@ def test_stream_that_breaks_ends_in_an_error_and_never_in_half_an_event(
     assert data_of(answer)["requestId"] != ""
 
 
+NO_MESSAGES = [
+    "{nope", '{"jsonrpc":"2.0"}', '"text"', "[]", "[1]", '{"jsonrpc":"2.0","method":7}',
+    '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1.5}}',
+    '{"jsonrpc":"1.0","method":"notifications/message"}', '{"jsonrpc":"2.0","id":1,"method":"a",'
+    '"result":{}}', '{"jsonrpc":"2.0","id":"another","result":{},"error":{}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NO_MESSAGES)
+@pytest.mark.parametrize("before", [[], ["note"]], ids=["at first", "within a stream"])
+def test_event_that_is_no_message_is_left_out_and_the_call_goes_on(
+    scene: Scene, before: list[str], data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FLT-U7 over HTTP: it is counted and told in the log, and not quoted there."""
+    answer = ask(scene, "sse", *before, f"event {data}", "answer", "end")
+    assert answer.message == {"jsonrpc": "2.0", "id": 1, "result": RESULT}
+    assert len(answer.messages) == len(before) + 1
+    assert scene.server.executions[1] == 1
+    (line,) = [x.getMessage() for x in caplog.records if x.name == "proxy_actors.http"
+               and x.levelname == "WARNING"]  # fmt: skip
+    assert line.startswith("event_dropped upstream=default request=")
+    assert " count=1 error=the upstream sent no valid JSON-RPC: " in line
+    assert data not in line
+
+
+def test_flood_of_events_that_are_no_messages_is_told_as_often_as_it_doubles(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = ask(scene, "sse", *["event {nope"] * 100, "answer", "end")
+    assert answer.message["result"] == RESULT
+    lines = [x.getMessage() for x in caplog.records if "event_dropped" in x.getMessage()]
+    counts = [line.partition("count=")[2].partition(" ")[0] for line in lines]
+    assert counts == ["1", "2", "4", "8", "16", "32", "64"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    ['{"id":1,"result":{}}', '{"jsonrpc":"2.0","id":1}', '{"jsonrpc":"2.0","id":1,"error":"no"}',
+     '{"jsonrpc":"2.0","id":1,"result":{},"result":{}}'],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [[], ["note"]], ids=["at first", "within a stream"])
+def test_answer_that_is_malformed_fails_its_call_at_once(
+    scene: Scene, before: list[str], data: str
+) -> None:
+    """No other will come: whoever waited for it would wait until the deadline."""
+    answer = ask(scene, "sse", *before, f"event {data}", f"pause {CALL_S_MAX + 1}")
+    assert answer.message["id"] == 1
+    assert data_of(answer)["reason"] == "upstream-protocol"
+    assert data_of(answer)["executed"] == "unknown"
+
+
+@pytest.mark.parametrize("before", [[], ["note"]], ids=["at first", "within a stream"])
+def test_stream_that_ends_after_what_may_have_been_its_answer_says_so(
+    scene: Scene, before: list[str]
+) -> None:
+    """As with NaN, which many servers write and JSON does not know."""
+    nan = '{"jsonrpc":"2.0","id":1,"result":{"x":NaN}}'
+    answer = ask(scene, "sse", *before, f"event {nan}", "end")
+    assert answer.message["id"] == 1
+    assert data_of(answer)["reason"] == "upstream-protocol"
+    assert "no valid JSON-RPC" in answer.error["message"]
+
+
 def test_connection_refused_is_told_at_once_and_as_not_executed(scene: Scene) -> None:
     """N1."""
     session = scene.session()
@@ -482,6 +545,8 @@ def test_standalone_stream_carries_what_the_server_says(scene: Scene) -> None:
         upstream.standalone.put({"jsonrpc": "2.0", "id": 0, "method": "roots/list"})
         upstream.standalone.put({"jsonrpc": "2.0", "id": 1, "result": {}})
         upstream.standalone.put({"jsonrpc": "2.0", "error": {"code": 1, "message": "stray"}})
+        upstream.standalone.put({"jsonrpc": "2.0", "id": 7})
+        upstream.standalone.put(note("notifications/prompts/list_changed"))
         scene.pass_time(20.0)
         connection.close()
         return answer
@@ -489,7 +554,7 @@ def test_standalone_stream_carries_what_the_server_says(scene: Scene) -> None:
     answer: Answer = scene.do(client)
     assert answer.is_stream
     assert [x["method"] for x in answer.messages] == [
-        "notifications/tools/list_changed", "roots/list"
+        "notifications/tools/list_changed", "roots/list", "notifications/prompts/list_changed"
     ]
     assert b": keep-alive\n\n" in answer.body
     scene.rest()
