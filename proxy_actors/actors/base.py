@@ -17,8 +17,8 @@ The rules of the loop, in order:
    Reply that it kept, once; a second answer is dropped and counted.
 3. Any exception out of `on_receive` or `on_start` is a crash, asked or told, GreenletExit and
    gevent.Timeout included: the asker is answered with ActorStoppedError, `on_crash` runs.
-4. At its end the actor stops its children and waits for them, hands the mail it crashed over
-   and what is left in the box to `on_undelivered`, then tells its parent ChildStopped.
+4. At its end the actor stops its children and waits for them, hands mail that was not handled to
+   `on_undelivered`, or to its slot if it outlives a crash, then tells its parent ChildStopped.
 """
 
 from __future__ import annotations
@@ -153,8 +153,7 @@ class Actor(pykka.Actor):
         child.parent = self.ref
         child.incarnation = incarnation
         child.slot = slot or child.slot
-        child.slot.ref = child.ref
-        child.slot.starts += 1
+        child.slot.enter(child.ref)
         self.children[child.name] = child.ref
         child.start_loop()
         return child.ref
@@ -309,7 +308,9 @@ class Actor(pykka.Actor):
     def _bury(self, mail: Mail) -> None:
         if mail.reply_to is not None:
             mail.reply_to.fail(ActorStoppedError(f"{self.name} stopped"))
-        if mail.message.__class__ in _LIFECYCLE:
+        # What it crashed over is not kept: the next incarnation might crash over it as well.
+        kept = mail is not self._unfinished and self.slot.keep(mail.message)
+        if kept or mail.message.__class__ in _LIFECYCLE:
             return
         self.undelivered += 1
         self._guard(lambda: self.on_undelivered(mail.message))

@@ -124,21 +124,37 @@ class Slot:
     """An actor's stable name: finds the present incarnation at the moment of sending.
 
     Owned by the actor's parent. Between two incarnations nobody lives here: `tell` says False and
-    `ask` raises ActorStoppedError, so what must not be lost stays with the sender. `starts` counts
+    `ask` raises ActorStoppedError, so what must not be lost stays with the sender, save for mail
+    that `outlives_crash`, which is kept here for the next incarnation. `starts` counts
     the incarnations that lived here, across restarts of the parent too: ids that mail to this name
     may bring back are told apart by it.
     """
 
-    __slots__ = ("name", "ref", "starts")
+    __slots__ = ("_kept", "name", "ref", "starts")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ref: Ref | None = None
         self.starts = 0
+        self._kept: tuple[Message, ...] = ()
+
+    def enter(self, ref: Ref) -> None:
+        """Have an incarnation live here, and hear what was kept for it first."""
+        self.ref = ref
+        self.starts += 1
+        kept, self._kept = self._kept, ()
+        for message in kept:
+            ref.tell(message)
+
+    def keep(self, message: Message) -> bool:
+        """Keep mail for the next incarnation; False when it is not such mail."""
+        if message.outlives_crash:
+            self._kept += (message,)
+        return message.outlives_crash
 
     def tell(self, message: Message) -> bool:
         """Tell the present incarnation; False when there is none, or it did not accept."""
-        return self.ref is not None and self.ref.tell(message)
+        return self.keep(message) if self.ref is None else self.ref.tell(message)
 
     def deliver(self, message: Message) -> bool:
         """Tell the present incarnation as `Ref.deliver` does; False when there is none."""

@@ -18,3 +18,6 @@ class Message(msgspec.Struct, frozen=True):
     # Mail that gives something back is taken even by a full box: refusing it would lose what is
     # returned, and its number is bounded by what was lent. A parent's few commands are taken too.
     always_accepted: ClassVar[bool] = False
+    # News that the next incarnation must hear when this one crashes or is not there: the slot keeps
+    # it. What is kept is bounded by what it is about, and handling it twice does no harm.
+    outlives_crash: ClassVar[bool] = False

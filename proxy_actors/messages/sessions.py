@@ -129,6 +129,7 @@ class SessionEnded(Message, frozen=True):
     """Registry to upstream: free what the session held there. Durable before it is told."""
 
     always_accepted: ClassVar[bool] = True
+    outlives_crash: ClassVar[bool] = True
     session: Session
     reason: EndReason
 

@@ -31,6 +31,12 @@ class GivesBack(Act, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class Kept(Act, frozen=True):
+    """The same, and not lost with an incarnation."""
+
+    outlives_crash: ClassVar[bool] = True
+
+
 def failing(error: BaseException) -> Act:
     """Have the actor raise this."""
 

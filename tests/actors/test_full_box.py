@@ -70,7 +70,7 @@ def test_wait_for_room_has_a_deadline() -> None:
 def test_wait_for_room_ends_with_the_actor() -> None:
     stage = Stage()
     puppet = Puppet(stage, mail_max=1)
-    puppet.slot.ref = puppet.ref
+    puppet.slot.enter(puppet.ref)
     puppet.ref.tell(failing(LookupError()))
     waits = [stage.start(lambda: puppet.slot.tell_when_room(Act(), stage.now_s() + 60.0))]
     waits += [stage.start(lambda: puppet.ref.tell_when_room(Act(), stage.now_s() + 60.0))]

@@ -14,7 +14,7 @@ from proxy_actors.errors import ActorStoppedError, ConfigurationError
 from proxy_actors.messages.lifecycle import DescribeState, Stop
 from proxy_actors.messages.supervision import DrainTree, Restart, Strategy, SupervisorReady
 from proxy_actors.policy.supervision import Budget
-from tests.actors.stage import Act, Puppet, Stage, failing
+from tests.actors.stage import Act, Kept, Puppet, Stage, failing
 
 CRASH = failing(LookupError("planted"))
 
@@ -191,6 +191,50 @@ def test_transient_worker_that_ends_by_itself_stays_away() -> None:
     assert slot.ref is None
     assert slot.starts == 1
     assert stage.ear.last_words() == []
+
+
+# News that outlive a crash.
+
+
+def told(news: str) -> Kept:
+    return Kept(lambda actor: actor.history.append(f"{news} to {actor.ref.incarnation}"))
+
+
+def test_news_in_the_box_of_a_worker_that_crashes_are_told_to_the_next() -> None:
+    house = House()
+    house.history.clear()
+    for message in (CRASH, told("first"), Act(lambda actor: actor.history.append("lost")),
+                    told("second")):  # fmt: skip
+        assert house.slots["b"].tell(message)
+    house.stage.run(1.0)
+    assert house.history == ["+b", "first to 2", "second to 2"]
+
+
+def test_news_between_two_incarnations_are_told_to_the_second() -> None:
+    house = House()
+    slot = house.slots["b"]
+    house.history.clear()
+    assert slot.tell(CRASH)
+    assert house.stage.run_until(lambda: slot.ref is None)
+    assert slot.tell(told("news"))
+    assert not slot.tell(Act())
+    house.stage.run(1.0)
+    assert house.history == ["+b", "news to 2"]
+
+
+def test_news_that_a_worker_crashed_over_are_not_told_again() -> None:
+    """Else they would end every incarnation, and with them the house."""
+    house = House()
+    house.history.clear()
+
+    def fail(actor: Inmate) -> None:
+        actor.history.append("crash")
+        raise LookupError("planted")
+
+    assert house.slots["b"].tell(Kept(fail))
+    assert house.slots["b"].tell(told("news"))
+    house.stage.run(1.0)
+    assert house.history == ["crash", "+b", "news to 2"]
 
 
 # A drain.

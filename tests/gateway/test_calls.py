@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from proxy_actors.gateway.forwarder import CALL_S_MAX, SILENT_S_MAX
+from proxy_actors.messages.sessions import EndReason, SessionEnded
 from proxy_actors.policy.pool_limits import PoolLimits
 from tests.gateway.scene import Scene
 from tests.scripted_server import ANSWER_WAIT_S
@@ -624,6 +625,22 @@ def test_end_of_the_session_ends_its_streams(scene: Scene) -> None:
     assert data_of(post)["reason"] == "session-lost"
     assert scene.server.deleted == ["up-1"]
     scene.rest()
+
+
+def test_session_that_ends_while_its_upstream_is_started_anew_ends_there_too(
+    scene: Scene,
+) -> None:
+    """MCP-S-6: the next incarnation hears of it, or the server's session would live on."""
+    session = scene.session()
+    upstream = scene.plane.upstream
+    (actor,) = [task for task in scene.live if task.owner == "actor HttpUpstream"]
+    actor.kill()
+    assert scene.run_until(lambda: upstream.ref is None, 10.0)
+    (row,) = scene.plane.store.rows()
+    assert upstream.tell(SessionEnded(row.session, EndReason.DELETED))
+    assert scene.run_until(lambda: scene.server.deleted == ["up-1"], 10.0)
+    assert upstream.starts == 2
+    assert scene.ask(request(call(1), session=session)).status == 404
 
 
 # Limits.
