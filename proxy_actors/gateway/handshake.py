@@ -55,6 +55,16 @@ class Handshake:
         return json_response(answer.raw, [session_id])
 
 
+def agreed_version(request: Message, version: str) -> str:
+    """Choose the revision of a session at a server with which the proxy has shaken hands itself.
+
+    It is the older one of the server's `version` and what the client's `initialize` asks for; the
+    server's where the client asks for one that is not spoken here (MCP-S-1).
+    """
+    asked = bytes(request.params.get("protocolVersion", b"")).decode("utf-8").strip('"')
+    return min(asked, version) if asked in SESSION_VERSIONS else version
+
+
 def negotiated_version(answer: Message, upstream: str) -> str:
     """Read the version that the upstream chose.
 

@@ -23,7 +23,7 @@ from proxy_actors.errors import (
 )
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX, Forwarder
-from proxy_actors.gateway.handshake import Handshake, negotiated_version
+from proxy_actors.gateway.handshake import Handshake, agreed_version, negotiated_version
 from proxy_actors.gateway.response import Response, json_response
 from proxy_actors.messages.sessions import (
     EndReason,
@@ -94,10 +94,12 @@ class StdioForwarder(Forwarder):
             return self._initialize_own(exchange, deadline_s)
         described: ServerDescribed = self._slot.ask(DescribeServer(), deadline_s)
         assert exchange.message.id is not None
-        body = jsonrpc_rewrite.result(exchange.message.id, Raw(described.result))
-        answer = jsonrpc.admit(body)
+        version = agreed_version(exchange.message, described.version)
+        members = msgspec.json.decode(described.result, type=dict[str, Raw])
+        result = {**members, "protocolVersion": version}
+        answer = jsonrpc.admit(jsonrpc_rewrite.result(exchange.message.id, result))
         assert isinstance(answer, Message)
-        return self._handshake.create(exchange, answer, described.version, "", None, True)
+        return self._handshake.create(exchange, answer, version, "", None, True)
 
     def call(self, exchange: Exchange) -> Response:
         """Submit the request; JSON if nothing but its answer comes, else an event stream."""

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
 from proxy_actors.messages.stdio import StdioMode
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.world.base import ChildCommand
 from proxy_actors.world.sim_streams import SimProcess
 from proxy_actors.world.sim_world import Faults, SimWorld
 from tests.sim.upstream import LineReader
-from tests.sim.virtual import PROXY, VirtualConnection, initialize, note, request
+from tests.sim.virtual import PROXY, Answer, VirtualConnection, initialize, note, request
 from tests.stdio_plane import StdioPlane
 
 CLIENTS = 1000
@@ -27,13 +29,15 @@ LOOK_ALIKE = (0, "0", 1, "1", "", -7, 2**63, "caf\u00e9", '"', "\\u0030")
 class Crowd(SimWorld):
     """A proxy, and a server that answers when so many calls have come; then in any order."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, calls: int, version: str = "2025-11-25") -> None:
         super().__init__(1, Faults(fragment=0.0))
+        self._version = version
         self._calls = calls
         self.ids: list[Any] = []
         self.programs["server"] = self.serve
+        self.store = MemoryStore()
         self.plane = StdioPlane(
-            self, StdioMode.SHARED, ChildCommand(("server",), {}), MemoryStore(), PROXY
+            self, StdioMode.SHARED, ChildCommand(("server",), {}), self.store, PROXY
         )
         self.plane.start()
         self.run(1.0)
@@ -45,7 +49,7 @@ class Crowd(SimWorld):
         while line := reader.line(math.inf):
             message = json.loads(line)
             if message["method"] == "initialize":
-                result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
+                result = {"protocolVersion": self._version, "capabilities": {}, "serverInfo": {}}
                 self.say(process, {"jsonrpc": "2.0", "id": message["id"], "result": result})
             elif message["method"] == "tools/call":
                 self.ids.append(message["id"])
@@ -93,6 +97,30 @@ class Crowd(SimWorld):
         assert not self.errors, self.errors
         assert self.plane.leftovers() == {}
         return [got[number] for number in range(self._calls)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("2024-11-05", "2024-11-05"), ("2025-03-26", "2025-03-26"), ("2025-06-18", "2025-06-18"),
+     ("2025-11-25", "2025-06-18"), ("2026-07-28", "2025-06-18"), ("1999-01-01", "2025-06-18")],
+)  # fmt: skip
+def test_client_is_told_the_older_revision_of_its_own_and_the_servers(
+    asked: str, told: str
+) -> None:
+    """MCP-S-1; the rest of what the server says of itself is told as it is."""
+    crowd = Crowd(1, "2025-06-18")
+    answers: list[Answer] = []
+
+    def client() -> None:
+        answers.append(VirtualConnection(crowd).ask(request(initialize(asked))))
+
+    crowd.spawn("client", client)
+    assert crowd.run_until(lambda: bool(answers))
+    assert answers[0].message["result"] == {
+        "protocolVersion": told, "capabilities": {}, "serverInfo": {}
+    }
+    (row,) = crowd.store.rows()
+    assert row.session.version == told
 
 
 def own(number: int, id: Any) -> list[Any]:

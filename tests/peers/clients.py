@@ -20,7 +20,13 @@ from peers.upstreams import HERE, NODE, SCOPE, UPSTREAMS, Plan
 CLIENTS_WITHIN_S = 120
 PYTHON_DRIVER = (sys.executable, str(HERE / "python_client.py"))
 TS_DRIVER = (str(NODE), str(HERE / "ts_client.mjs"), str(SCOPE / "sdk"))
-DRIVERS = {"python-legacy": PYTHON_DRIVER, "python-auto": PYTHON_DRIVER, "typescript": TS_DRIVER}
+# The same client as it was when this revision was its latest.
+OLDER = "2025-03-26"
+DRIVERS = {
+    "python-legacy": PYTHON_DRIVER, "python-auto": PYTHON_DRIVER, "typescript": TS_DRIVER,
+    "python-older": (*PYTHON_DRIVER, OLDER),
+}  # fmt: skip
+MODES = {"python-auto": "auto"}
 
 ASKED = ("sampling", "elicitation", "roots")
 EVERY_SCENARIO = (
@@ -39,6 +45,8 @@ def scenarios(route: str, pair: Pair) -> tuple[str, ...]:
     """What a pair plays by a route."""
     if pair == ("python-auto", "everything"):
         return ERA_SCENARIOS  # it may be served in the next era, which knows no subscription
+    if pair[0] == "python-older":
+        return ERA_SCENARIOS
     if route not in (SHARED, POOL):
         return EVERY_SCENARIO
     # The other server does not tell who subscribed from who did not.
@@ -103,7 +111,7 @@ class Sightings:
             {
                 "name": "-to-".join(pair),
                 "target": self._endpoints.url(route, pair[1]),
-                "mode": pair[0].removeprefix("python-"),
+                "mode": MODES.get(pair[0], "legacy"),
                 "plan": plan(route, pair[1]),
                 "scenarios": scenarios(route, pair),
             }

@@ -3,11 +3,12 @@
 Owns the Python half of the vocabulary that upstreams.Plan defines; ts_client.mjs is the other,
 and prints the same. It is run as a script, so that pytest's process stays free of the SDK:
 
-    python_client.py JOBS
+    python_client.py [REVISION] JOBS
 
-JOBS is a JSON list of what clients.run_driver calls jobs; their clients play at the same time, each
-its own scenarios in their order. One JSON line a scenario on standard output: {"job", "scenario"}
-with what it "saw" or its "error".
+REVISION is the latest that the client knows, as if the SDK was of that time. JOBS is a JSON list of
+what clients.run_driver calls jobs; their clients play at the same time, each its own scenarios in
+their order. One JSON line a scenario on standard output: {"job", "scenario"} with what it "saw" or
+its "error".
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import anyio
 import httpx2
 import mcp_types as types
 from mcp import Client
-from mcp.client import ClientRequestContext, Transport
+from mcp.client import ClientRequestContext, Transport, session
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
@@ -317,7 +318,16 @@ async def play_all(jobs: list[Json]) -> None:
             clients.start_soon(play, job)
 
 
+def grow_younger(revision: str) -> None:
+    """Have the SDK know no revision after this one."""
+    session.LATEST_HANDSHAKE_VERSION = revision
+    known = session.HANDSHAKE_PROTOCOL_VERSIONS
+    session.HANDSHAKE_PROTOCOL_VERSIONS = tuple(x for x in known if x <= revision)
+
+
 if __name__ == "__main__":
     # Roots, sampling and logging are deprecated in the next era, and the subject of this one.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    anyio.run(play_all, json.loads(sys.argv[1]))
+    for revision in sys.argv[1:-1]:
+        grow_younger(revision)
+    anyio.run(play_all, json.loads(sys.argv[-1]))

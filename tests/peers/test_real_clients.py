@@ -10,7 +10,7 @@ from typing import Any  # what was seen is JSON
 
 import pytest
 
-from peers.clients import Pair, Sightings, plan as plan_of
+from peers.clients import OLDER, Pair, Sightings, plan as plan_of
 from peers.endpoint import DIRECT, HTTP, POOL, ROUTES, SESSION, SHARED
 from peers.upstreams import Plan
 
@@ -179,6 +179,18 @@ def one_each(texts: list[str], endings: list[str]) -> bool:
 def test_a_client_leaves_without_an_error(saw: Saw) -> None:
     """MCP-S-7: the DELETE of its session is accepted."""
     assert saw("end") == {}
+
+
+@pairs(("python-older", "everything"))
+def test_a_client_of_an_older_revision_is_served_in_it(saw: Saw, plan: Plan) -> None:
+    """MCP-S-1: SDKs leave a server that answers with a revision which they do not know."""
+    assert saw("initialize")["protocol"] == OLDER
+    assert "test_echo" in saw("lists")["tools"]
+    assert saw("progress")["progress"] == plan["progressed"]
+    cancellation = saw("cancellation")
+    assert (cancellation["answers"], cancellation["server"]) == (
+        [], plan["cancelled"] and "cancelled"
+    )
 
 
 @clients_of_their_own
