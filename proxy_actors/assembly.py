@@ -29,8 +29,8 @@ from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.stdio_forward import StdioForwarder
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
-from proxy_actors.messages.stdio import StdioMode
 from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
@@ -119,7 +119,7 @@ class Assembly:
         return make_upstream, forwarder
 
     def _stdio(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
-        mode = StdioMode(settings.stdio)
+        mode = settings.stdio
         command = ChildCommand(
             settings.command,
             child_environment(dict(self._environment), settings.env),

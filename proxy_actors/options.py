@@ -35,7 +35,7 @@ class StdioMode(StrEnum):
     """One process for all sessions."""
 
     POOL = "pool"
-    """A fixed number of processes, each shared by a part of the sessions."""
+    """A fixed number of processes for all sessions, each for one call at a time."""
 
 
 @dataclass(frozen=True, slots=True)

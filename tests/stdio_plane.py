@@ -30,9 +30,9 @@ from proxy_actors.gateway.stdio_forward import StdioForwarder
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages.server import DrainServer
-from proxy_actors.messages.stdio import StdioMode
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits

@@ -43,10 +43,10 @@ from proxy_actors.messages.stdio import (
     SendMessage,
     ServerDescribed,
     SessionSeen,
-    StdioMode,
     SubmitCall,
     TakeChild,
 )
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE
 from proxy_actors.policy.stdio_sessions import HANDLED_HERE
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite

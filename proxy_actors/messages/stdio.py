@@ -6,21 +6,12 @@ what was read of them. All mail about one call travels in the normal lane.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import ClassVar
 
 from proxy_actors.errors import Reason
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol import jsonrpc
-
-
-class StdioMode(StrEnum):
-    """How sessions share children. SESSION: a child each. SHARED: one child. POOL: N children."""
-
-    SESSION = "session"
-    SHARED = "shared"
-    POOL = "pool"
 
 
 class TakeChild(Message, frozen=True):

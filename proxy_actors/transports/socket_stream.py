@@ -32,14 +32,6 @@ class SocketStream(FdStream):
             sweep, connection.fileno(), connection.recv, connection.send, connection.close, peer
         )
 
-    def limit_send_buffer(self, bytes_max: int) -> None:
-        """Let the kernel hold about `bytes_max` unsent bytes (SO_SNDBUF), for a slow reader.
-
-        A stream whose events are bounded by its own ring must not have megabytes more of them in
-        the kernel. A kernel rounds the value up, and counts its own overhead in it.
-        """
-        self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, bytes_max)
-
     def close_lingering(self, deadline_s: float) -> None:
         """See `ByteStream.close_lingering`; at most `LINGER_BYTES_MAX` bytes are discarded."""
         discarded = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy_actors.messages.stdio import StdioMode
+from proxy_actors.options import StdioMode
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.world.base import ChildCommand
 from proxy_actors.world.sim_streams import SimProcess

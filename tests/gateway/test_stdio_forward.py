@@ -15,7 +15,7 @@ from proxy_actors.gateway.stdio_forward import StdioForwarder
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import Session, SetLogLevel, SetSubscription
-from proxy_actors.messages.stdio import StdioMode
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from proxy_actors.protocol import jsonrpc
 from proxy_actors.world.sim_world import SimWorld

@@ -9,7 +9,7 @@ from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.gateway.stdio_forward import StdioForwarder
-from proxy_actors.messages.stdio import StdioMode
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.stdio_calls import CallTable
 from proxy_actors.policy.stdio_children import ChildrenPolicy
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy

@@ -22,8 +22,9 @@ from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.lifecycle import StopReason
-from proxy_actors.messages.stdio import FrameTooLong, StdioMode
+from proxy_actors.messages.stdio import FrameTooLong
 from proxy_actors.messages.upstream import UpstreamDrained
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.backoff import BackoffLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_calls import CANCELLED_S_MAX

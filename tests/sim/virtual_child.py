@@ -17,7 +17,7 @@ from collections import Counter, deque
 from typing import Any
 
 from proxy_actors.errors import DeadlineError, StreamClosedError
-from proxy_actors.messages.stdio import StdioMode
+from proxy_actors.options import StdioMode
 from proxy_actors.world.sim_streams import SimProcess
 from proxy_actors.world.sim_waits import SimWaiter
 from proxy_actors.world.sim_world import SimWorld
