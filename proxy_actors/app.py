@@ -15,6 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.refs import Ref, Slot
@@ -38,7 +40,7 @@ from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode, parse_listen
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import Mailbox, SessionStore, World
+from proxy_actors.world.base import Mailbox, SessionStore, TlsServer, World
 
 DUMP_S_MAX = 1.0
 
@@ -50,9 +52,11 @@ class App:
 
     Raises:
         ConnectError: the address to listen at cannot be bound.
-        ConfigurationError: the URL of the upstream cannot be fronted.
+        ConfigurationError: the URL of the upstream cannot be fronted, or a file of certificates
+            or keys cannot be used.
 
     Attributes:
+        scheme: of the URLs that clients use.
         root: the root supervisor, to be started with a parent that hears of its end.
         wiring: what the data plane is wired with; `draining` is set from here.
     """
@@ -68,6 +72,7 @@ class App:
         self._world = world
         self._config = config
         host, port = parse_listen(config.listen)
+        self.scheme = "http" if config.tls is None else "https"
         self._uses = SessionUses()
         self._registry = Slot("registry")
         self._server = Slot("server")
@@ -76,7 +81,7 @@ class App:
         streams, subscribers = Directory(), Subscribers(world)
         assembly = Assembly(world, config, self._registry, streams, subscribers, environment)
         assembled = [assembly.upstream(*item) for item in config.upstreams.items()]
-        self._listener = world.listen(host, port)
+        self._listener = world.listen(host, port, tls=_server_tls(config))
         self.wiring = Wiring(
             world,
             AllowedNames(host, config.http.allowed_hosts, config.http.allowed_origins),
@@ -92,6 +97,7 @@ class App:
             http_limits(config),
             _connection_limits(config),
             config.logs.access,
+            self.scheme,
         )
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [worker for worker, _ in assembled]
@@ -211,9 +217,14 @@ def _rates(config: Config, limiter: Slot) -> Limits:
     )
 
 
+def _server_tls(config: Config) -> TlsServer | None:
+    tls = config.tls
+    return None if tls is None else TlsServer(tls.certificate, tls.key, tls.client_ca)
+
+
 def _connection_limits(config: Config) -> ConnectionLimits:
     http = config.http
-    return ConnectionLimits(
+    limits = ConnectionLimits(
         connections_max=http.connections_max,
         per_address_max=http.connections_per_address_max,
         requests_max=http.requests_max,
@@ -223,3 +234,6 @@ def _connection_limits(config: Config) -> ConnectionLimits:
         body_rate_min=http.body_rate_min,
         body_bytes_total_max=http.body_bytes_total_max,
     )
+    if config.tls is not None:
+        limits = msgspec.structs.replace(limits, handshake_s_max=config.tls.handshake_s)
+    return limits

@@ -36,7 +36,7 @@ from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.protocol.http1_framing import HttpLimits
-from proxy_actors.world.base import ByteStream, ChildCommand, World
+from proxy_actors.world.base import ByteStream, ChildCommand, TlsClient, World
 
 _Make = Callable[[], Actor]
 
@@ -70,7 +70,7 @@ class Assembly:
         """Put one upstream together.
 
         Raises:
-            ConfigurationError: its URL cannot be fronted.
+            ConfigurationError: its URL cannot be fronted, or a file of its [tls] not be used.
         """
         slot = Slot(f"upstream/{name}")
         make = self._stdio if settings.command else self._http
@@ -95,17 +95,21 @@ class Assembly:
             **{field: getattr(settings.pool, field) for field in PoolLimits.__struct_fields__}
         )
 
+        tls = _client_tls(settings) if url.secure else None
+        if tls is not None:
+            world.prepare_tls(tls)
+
         def connect(deadline_s: float) -> ByteStream:
-            why = "given up"
+            reached = UpstreamReached(False, "given up")
             try:
-                stream = world.connect(url.host, url.port, deadline_s)
-                why = ""
+                stream = world.connect(url.host, url.port, deadline_s, tls)
+                reached = UpstreamReached(True)
                 return stream
             except ConnectError as error:
-                why = str(error)
+                reached = UpstreamReached(False, str(error), error.fault)
                 raise
             finally:
-                slot.tell(UpstreamReached(not why, why))
+                slot.tell(reached)
 
         def make_pool() -> ConnectionPool:
             return ConnectionPool(world, pool_slot, limits, table, connect, name)
@@ -155,6 +159,11 @@ def http_limits(config: Config) -> HttpLimits:
         fields_max=http.fields_max,
         body_bytes_max=http.body_bytes_max,
     )
+
+
+def _client_tls(settings: Upstream) -> TlsClient:
+    tls = settings.tls
+    return TlsClient(tls.ca, tls.certificate, tls.key, tls.server_name)
 
 
 def _failure(id: bytes, error: FailedError) -> bytes:

@@ -90,8 +90,34 @@ class StreamClosedError(ProxyActorsError):
     """
 
 
+class ConnectFault(StrEnum):
+    """The closed list of what keeps a connection from being opened; fit for anybody to see."""
+
+    REFUSED = "connection-refused"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    UNKNOWN_NAME = "unknown-name"
+    TLS = "tls-handshake-failed"
+    CERTIFICATE = "certificate-invalid"
+    CERTIFICATE_NAME = "certificate-of-another-name"
+    CERTIFICATE_DATE = "certificate-expired"
+    CERTIFICATE_AUTHORITY = "certificate-of-an-unknown-authority"
+
+
 class ConnectError(ProxyActorsError):
-    """A connection could not be opened: refused, unreachable, unresolvable, or late."""
+    """A connection could not be opened: refused, unreachable, unresolvable, not secure, or late."""
+
+    def __init__(self, text: str, fault: ConnectFault = ConnectFault.UNREACHABLE) -> None:
+        super().__init__(text)
+        self.fault = fault
+
+
+class HandshakeError(StreamClosedError):
+    """The two ends of a stream could not agree on a TLS session; nothing of it was used."""
+
+    def __init__(self, text: str, fault: ConnectFault = ConnectFault.TLS) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class SpawnError(ProxyActorsError):
@@ -112,6 +138,21 @@ class ConfigurationError(ProxyActorsError):
 
 class ConfigurationFileError(ConfigurationError):
     """A configuration file has errors. The text is all of them, in printable lines."""
+
+
+class TlsFileError(ConfigurationError):
+    """A file of certificates or keys cannot be used.
+
+    Args:
+        setting: the setting that names it, as files of configuration spell it.
+        path: the file.
+        text: what is wrong with it, without its name.
+    """
+
+    def __init__(self, setting: str, path: str, text: str) -> None:
+        super().__init__(f"{setting} {path!r}: {text}")
+        self.setting = setting
+        self.text = text
 
 
 class MessageError(ProxyActorsError):

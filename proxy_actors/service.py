@@ -185,7 +185,7 @@ class _Service:
         """Print every URL and a line to try, for people; the log says the same for machines."""
         address = self._app.address()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        base = f"http://{host}:{address[1]}"
+        base = f"{self._app.scheme}://{host}:{address[1]}"
         body = (
             '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":'
             '"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}'

@@ -18,6 +18,7 @@ from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
+from proxy_actors.errors import ConnectError
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
@@ -38,7 +39,7 @@ from proxy_actors.policy.supervision import Budget
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import ByteStream, SessionStore, World
+from proxy_actors.world.base import ByteStream, SessionStore, TlsClient, TlsServer, World
 
 UPSTREAM = "default"
 DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
@@ -64,6 +65,8 @@ class Plane:
         opening: Rate = Rate(100.0, 1000),
         buckets_max: int = 1000,
         x_ratelimit: bool = False,
+        tls: TlsServer | None = None,
+        upstream_tls: TlsClient | None = None,
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -79,6 +82,7 @@ class Plane:
         self.store: SessionStore = store or MemoryStore()
         self.mail: list[Any] = []
         self._url = UpstreamUrl(url)
+        self._upstream_tls = upstream_tls
         self._pool_limits = pool
         self.forwarder = HttpForwarder(
             world,
@@ -113,7 +117,7 @@ class Plane:
             Worker(self.server, self._make_server, drain=DrainServer()),
         ]
         self._tree = Root(world, self.root.name, workers, budget, upstreams=upstreams)
-        self._listener = world.listen(*listen)
+        self._listener = world.listen(*listen, tls=tls)
 
     def start(self) -> None:
         """Start the tree."""
@@ -152,13 +156,18 @@ class Plane:
         return {name: count for name, count in found.items() if count}
 
     def _connect(self, deadline_s: float) -> ByteStream:
-        reached = False
+        reached = UpstreamReached(False)
         try:
-            stream = self.world.connect(self._url.host, self._url.port, deadline_s)
-            reached = True
+            stream = self.world.connect(
+                self._url.host, self._url.port, deadline_s, self._upstream_tls
+            )
+            reached = UpstreamReached(True)
             return stream
+        except ConnectError as error:
+            reached = UpstreamReached(False, str(error), error.fault)
+            raise
         finally:
-            self.upstream.tell(UpstreamReached(reached))
+            self.upstream.tell(reached)
 
     def _make_upstream(self, budget: Budget) -> HttpUpstream:
         pool = Worker(self.pool, self._make_pool, drain=DrainPool())

@@ -38,6 +38,10 @@ class Link(ABC):
     def reset(self) -> None:
         """End with a reset."""
 
+    def vanish(self) -> None:
+        """End without the farewell that there may be between TCP and HTTP."""
+        self.close()
+
 
 class Signal(ABC):
     """Something that one waits for and another sets."""
@@ -362,6 +366,10 @@ class _Exchange:
 
     def do_close(self, _: str) -> None:
         self.link.close()
+        raise Over
+
+    def do_vanish(self, _: str) -> None:
+        self.link.vanish()
         raise Over
 
     def do_reset(self, _: str) -> None:

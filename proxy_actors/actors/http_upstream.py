@@ -116,7 +116,8 @@ class HttpUpstream(Supervisor):
             case DescribeReadiness():
                 reached = self._policy.reached
                 text = "not tried yet" if reached is None else "the last connect failed"
-                return Readiness(reached is True, "" if reached else text)
+                cause = self._policy.fault or ""
+                return Readiness(reached is True, "" if reached else text, cause)
             case DrainUpstream():
                 self._apply(self._policy.handle(message))
                 self.drain()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy_actors.config import positions
+from proxy_actors.config import certificates, positions
 from proxy_actors.config.model import Config
 from proxy_actors.config.positions import Position, Positions
 from proxy_actors.config.problems import Problems
@@ -50,6 +50,7 @@ def judge(
     """Make the configuration of tables that were read."""
     config = Reader(problems, environment).section(Config, raw, ())
     Rules(config, raw, problems).check()
+    certificates.check(config, problems)
     return Loaded(None if problems.errors else config, problems)
 
 

@@ -19,7 +19,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 # What may hold a secret, with everything below it: it is never shown. `args` is that of mcpServers.
 SECRET = frozenset({"args", "command", "env", "headers", "sha256", "url"})
 # Tables of the file that nothing reads yet; `check` and docs/configuration.md say so.
-NOT_YET = frozenset({"metrics", "tls", "upstreams.NAME.tls"})
+NOT_YET = frozenset({"metrics"})
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -47,8 +47,10 @@ class Section(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields
 class ListenerTls(Section, frozen=True, kw_only=True):
     """[tls]: the listener speaks TLS."""
 
-    certificate: Annotated[str, _doc("PEM file with the certificate chain.")]
-    key: Annotated[str, _doc("PEM file with the private key.")]
+    certificate: Annotated[
+        str, _doc("PEM file with the certificate, and those between it and its authority.")
+    ]
+    key: Annotated[str, _doc("PEM file with the certificate's key, not encrypted.")]
     client_ca: Annotated[
         str, _doc("PEM file; clients must show a certificate signed by one of these. Empty: none.")
     ] = ""
@@ -66,7 +68,9 @@ class UpstreamTls(Section, frozen=True, kw_only=True):
     certificate: Annotated[
         str, _doc("PEM file with the client certificate to show. Empty: none.")
     ] = ""
-    key: Annotated[str, _doc("PEM file with the client certificate's key.")] = ""
+    key: Annotated[
+        str, _doc("PEM file with the client certificate's key, not encrypted.")
+    ] = ""
     server_name: Annotated[
         str, _doc("The name to ask for and to verify. Empty: the host of the URL.")
     ] = ""

@@ -33,6 +33,7 @@ _NOT_SETTABLE = re.compile(
     r"|x-proxy-actors-.*|x-real-ip.*"
 )
 _RESERVED_RULES = ("address", "initialize", "key-failures")
+_SERVER_NAME = re.compile(r"(?!\.)[0-9A-Za-z_.:-]{1,253}")
 _SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|authorization)")
 _SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -133,15 +134,17 @@ class Rules:
             problems.error(path, _without(url, error), at_value=True)
             return
         secure = parts.scheme == "https"
-        if secure:
-            problems.error(path, "https:// is not served yet", at_value=True)
-        elif upstream.headers and not _LOOPBACK.fullmatch(parts.hostname or ""):
+        if not secure and upstream.headers and not _LOOPBACK.fullmatch(parts.hostname or ""):
             headers = (*path[:-1], "headers")
             problems.warn(headers, "headers are sent over plain http to another machine")
+        tls = (*path[:-1], "tls")
         if "tls" in self._given(path[:-1]) and not secure:
-            problems.error((*path[:-1], "tls"), "tls is about an https:// url")
+            problems.error(tls, "tls is about an https:// url")
         if bool(upstream.tls.certificate) != bool(upstream.tls.key):
-            problems.error((*path[:-1], "tls"), "certificate and key come together")
+            problems.error(tls, "certificate and key come together")
+        if upstream.tls.server_name and not _SERVER_NAME.fullmatch(upstream.tls.server_name):
+            text = "this is no name of a host, and no address"
+            problems.error((*tls, "server-name"), text, at_value=True)
 
     def _check_headers(self, path: Path, upstream: Upstream) -> None:
         names: set[str] = set()
@@ -217,10 +220,9 @@ class Rules:
             problems.error((*path, "method"), "a tool is called by tools/call", at_value=True)
 
     def _check_effect(self) -> None:
-        """Say of what is set that it does nothing yet; what would protect must not do nothing."""
+        """Say of what is set that it does nothing yet."""
         for key in sorted(self._raw.keys() & NOT_YET):
-            note = self._problems.error if key == "tls" else self._problems.warn
-            note((key,), f"{key} has no effect yet")
+            self._problems.warn((key,), f"{key} has no effect yet")
 
     def _rows(self, path: Path, read: tuple[T, ...]) -> Iterator[tuple[Path, T]]:
         """Yield what was read of an array, each row with its own place."""

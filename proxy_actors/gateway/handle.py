@@ -7,9 +7,12 @@ little and watched for the client's departure. Every wait has a deadline, every 
 
 from __future__ import annotations
 
+import logging
+
 from proxy_actors.errors import (
     DeadlineError,
     GatewayError,
+    HandshakeError,
     RefusedError,
     StreamClosedError,
 )
@@ -30,6 +33,8 @@ from proxy_actors.world.base import ByteStream
 
 READ_BYTES_MAX = 65_536
 
+logger = logging.getLogger("proxy_actors.gateway")
+
 
 class ClientConnection:
     """Serves one connection. `idle` is true while no request is being received or answered."""
@@ -49,12 +54,16 @@ class ClientConnection:
 
     def serve(self) -> None:
         """Serve requests until the client ends, breaks a rule or exceeds a bound."""
+        now_s, limits = self._wiring.world.now_s, self._wiring.limits
         try:
-            while self._serve_one() and not self._wiring.draining:
-                pass
+            try:
+                self._stream.handshake(now_s() + limits.handshake_s_max)
+                while self._serve_one() and not self._wiring.draining:
+                    pass
+            except HandshakeError as error:
+                logger.debug("handshake_failed peer=%s error=%s", self._stream.peer, error)
             # What the client is still sending must not turn its last answer into a reset.
-            deadline_s = self._wiring.world.now_s() + self._wiring.limits.linger_s_max
-            self._stream.close_lingering(deadline_s)
+            self._stream.close_lingering(now_s() + limits.linger_s_max)
         except (StreamClosedError, DeadlineError):
             pass  # the client has gone, or takes nothing: there is nobody to tell
         finally:

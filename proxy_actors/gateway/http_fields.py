@@ -51,15 +51,16 @@ class UpstreamUrl:
     """Where an upstream's MCP endpoint is.
 
     Raises:
-        ConfigurationError: not an http URL with a host.
+        ConfigurationError: not an http or https URL with a host.
     """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ConfigurationError(f"{url!r}: only http:// URLs can be fronted")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(f"{url!r}: only http:// and https:// URLs can be fronted")
+        self.secure = parts.scheme == "https"
         self.host = parts.hostname
-        self.port = parts.port or 80
+        self.port = parts.port or (443 if self.secure else 80)
         self.authority = parts.netloc.encode("ascii")
         target = parts.path or "/"
         self.target = (f"{target}?{parts.query}" if parts.query else target).encode("ascii")
@@ -123,7 +124,9 @@ class UpstreamFields:
         return [*(x for x in passed if _twin(x[0]) not in self._names), *self._configured]
 
 
-def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -> Forwarded:
+def forwarded_fields(
+    fields: Fields, host: bytes, peer: str, pseudonym: bytes, scheme: bytes = b"http"
+) -> Forwarded:
     """Return what of a client's request passes on, with what the proxy says about the client.
 
     Args:
@@ -131,6 +134,7 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -
         host: the authority that the client asked for.
         peer: the client's address.
         pseudonym: this process's own name in Via; no other instance's, as they may be chained.
+        scheme: of the URL that the client used.
 
     Raises:
         RefusedError: 400 for a Connection that nominates what it may not; 508 when the request has
@@ -145,7 +149,7 @@ def forwarded_fields(fields: Fields, host: bytes, peer: str, pseudonym: bytes) -
         _IDENTITY,
         (b"x-forwarded-for", peer.encode("ascii", "replace")),
         (b"x-forwarded-host", host),
-        (b"x-forwarded-proto", b"http"),
+        (b"x-forwarded-proto", scheme),
     ]
     return Forwarded([*passed, *ours])
 

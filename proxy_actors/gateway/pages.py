@@ -31,26 +31,33 @@ def _ready(wiring: Wiring) -> Response:
     """Say whether calls can be taken: no drain has begun, and some upstream is ready.
 
     One upstream of several that is away does not take the others from their clients: which are
-    ready stands in the answer. So does whether sessions can be stored (FLT-P6): while they cannot,
-    those that are go on.
+    ready stands in the answer, and of those that are not the cause, where it is known. So does
+    whether sessions can be stored (FLT-P6): while they cannot, those that are go on.
     """
-    ready = {name: _is_ready(route.slot, wiring) for name, route in wiring.routes.by_name.items()}
+    states = {name: _state(route.slot, wiring) for name, route in wiring.routes.by_name.items()}
     if wiring.draining:
         status = "draining"
     else:
-        status = "ready" if any(ready.values()) else "not ready"
-    document = {
+        status = _word(any(state.ready for state in states.values()))
+    document: dict[str, object] = {
         "status": status,
-        "upstreams": {name: "ready" if state else "not ready" for name, state in ready.items()},
-        "sessions": "stored" if _is_ready(wiring.registry, wiring) else "not stored",
+        "upstreams": {name: _word(state.ready) for name, state in states.items()},
+        "sessions": "stored" if _state(wiring.registry, wiring).ready else "not stored",
     }
+    causes = {name: state.cause for name, state in states.items() if state.cause}
+    if causes:
+        document["causes"] = causes
     body = json.dumps(document, separators=(",", ":"))
     return json_response(body.encode("ascii"), status=200 if status == "ready" else 503)
 
 
-def _is_ready(slot: Slot, wiring: Wiring) -> bool:
+def _word(ready: bool) -> str:
+    return "ready" if ready else "not ready"
+
+
+def _state(slot: Slot, wiring: Wiring) -> Readiness:
     try:
         readiness: Readiness = slot.ask(DescribeReadiness(), wiring.world.now_s() + PAGE_S_MAX)
+        return readiness
     except ProxyActorsError:
-        return False  # being restarted, or too busy to say
-    return readiness.ready
+        return Readiness(False)  # being restarted, or too busy to say

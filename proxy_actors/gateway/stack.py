@@ -53,7 +53,7 @@ def accept_head(head: RequestHead, peer: str, wiring: Wiring) -> AcceptedHead:
     return AcceptedHead(
         head,
         route,
-        forwarded_fields(head.fields, head.host, peer, wiring.pseudonym),
+        forwarded_fields(head.fields, head.host, peer, wiring.pseudonym, wiring.scheme),
         first(head.fields, b"mcp-protocol-version"),
         first(head.fields, b"mcp-session-id"),
         wiring.keyring.identify(head.fields),

@@ -28,6 +28,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
         connections_max: open connections in all.
         per_address_max: open connections of one client address.
         requests_max: requests on one connection; the last one's answer says Connection: close.
+        handshake_s_max: for what comes before the first byte, such as a TLS handshake.
         idle_s_max: between two requests.
         head_s_max: from the first byte of a request to the end of its head.
         body_grace_s: how long a body may take before its rate counts.
@@ -41,6 +42,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
     connections_max: int = 10_000
     per_address_max: int = 10_000
     requests_max: int = 1_000_000
+    handshake_s_max: float = 10.0
     idle_s_max: float = 75.0
     head_s_max: float = 10.0
     body_grace_s: float = 10.0
@@ -86,6 +88,7 @@ class Wiring:
         date: the present value of the Date field.
         clients: the connections of clients.
         access_log: whether every request is logged.
+        scheme: of the URLs that clients use, "http" or "https".
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
     """
@@ -106,6 +109,7 @@ class Wiring:
         http: HttpLimits = HttpLimits(),
         limits: ConnectionLimits = ConnectionLimits(),
         access_log: bool = False,
+        scheme: str = "http",
     ) -> None:
         self.world = world
         self.names = names
@@ -121,6 +125,7 @@ class Wiring:
         self.http = http
         self.limits = limits
         self.access_log = access_log
+        self.scheme = scheme.encode("ascii")
         self.bodies = BodyBudget(limits.body_bytes_total_max)
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from proxy_actors.errors import ConnectFault
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stream import RequestOpened
@@ -72,11 +73,15 @@ class ClientCancelled(Message, frozen=True):
 
 
 class UpstreamReached(Message, frozen=True):
-    """Pool or probe to upstream: a connect succeeded, or failed and `why`."""
+    """Pool or probe to upstream: a connect succeeded, or failed and `why`.
+
+    `fault` is what of it anybody may know, if the cause is known.
+    """
 
     always_accepted: ClassVar[bool] = True
     ok: bool
     why: str = ""
+    fault: ConnectFault | None = None
 
 
 class ProbeDue(Message, frozen=True):

@@ -14,10 +14,14 @@ class DescribeReadiness(Message, frozen=True):
 
 
 class Readiness(Message, frozen=True):
-    """Whether the last connect, spawn, initialize or write succeeded; why not, for operators."""
+    """Whether the last connect, spawn, initialize or write succeeded; why not, for operators.
+
+    `cause` says why not in words of a closed list, which anybody may see; "" where it cannot.
+    """
 
     ready: bool
     text: str = ""
+    cause: str = ""
 
 
 class DrainUpstream(Message, frozen=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
 from proxy_actors.messages.sessions import EndReason, SessionEnded
@@ -47,6 +48,7 @@ class HttpUpstreamPolicy:
         self._draining = False
         self._generation = 0
         self.reached: bool | None = None
+        self.fault: ConnectFault | None = None
 
     def begin(self) -> list[HttpUpstreamEffect]:
         """Find out whether the upstream can be reached."""
@@ -90,8 +92,8 @@ class HttpUpstreamPolicy:
                 return self._stopped(stream)
             case SessionEnded():
                 return self._session_ended(message)
-            case m.UpstreamReached(ok, why):
-                return self._reached(ok, why)
+            case m.UpstreamReached():
+                return self._reached(message)
             case m.ProbeDue(generation):
                 return [m.Probe()] if generation == self._generation else []
             case DrainUpstream():
@@ -167,11 +169,16 @@ class HttpUpstreamPolicy:
                 return [m.TellClose(session.standalone)]
         return []
 
-    def _reached(self, ok: bool, why: str) -> list[HttpUpstreamEffect]:
+    def _reached(self, outcome: m.UpstreamReached) -> list[HttpUpstreamEffect]:
         effects: list[HttpUpstreamEffect] = []
-        if self.reached is not ok and (self.reached is not None or not ok):
-            effects.append(m.ReportReach(ok, why))
+        ok = outcome.ok
+        changed = self.reached is not ok and (self.reached is not None or not ok)
+        another_fault = outcome.fault is not None and outcome.fault is not self.fault
+        if changed or another_fault:
+            effects.append(m.ReportReach(ok, outcome.why))
         self.reached = ok
+        if ok or another_fault:  # who does not know the cause does not take it away
+            self.fault = outcome.fault
         if not ok:
             # The newest failure starts the wait anew: however many fail, one probe an interval.
             self._generation += 1

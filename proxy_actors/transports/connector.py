@@ -1,4 +1,4 @@
-"""Owns the opening of TCP connections: name to addresses, addresses to a socket, by a deadline.
+"""Owns the opening of connections: name to addresses, addresses to a socket, by a deadline.
 
 The world calls it. Names are resolved by the hub's resolver, which must be an asynchronous one:
 a look-up that nobody answers must hold up no other. Never caches, retries or pools.
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from proxy_actors.errors import ConnectError, DeadlineError
+from proxy_actors.errors import ConnectError, ConnectFault, DeadlineError
 from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter, Parking
 from proxy_actors.transports.fd_stream import WRITABLE
 from proxy_actors.transports.keepalive import detect_vanished_peer
@@ -54,9 +54,11 @@ class Connector:
                 addresses = self._resolve(host, port, deadline_s)
             return self._connect_any(addresses, deadline_s)
         except _UNUSABLE as error:
-            raise ConnectError(f"cannot connect to {host!r} port {port}: {_text(error)}") from error
+            text = f"cannot connect to {host!r} port {port}: {_text(error)}"
+            raise ConnectError(text, _fault(error)) from error
         except DeadlineError as error:
-            raise ConnectError(f"cannot connect to {host!r} port {port} in time") from error
+            text = f"cannot connect to {host!r} port {port} in time"
+            raise ConnectError(text, ConnectFault.TIMEOUT) from error
 
     def _resolve(self, host: str, port: int, deadline_s: float) -> list[_Address]:
         """Ask the resolver in a greenlet of its own: it knows no deadline of ours."""
@@ -133,6 +135,17 @@ def _known_addresses(host: str, port: int) -> list[_Address] | None:
         ]
     except _UNUSABLE:
         return None
+
+
+def _fault(error: Exception) -> ConnectFault:
+    match error:
+        case _socket.gaierror() | UnicodeError():
+            return ConnectFault.UNKNOWN_NAME
+        case ConnectionRefusedError():
+            return ConnectFault.REFUSED
+        case TimeoutError():
+            return ConnectFault.TIMEOUT
+    return ConnectFault.UNREACHABLE
 
 
 def _text(error: Exception) -> str:

@@ -72,6 +72,9 @@ class FdStream:
             self._read_watcher = sweep.loop.io(fd, READABLE)
             self._read_watcher.start(self._on_readable)
 
+    def handshake(self, deadline_s: float) -> None:
+        """See `ByteStream.handshake`: nothing comes before the first byte."""
+
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
         """See `ByteStream.read`. What was read ahead comes first, whatever ended the input."""
         if bytes_max < 1:

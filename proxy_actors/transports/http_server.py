@@ -114,6 +114,7 @@ class HttpServer(Actor):
             Reason.OVERLOADED, text, side=Side.PROXY, retry_after_s=1.0, close=True
         )
         try:
+            stream.handshake(self.world.now_s() + REFUSE_S_MAX)
             write_response(stream, rescue.respond(error, None, ""), None, self._wiring, True)
             stream.close_lingering(self.world.now_s() + REFUSE_S_MAX)
         except (StreamClosedError, DeadlineError):

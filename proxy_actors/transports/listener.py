@@ -102,9 +102,13 @@ class SocketListener:
                     self._shed()
                     return
                 continue  # that connection was gone before it was accepted: accept(2)
-            self._start(self._stream(fd, name))
+            self._start(self._wrap(self._stream(fd, name)))
 
-    def _start(self, stream: SocketStream) -> None:
+    def _wrap(self, stream: SocketStream) -> ByteStream:
+        """For listeners whose connections speak more than TCP."""
+        return stream
+
+    def _start(self, stream: ByteStream) -> None:
         serve = self._serve
         assert serve is not None
 

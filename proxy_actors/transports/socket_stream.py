@@ -32,6 +32,18 @@ class SocketStream(FdStream):
             sweep, connection.fileno(), connection.recv, connection.send, connection.close, peer
         )
 
+    def take_ahead(self) -> bytes:
+        """Return what the loop has read ahead, b"" where that is nothing. Never waits."""
+        return self._take_ahead(AHEAD_BYTES_MAX) if self._ahead else b""
+
+    def write_now(self, data: bytes) -> None:
+        """Send of some last words what the kernel takes at once. Never waits, never fails."""
+        if self._output_end is None and self._writer.greenlet is None:
+            try:
+                self._send_some(data)
+            except StreamClosedError:
+                pass  # nobody is there to hear them
+
     def close_lingering(self, deadline_s: float) -> None:
         """See `ByteStream.close_lingering`; at most `LINGER_BYTES_MAX` bytes are discarded."""
         discarded = 0

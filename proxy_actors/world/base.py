@@ -48,6 +48,14 @@ class Waiter(Protocol):
 class ByteStream(Protocol):
     """Two directions of bytes: a socket, or one end of a pipe (which has one direction only)."""
 
+    def handshake(self, deadline_s: float) -> None:
+        """Do what must come before the first byte of a stream that was accepted; mostly nothing.
+
+        Raises:
+            DeadlineError: the peer was late; close the stream.
+            StreamClosedError: the two sides do not agree (HandshakeError), or the peer has gone.
+        """
+
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
         """Return 1 to `bytes_max` bytes, or b"" at the end of input.
 
@@ -95,6 +103,29 @@ class ByteStream(Protocol):
     @property
     def peer(self) -> str:
         """The peer's address without its port, or what stands for it; for limits and logs."""
+
+
+class TlsClient(msgspec.Struct, frozen=True):
+    """How to be a TLS client. Files are PEM; "" stands for none, and for the system's authorities.
+
+    `server_name` is asked for and verified; "" stands for the host that is connected to.
+    """
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+
+
+class TlsServer(msgspec.Struct, frozen=True):
+    """How to be a TLS server. Files are PEM.
+
+    With `client_ca` clients must show a certificate that one of its authorities has signed.
+    """
+
+    certificate: str
+    key: str
+    client_ca: str = ""
 
 
 class Listener(Protocol):
@@ -207,19 +238,36 @@ class World(Protocol):
         """Whether an ask to an idle actor may run on the asker's stack (the simulator draws)."""
 
     def listen(
-        self, host: str, port: int, accept: Callable[[ByteStream], None] | None = None
+        self,
+        host: str,
+        port: int,
+        accept: Callable[[ByteStream], None] | None = None,
+        tls: TlsServer | None = None,
     ) -> Listener:
         """Bind, and serve at once where `accept` is given.
 
+        With `tls` the streams accepted need a handshake before anything else.
+
         Raises:
             ConnectError: the address cannot be bound; the text says why.
+            TlsFileError: a file that `tls` names cannot be used.
         """
 
-    def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
-        """Open a TCP connection, TCP_NODELAY set.
+    def prepare_tls(self, tls: TlsClient) -> None:
+        """Read the files of settings that `connect` will be given; what is read is kept.
 
         Raises:
-            ConnectError: refused, unreachable, unresolvable, or not done by the deadline.
+            TlsFileError: a file cannot be used.
+        """
+
+    def connect(
+        self, host: str, port: int, deadline_s: float, tls: TlsClient | None = None
+    ) -> ByteStream:
+        """Open a TCP connection, TCP_NODELAY set, and with `tls` a TLS session on it.
+
+        Raises:
+            ConnectError: refused, unreachable, unresolvable, not who it should be, or not done by
+                the deadline.
         """
 
     def spawn_child(

@@ -12,6 +12,7 @@ import secrets
 import time
 from _socket import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import gevent
 
@@ -23,7 +24,18 @@ from proxy_actors.transports.guardian_client import GuardianClient
 from proxy_actors.transports.listener import SocketListener, adopt, bind
 from proxy_actors.transports.tasks import TaskTable
 from proxy_actors.transports.timers import TimerService
-from proxy_actors.world.base import ByteStream, Child, ChildCommand, ExitStatus, Listener
+from proxy_actors.world.base import (
+    ByteStream,
+    Child,
+    ChildCommand,
+    ExitStatus,
+    Listener,
+    TlsClient,
+    TlsServer,
+)
+
+if TYPE_CHECKING:
+    from proxy_actors.transports.tls_connector import TlsConnector
 
 
 class GeventWorld:
@@ -40,6 +52,7 @@ class GeventWorld:
         self._timers = TimerService(hub.loop)
         self._tasks = TaskTable()
         self._connector = Connector(self._sweep, hub, self._tasks.spawn)
+        self._tls: TlsConnector | None = None
         # The ports that add nothing to an adapter are the adapter's own.
         self.now_s = time.monotonic
         self.wall_s = time.time
@@ -61,22 +74,40 @@ class GeventWorld:
         return True
 
     def listen(
-        self, host: str, port: int, accept: Callable[[ByteStream], None] | None = None
+        self,
+        host: str,
+        port: int,
+        accept: Callable[[ByteStream], None] | None = None,
+        tls: TlsServer | None = None,
     ) -> Listener:
         """See `World.listen`."""
-        return self._listener(bind(host, port), accept)
+        return self._listener(bind(host, port), accept, tls)
 
-    def listen_on(self, fd: int, accept: Callable[[ByteStream], None] | None = None) -> Listener:
+    def listen_on(
+        self,
+        fd: int,
+        accept: Callable[[ByteStream], None] | None = None,
+        tls: TlsServer | None = None,
+    ) -> Listener:
         """Take over an inherited listening socket (systemd, or an old process of ours).
 
         Raises:
             ConnectError: `fd` is not a listening socket.
+            TlsFileError: see `World.listen`.
         """
-        return self._listener(adopt(fd), accept)
+        return self._listener(adopt(fd), accept, tls)
 
-    def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
+    def prepare_tls(self, tls: TlsClient) -> None:
+        """See `World.prepare_tls`."""
+        self._tls_connector().prepare(tls)
+
+    def connect(
+        self, host: str, port: int, deadline_s: float, tls: TlsClient | None = None
+    ) -> ByteStream:
         """See `World.connect`."""
-        return self._connector.connect(host, port, deadline_s)
+        if tls is None:
+            return self._connector.connect(host, port, deadline_s)
+        return self._tls_connector().connect(host, port, deadline_s, tls)
 
     def spawn_child(
         self,
@@ -90,9 +121,35 @@ class GeventWorld:
         return spawn_child(self._guardian, self._sweep, command, deadline_s, on_exit)
 
     def _listener(
-        self, listening: socket, accept: Callable[[ByteStream], None] | None
+        self,
+        listening: socket,
+        accept: Callable[[ByteStream], None] | None,
+        tls: TlsServer | None,
     ) -> SocketListener:
-        listener = SocketListener(self._sweep, listening, self._tasks.spawn)
+        if tls is None:
+            listener = SocketListener(self._sweep, listening, self._tasks.spawn)
+        else:
+            listener = self._tls_listener(listening, tls)
         if accept is not None:
             listener.serve(accept)
         return listener
+
+    # Who speaks no TLS does not wait for its library to be imported.
+
+    def _tls_listener(self, listening: socket, tls: TlsServer) -> SocketListener:
+        from proxy_actors.transports.tls_context import server_context
+        from proxy_actors.transports.tls_listener import TlsListener
+
+        try:
+            context = server_context(tls)
+        except BaseException:
+            listening.close()
+            raise
+        return TlsListener(self._sweep, listening, self._tasks.spawn, context)
+
+    def _tls_connector(self) -> TlsConnector:
+        from proxy_actors.transports.tls_connector import TlsConnector
+
+        if self._tls is None:
+            self._tls = TlsConnector(self._connector)
+        return self._tls

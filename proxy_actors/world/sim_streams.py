@@ -174,6 +174,9 @@ class SimStream:
         """The virtual peer's address."""
         return "127.0.0.1"
 
+    def handshake(self, deadline_s: float) -> None:
+        """Nothing comes before the first byte."""
+
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
         """Read as the port says."""
         if self._closed or self._in is None:

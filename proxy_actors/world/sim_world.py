@@ -18,8 +18,15 @@ from typing import Any
 
 import greenlet
 
-from proxy_actors.errors import ConnectError, DeadlineError, SpawnError
-from proxy_actors.world.base import ByteStream, ChildCommand, ExitStatus, Mailbox
+from proxy_actors.errors import ConnectError, ConnectFault, DeadlineError, SpawnError
+from proxy_actors.world.base import (
+    ByteStream,
+    ChildCommand,
+    ExitStatus,
+    Mailbox,
+    TlsClient,
+    TlsServer,
+)
 from proxy_actors.world.sim_streams import SimProcess, SimStream, start_process, stream_pair
 from proxy_actors.world.sim_waits import SimTask, SimWaiter
 
@@ -208,9 +215,13 @@ class SimWorld:
         return self.chance.random() < 0.5
 
     def listen(
-        self, host: str, port: int, accept: Callable[[ByteStream], None] | None = None
+        self,
+        host: str,
+        port: int,
+        accept: Callable[[ByteStream], None] | None = None,
+        tls: TlsServer | None = None,
     ) -> SimListener:
-        """Bind a virtual address."""
+        """Bind a virtual address. TLS is virtual as well: bytes stay as they are."""
         address = (host, port or 40_000 + len(self.listeners))
         if address in self.listeners:
             raise ConnectError(f"{address[0]}:{address[1]} is in use")
@@ -219,12 +230,21 @@ class SimWorld:
             listener.serve(accept)
         return listener
 
-    def connect(self, host: str, port: int, deadline_s: float) -> ByteStream:
+    def prepare_tls(self, tls: TlsClient) -> None:
+        """There is nothing to prepare."""
+
+    def connect(
+        self, host: str, port: int, deadline_s: float, tls: TlsClient | None = None
+    ) -> ByteStream:
         """Connect to a virtual address, or be refused, or stall to the deadline."""
         self.pass_time(self.latency_s(), deadline_s)
         listener = self.listeners.get(("127.0.0.1" if host == "localhost" else host, port))
         if listener is None or self.draw(self.faults.refuse, "connect_refused"):
-            raise ConnectError(f"{host}:{port} refused the connection")
+            raise ConnectError(f"{host}:{port} refused the connection", ConnectFault.REFUSED)
+        if tls is not None:
+            self.pass_time(self.latency_s(), deadline_s)
+            if self.draw(self.faults.refuse, "handshake_refused"):
+                raise ConnectError(f"{host}:{port} refused the handshake", ConnectFault.TLS)
         near, far = stream_pair(self)
         listener.take(far)
         return near
@@ -274,7 +294,7 @@ class SimWorld:
             self.waiter().wait(min(self._now_s + seconds, deadline_s))
         except DeadlineError:
             if self._now_s >= deadline_s:
-                raise ConnectError("not connected in time") from None
+                raise ConnectError("not connected in time", ConnectFault.TIMEOUT) from None
 
     def draw(self, probability: float, name: str) -> bool:
         """Decide by chance whether a fault happens, and count it when it does."""

@@ -77,11 +77,12 @@ EVERYBODY = (
         ("[upstreams.a]\nurl = 'http://u:can/ary@h/'", [
             "2:7 error: this is not a URL with a host and a port"
         ]),
-        ("[upstreams.a]\nurl = 'https://h/'", ["2:7 error: https:// is not served yet"]),
         (URL + "tls = {}", ["3:1 error: tls is about an https:// url"]),
         ("[upstreams.a]\nurl = 'https://h/'\ntls = { key = 'k' }", [
-            "2:7 error: https:// is not served yet",
             "3:1 error: certificate and key come together",
+        ]),
+        ("[upstreams.a]\nurl = 'https://h/'\ntls = { server-name = 'a/b' }", [
+            "3:23 error: this is no name of a host, and no address"
         ]),
         # Header fields.
         (URL + "headers = { 'a b' = '', A = \"\\n\", B = ' x', '\u00fc' = '' }", [
@@ -124,8 +125,6 @@ EVERYBODY = (
         (URL + RULE + 'tool = "t"\nmethod = "tools/list"', [
             "8:10 error: a tool is called by tools/call"
         ]),
-        # What does nothing yet.
-        ("[tls]\ncertificate = 'c'\nkey = 'k'\n" + URL, ["1:2 error: tls has no effect yet"]),
     ],
 )
 def test_error_is_told_at_its_place(tmp_path: Path, text: str, said: list[str]) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.sessions import EndReason, SessionEnded
 from proxy_actors.messages.stream import RequestOpened
@@ -153,6 +154,30 @@ def test_only_a_change_of_being_reachable_is_reported() -> None:
     assert HttpUpstreamPolicy().handle(m.UpstreamReached(False, "refused"))[0] == m.ReportReach(
         False, "refused"
     )
+
+
+def test_another_cause_of_not_being_reachable_is_reported_too() -> None:
+    """N18: who mends the address learns that the certificate is wrong as well."""
+    policy = HttpUpstreamPolicy()
+    refused = m.UpstreamReached(False, "refused by 1", ConnectFault.REFUSED)
+    expired = m.UpstreamReached(False, "expired", ConnectFault.CERTIFICATE_DATE)
+    heard = [
+        ([x.why for x in policy.handle(message) if isinstance(x, m.ReportReach)], policy.fault)
+        for message in (
+            refused,
+            refused,
+            m.UpstreamReached(False),  # a probe that got no connection does not know why
+            expired,
+            m.UpstreamReached(True),
+        )
+    ]
+    assert heard == [
+        (["refused by 1"], ConnectFault.REFUSED),
+        ([], ConnectFault.REFUSED),
+        ([], ConnectFault.REFUSED),
+        (["expired"], ConnectFault.CERTIFICATE_DATE),
+        ([""], None),
+    ]
 
 
 SUBJECTS = {

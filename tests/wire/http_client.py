@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 
 from tests.sim.virtual import Answer
@@ -25,10 +26,15 @@ class Wire:
         address: where the proxy listens.
         source: the address to come from; empty for any.
         receive_bytes: what the kernel holds for a client that does not read; 0 for its default.
+        tls: how to speak TLS; an end without close_notify is then an error.
     """
 
     def __init__(
-        self, address: tuple[str, int], source: str = "", receive_bytes: int = 0
+        self,
+        address: tuple[str, int],
+        source: str = "",
+        receive_bytes: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family)
@@ -38,6 +44,10 @@ class Wire:
         if source:
             self.socket.bind((source, 0))
         self.socket.connect(address)
+        if tls is not None:
+            self.socket = tls.wrap_socket(
+                self.socket, server_hostname=address[0], suppress_ragged_eofs=False
+            )
         self._ahead = b""
 
     def __enter__(self) -> Wire:

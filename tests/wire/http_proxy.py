@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -16,22 +17,28 @@ from tests.sim.virtual import initialize, request
 from tests.wire.http_client import Wire
 from tests.wire.waiting import PATIENCE_S, eventually
 
-_READY_LINE = re.compile(r"readiness +http://\[?([^\]]+?)\]?:(\d+)/ready")
+_READY_LINE = re.compile(r"readiness +https?://\[?([^\]]+?)\]?:(\d+)/ready")
 _POOL_STATE = re.compile(r"kind=ConnectionPool .* detail=(\{.*\})\n")
 
 
 class HttpProxy:
-    """A running proxy. `address` is where it listens, `errors` what it may log as one."""
+    """A running proxy.
 
-    def __init__(self, process: subprocess.Popen[str], log: str) -> None:
+    `address` is where it listens, `errors` what it may log as one, `tls` how clients speak to it.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[str], log: str, tls: ssl.SSLContext | None
+    ) -> None:
         self.process = process
         self._log = log
         self.errors: set[str] = set()
+        self.tls = tls
         self.address = self._announced()
 
     def wire(self) -> Wire:
         """Open a connection."""
-        return Wire(self.address)
+        return Wire(self.address, tls=self.tls)
 
     def session(self) -> str:
         """Open a session."""
@@ -86,7 +93,9 @@ def http_proxy(url: str, listen: str = "127.0.0.1:0", *options: str) -> Iterator
 
 
 @contextmanager
-def running(listen: str, *words: str) -> Iterator[HttpProxy]:
+def running(
+    listen: str, *words: str, tls: ssl.SSLContext | None = None
+) -> Iterator[HttpProxy]:
     """Run `proxy-actors run` with these words. What it logs as an error fails the test."""
     command = [sys.executable, "-W", "error", "-m", "proxy_actors", "run", "--listen", listen]
     with tempfile.NamedTemporaryFile() as log, subprocess.Popen(
@@ -94,7 +103,7 @@ def running(listen: str, *words: str) -> Iterator[HttpProxy]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     ) as process:
         try:
-            proxy = HttpProxy(process, log.name)
+            proxy = HttpProxy(process, log.name, tls)
             yield proxy
             errors = [line for line in proxy.log().splitlines() if " ERROR " in line]
             assert {line.split()[4] for line in errors} == proxy.errors, errors

@@ -5,6 +5,7 @@ A process of its own has the bounds of production, which are too large to be wai
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.supervision import Budget
+from proxy_actors.world.base import TlsClient, TlsServer
 from proxy_actors.world.gevent_world import GeventWorld
 from tests.plane import Plane
 from tests.sim.virtual import initialize, request
@@ -32,6 +34,9 @@ class PlaneThread:
         limits: bounds on clients' connections.
         pool: bounds on the upstream's.
         budget: how many restarts its supervisors bear.
+        tls: how clients are spoken to, if in TLS.
+        client_tls: how clients speak TLS.
+        upstream_tls: how the upstream is spoken to, if in TLS.
     """
 
     def __init__(
@@ -40,7 +45,13 @@ class PlaneThread:
         limits: ConnectionLimits = ConnectionLimits(),
         pool: PoolLimits = PoolLimits(),
         budget: Budget = Budget(),
+        tls: TlsServer | None = None,
+        client_tls: ssl.SSLContext | None = None,
+        upstream_tls: TlsClient | None = None,
     ) -> None:
+        self._tls = tls
+        self._client_tls = client_tls
+        self._upstream_tls = upstream_tls
         self._url = url
         self._limits = limits
         self._pool = pool
@@ -65,7 +76,7 @@ class PlaneThread:
 
     def wire(self) -> Wire:
         """Open a connection."""
-        return Wire(self.address)
+        return Wire(self.address, tls=self._client_tls)
 
     def session(self) -> str:
         """Open a session, over a connection that is gone afterwards."""
@@ -101,7 +112,13 @@ class PlaneThread:
         self._wake = wake.send
         world = GeventWorld()
         self.plane = Plane(
-            world, self._url, limits=self._limits, pool=self._pool, budget=self._budget
+            world,
+            self._url,
+            limits=self._limits,
+            pool=self._pool,
+            budget=self._budget,
+            tls=self._tls,
+            upstream_tls=self._upstream_tls,
         )
         self.plane.start()
         self.address = self.plane.address

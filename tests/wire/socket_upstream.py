@@ -7,6 +7,7 @@ seconds it names; unless the server is meant to be slow.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 
@@ -35,6 +36,9 @@ class SocketLink(Link):
     def close(self) -> None:
         self._socket.close()
 
+    def vanish(self) -> None:
+        self._socket.close()
+
     def cut(self) -> None:
         """End the connection under whoever waits on it."""
         try:
@@ -45,6 +49,34 @@ class SocketLink(Link):
     def reset(self) -> None:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
+
+
+class TlsLink(SocketLink):
+    """A connection that speaks TLS, from the first use on."""
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        self._tls = context.wrap_socket(
+            connection,
+            server_side=True,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+        super().__init__(self._tls)
+
+    def close(self) -> None:
+        """Say close_notify, and do not wait for the peer's."""
+        try:
+            self._tls.setblocking(False)
+            self._tls.unwrap()
+        except (OSError, ValueError):
+            pass  # it has ended already, or its peer says nothing for now
+        self._tls.close()
+
+    def cut(self) -> None:
+        try:
+            socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
 
 
 class ThreadSignal(Signal):
@@ -68,12 +100,19 @@ class SocketUpstream:
         standalone: whether it offers GET streams.
         port: where to listen; 0 takes a free one.
         slow: whether a pause lasts as long as it says.
+        tls: how to speak TLS, if at all.
     """
 
     def __init__(
-        self, sessions: bool = True, standalone: bool = True, port: int = 0, slow: bool = False
+        self,
+        sessions: bool = True,
+        standalone: bool = True,
+        port: int = 0,
+        slow: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._slow = slow
+        self._tls = tls
         self._resumed = threading.Event()
         self.server = ScriptedServer(self._pause, ThreadSignal, sessions, standalone)
         self._listening = socket.create_server(("127.0.0.1", port))
@@ -83,7 +122,13 @@ class SocketUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/mcp"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}/mcp"
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there have been."""
+        return len(self._links)
 
     def __enter__(self) -> SocketUpstream:
         self._acceptor.start()
@@ -124,7 +169,10 @@ class SocketUpstream:
             except OSError:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link = SocketLink(connection)
+            if self._tls is None:
+                link = SocketLink(connection)
+            else:
+                link = TlsLink(connection, self._tls)
             thread = threading.Thread(target=self.server.serve, args=(link,))
             self._links[link] = thread
             thread.start()

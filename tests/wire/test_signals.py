@@ -280,19 +280,13 @@ def test_port_in_use_is_told_in_one_line(upstream: SocketUpstream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "url", "status", "told"),
-    [
-        ("192.0.2.1:0", "http://127.0.0.1:1/mcp", 69, "no such address"),
-        ("nowhere.invalid:0", "http://127.0.0.1:1/mcp", 69, "nowhere.invalid"),
-        ("127.0.0.1:0", "https://127.0.0.1:1/mcp", 78, "only http://"),
-    ],
+    ("listen", "told"),
+    [("192.0.2.1:0", "no such address"), ("nowhere.invalid:0", "nowhere.invalid")],
 )
-def test_what_cannot_be_served_is_told_in_one_line(
-    listen: str, url: str, status: int, told: str
-) -> None:
+def test_what_cannot_be_served_is_told_in_one_line(listen: str, told: str) -> None:
     """P23."""
-    done = start(url, listen)
-    assert (done.returncode, done.stdout) == (status, "")
+    done = start("http://127.0.0.1:1/mcp", listen)
+    assert (done.returncode, done.stdout) == (69, "")
     (line,) = done.stderr.splitlines()
     assert told in line
 
