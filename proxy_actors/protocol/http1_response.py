@@ -27,6 +27,8 @@ from proxy_actors.protocol.http1_framing import (
 
 # An upstream may inform (1xx) before it answers, but not for ever.
 INTERIM_RESPONSES_MAX = 16
+# RFC 9110 sections 15.3.5 and 15.4.5: whatever their fields say, no body follows.
+_BODILESS = frozenset({204, 304})
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[ \t,;])timeout[ \t]*=[ \t]*(\d{1,9})(?:$|[ \t,;])", re.I)
@@ -59,27 +61,26 @@ class ResponseParser:
     upstream may have closed an idle connection without reading the request.
     """
 
-    __slots__ = (
-        "body_bytes", "complete", "head", "started", "_body", "_buffer", "_chunks", "_failed",
-        "_heads", "_interims", "_left", "_limits", "_request_method", "_spent",
-    )  # fmt: skip
+    # Most responses come in one piece and need no more than this: one parser serves one exchange,
+    # so what it begins with costs nothing as long as it stays with the class.
+    head: ResponseHead | None = None
+    complete = False
+    started = False
+    body_bytes = 0
+    _body: bytes | bytearray = b""
+    _chunks: ChunkedBody | None = None
+    _left: int | None = None
+    _interims = 0
+    _failed = False
+    # Nothing further can be read from the connection, or nothing that could be trusted.
+    _spent = False
+    # Made for a response that comes in pieces.
+    _heads: HeadReader | None = None
+    _buffer: bytearray
 
     def __init__(self, limits: HttpLimits, request_method: bytes) -> None:
-        self.head: ResponseHead | None = None
-        self.complete = False
-        self.started = False
-        self.body_bytes = 0
         self._limits = limits
         self._request_method = request_method
-        self._heads = HeadReader(limits)
-        self._buffer = bytearray()
-        self._body = bytearray()
-        self._chunks: ChunkedBody | None = None
-        self._left: int | None = None
-        self._interims = 0
-        self._failed = False
-        # Nothing further can be read from the connection, or nothing that could be trusted.
-        self._spent = False
 
     @property
     def reusable(self) -> bool:
@@ -108,10 +109,15 @@ class ResponseParser:
         if self.complete:
             self._spent = True
             return
-        self._buffer += data
         try:
+            if self._heads is None:
+                if self._is_whole(data):
+                    return
+                self._heads = HeadReader(self._limits)
+                self._buffer = bytearray()
+            self._buffer += data
             if self.head is None:
-                self._read_heads()
+                self._read_heads(self._heads)
             if self.head is not None:
                 self._read_body()
         except FramingError as error:
@@ -119,9 +125,8 @@ class ResponseParser:
 
     def take_body(self) -> bytes:
         """Return the part of the body that has arrived since the last call, b"" if none."""
-        body = bytes(self._body)
-        self._body.clear()
-        return body
+        body, self._body = self._body, b""
+        return bytes(body)
 
     def end_of_input(self) -> None:
         """Note that the upstream closed: the end of a body that no length delimits.
@@ -143,16 +148,41 @@ class ResponseParser:
 
     def _fail(self, text: str, cause: FramingError) -> NoReturn:
         self._failed = True
-        self._buffer.clear()
+        self._buffer = bytearray()
         raise FailedError(
             Reason.UPSTREAM_PROTOCOL,
             f"The upstream's response is not valid HTTP. {text}",
             executed=Executed.UNKNOWN,
         ) from cause
 
-    def _read_heads(self) -> None:
+    def _is_whole(self, data: bytes) -> bool:
+        """Take a response that has come in one piece; False, nothing taken, when it has not."""
+        limits = self._limits
+        end = data.find(b"\r\n\r\n") + 4
+        if (
+            end < 4
+            or end > limits.head_bytes_max
+            or end > limits.start_line_bytes_max  # within these, no line exceeds them either
+            or end > limits.field_bytes_max
+        ):
+            return False
+        head = _read_head(data[:end], limits)
+        if (
+            head.content_length != len(data) - end
+            or head.status < 200
+            or head.status in _BODILESS
+            or self._request_method == b"HEAD"
+        ):
+            return False
+        self.head = head
+        self._body = data[end:]
+        self.body_bytes = head.content_length
+        self.complete = True
+        return True
+
+    def _read_heads(self, heads: HeadReader) -> None:
         """Read up to the final head. Interim ones are dropped: we never ask for them."""
-        while (raw := self._heads.take(self._buffer)) is not None:
+        while (raw := heads.take(self._buffer)) is not None:
             head = _read_head(raw, self._limits)
             if head.status >= 200:
                 self.head = head
@@ -163,7 +193,7 @@ class ResponseParser:
                 raise FramingError(400, "An interim response was not asked for.")
 
     def _expect_body(self, head: ResponseHead) -> None:
-        if self._request_method == b"HEAD" or head.status in (204, 304):
+        if self._request_method == b"HEAD" or head.status in _BODILESS:
             self._left = 0
         elif head.chunked:
             self._chunks = ChunkedBody(self._limits, None)
@@ -172,24 +202,23 @@ class ResponseParser:
 
     def _read_body(self) -> None:
         buffer = self._buffer
-        held_bytes = len(self._body)
+        body = self._body if isinstance(self._body, bytearray) else bytearray(self._body)
+        self._body = body
+        held_bytes = len(body)
         try:
             if self._chunks is not None:
-                self._chunks.decode(buffer, self._body)
+                self._chunks.decode(buffer, body)
                 self.complete = self._chunks.complete
             elif self._left is not None:
-                if not held_bytes and len(buffer) == self._left:
-                    self._body, self._buffer = buffer, self._body  # all of it at once: no copy
-                else:
-                    self._body += buffer[: self._left]
-                    del buffer[: self._left]
-                self._left -= len(self._body) - held_bytes
+                body += buffer[: self._left]
+                del buffer[: self._left]
+                self._left -= len(body) - held_bytes
                 self.complete = not self._left
             else:
-                self._body += buffer
+                body += buffer
                 buffer.clear()
         finally:
-            self.body_bytes += len(self._body) - held_bytes
+            self.body_bytes += len(body) - held_bytes
         if self.complete and self._buffer:
             self._spent = True
             self._buffer.clear()

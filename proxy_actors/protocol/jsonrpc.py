@@ -13,8 +13,6 @@ pass as they are.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from enum import Enum
 from itertools import accumulate
 from typing import Final
@@ -23,6 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy_actors.errors import INVALID_PARAMS, PARSE_ERROR, MessageError
+from proxy_actors.protocol import jsonrpc_names as names
 from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, TOOLS_CALL, URI_METHODS
 
 DEPTH_MAX: Final = 64
@@ -30,10 +29,6 @@ BATCH_MAX: Final = 64
 ID_BYTES_MAX: Final = 1024
 # In each object whose members are examined: a hostile one would be kept at 15 times its bytes.
 MEMBERS_MAX: Final = 1024
-
-# Objects whose names are written with needless escapes are read by a parser that builds the whole
-# document, 13 ms a megabyte. No known peer writes such names at all, so larger ones are refused.
-_ESCAPED_NAMES_BYTES_MAX: Final = 65_536
 
 _VERSION: Final = Raw(b'"2.0"')
 _ENVELOPE_NAMES: Final = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
@@ -72,6 +67,12 @@ class Kind(Enum):
     REQUEST = "request"
     NOTIFICATION = "notification"
     RESPONSE = "response"
+
+
+# To look a member of an enumeration up by its class costs as much as to call a function.
+REQUEST: Final = Kind.REQUEST
+NOTIFICATION: Final = Kind.NOTIFICATION
+RESPONSE: Final = Kind.RESPONSE
 
 
 class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -131,7 +132,7 @@ class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
         return _identifier(self.params.get("requestId", _ABSENT))
 
     def _token(self) -> Raw:
-        is_progress = self.kind is Kind.NOTIFICATION and self.method == PROGRESS
+        is_progress = self.kind is NOTIFICATION and self.method == PROGRESS
         return (self.params if is_progress else self.meta).get("progressToken", _ABSENT)
 
 
@@ -152,7 +153,9 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
             of the wrong type; otherwise INVALID_REQUEST.
     """
     try:
-        document = _flattened(body)
+        # An integer asks memchr at once, several times faster than a one-byte string does.
+        plain = body.isascii() and 10 not in body and 13 not in body
+        document = body if plain else _flattened(body)
         members = _members(document)
         if members is None:
             elements = _elements(document)
@@ -162,7 +165,11 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
         raise MessageError(str(error), code=PARSE_ERROR) from error
     except RecursionError as error:
         raise MessageError("the message is nested too deep") from error
-    if document.count(b"[") + document.count(b"{") > depth_max and _depth(document) > depth_max:
+    if (
+        len(document) > 2 * depth_max  # a level has two brackets
+        and document.count(b"[") + document.count(b"{") > depth_max
+        and _depth(document) > depth_max
+    ):
         raise MessageError(f"the message is nested deeper than {depth_max}")
     if members is not None:
         return _message(document, members)
@@ -181,7 +188,6 @@ def answered_id(data: bytes) -> bytes | None:
 def _flattened(body: bytes) -> bytes:
     if not body.isascii():
         body.decode()
-    # An integer asks memchr at once, several times faster than a one-byte string does.
     if 10 in body or 13 in body:
         # Only white space may be flattened. A line end within a string is an error of syntax, and
         # has to be found before a space takes its place and hides it.
@@ -234,15 +240,19 @@ def _depth(document: bytes) -> int:
 
 def _message(raw: bytes, envelope: dict[str, Raw]) -> Message:
     # Here and below: nearly every message has the known names only, and needs no closer look.
-    if not _ENVELOPE_NAMES.issuperset(envelope) and _other_cases(envelope, _ENVELOPE_NAMES):
+    if not _ENVELOPE_NAMES.issuperset(envelope) and names.other_cases(envelope, _ENVELOPE_NAMES):
         raise MessageError("a member of the message is named in the wrong letter case")
-    params = _members(envelope["params"]) if "params" in envelope else None
-    meta = _members(params["_meta"]) if params and "_meta" in params else None
-    fault = _members(envelope["error"]) if "error" in envelope else None
-    if _repeats_a_name(raw, envelope, params, meta, fault):
+    params = meta = fault = None
+    if "params" in envelope:
+        params = _members(envelope["params"])
+        if params and "_meta" in params:
+            meta = _members(params["_meta"])
+    if "error" in envelope:
+        fault = _members(envelope["error"])
+    if names.repeats_a_name(raw, envelope, params, meta, fault):
         raise MessageError("the message names a member twice")
     if "method" in envelope:
-        return _call(raw, envelope, params, meta or {})
+        return _call(raw, envelope, params, meta)
     return _response(raw, envelope, fault)
 
 
@@ -250,13 +260,15 @@ def _call(
     raw: bytes,
     envelope: dict[str, Raw],
     params: dict[str, Raw] | None,
-    meta: dict[str, Raw],
+    meta: dict[str, Raw] | None,
 ) -> Message:
-    kind, request_id = Kind.NOTIFICATION, None
+    kind, request_id = NOTIFICATION, None
     if "id" in envelope:
-        kind, request_id = Kind.REQUEST, _identifier(envelope["id"])
+        kind, request_id = REQUEST, _identifier(envelope["id"])
         if request_id is None:
             raise MessageError("an id must be a string or an integer")
+    if meta is None:
+        meta = {}
     if envelope.get("jsonrpc") != _VERSION:
         raise MessageError('jsonrpc must be "2.0"', request_id=request_id)
     if "result" in envelope or "error" in envelope:
@@ -288,9 +300,11 @@ def _hides_a_name(params: dict[str, Raw], meta: dict[str, Raw]) -> bool:
     one even without a twin: where clients share a child, it is rewritten, and a token that escaped
     that would name another client's call.
     """
-    others = _other_cases(params, _ROUTING_NAMES)
+    others = names.other_cases(params, _ROUTING_NAMES)
     return (
-        not others.isdisjoint(params) or "_meta" in others or bool(_other_cases(meta, _TOKEN_NAMES))
+        not others.isdisjoint(params)
+        or "_meta" in others
+        or bool(names.other_cases(meta, _TOKEN_NAMES))
     )
 
 
@@ -319,7 +333,7 @@ def _response(raw: bytes, envelope: dict[str, Raw], fault: dict[str, Raw] | None
     # Who cannot read the id of a request answers with an error that has none, or null.
     if response_id is None and not (is_error and given == _ABSENT):
         raise MessageError("the id of a response must be a string or an integer")
-    return Message(Kind.RESPONSE, raw, response_id, None, is_error, envelope, {}, {})
+    return Message(RESPONSE, raw, response_id, None, is_error, envelope, {}, {})
 
 
 def _identifier(raw: Raw) -> bytes | None:
@@ -327,6 +341,8 @@ def _identifier(raw: Raw) -> bytes | None:
     text = bytes(raw)
     if len(text) > ID_BYTES_MAX:
         return None
+    if text.isdigit():
+        return text
     if text.startswith(b'"'):
         return _ENCODER.encode(_TEXT.decode(text)) if b"\\" in text else text
     return text if _is_integer(text) else None
@@ -339,57 +355,3 @@ def _is_no_identifier(raw: Raw) -> bool:
 def _is_integer(text: bytes) -> bool:
     # JSON syntax has excluded leading zeros and plus signs. -0 is 0 to some and a float to others.
     return text.removeprefix(b"-").isdigit() and text != b"-0"
-
-
-def _other_cases(members: dict[str, Raw], names: frozenset[str]) -> set[str]:
-    """Return which of `names` are among the members in another letter case, by Unicode folding."""
-    if names.issuperset(members):
-        return set()
-    folded = {name.casefold() for name in members if name not in names}
-    return {name for name in names if name.casefold() in folded}
-
-
-def _repeats_a_name(
-    raw: bytes,
-    envelope: dict[str, Raw],
-    params: dict[str, Raw] | None,
-    meta: dict[str, Raw] | None,
-    fault: dict[str, Raw] | None,
-) -> bool:
-    """Whether decoding has swallowed a member: encoding what was decoded tells, most cheaply."""
-    document: Mapping[str, object] = envelope
-    if params is not None:
-        document = {**document, "params": params if meta is None else {**params, "_meta": meta}}
-    if fault is not None:
-        document = {**document, "error": fault}
-    encoded = _ENCODER.encode(document)
-    if encoded == raw:
-        return False
-    # Unequal for one of three reasons: white space, a name written with escapes, a name repeated.
-    if msgspec.json.format(encoded, indent=-1) == msgspec.json.format(raw, indent=-1):
-        return False
-    if b"\\" not in raw:
-        return True
-    if len(raw) > _ESCAPED_NAMES_BYTES_MAX:
-        raise MessageError("a large message has member names written with escapes")
-    return _repeats_an_escaped_name(raw)
-
-
-class _Pairs(list[tuple[str, object]]):
-    """The members of an object, repeated ones included."""
-
-    def member(self, name: str) -> _Pairs:
-        """Return the last member of that name; empty if absent or no object."""
-        value = dict(self).get(name)
-        return value if isinstance(value, _Pairs) else _Pairs()
-
-
-# Numbers stay text: int() refuses digits beyond 4,300, which are none of our business.
-_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
-
-
-def _repeats_an_escaped_name(raw: bytes) -> bool:
-    envelope = _PAIRS.decode(raw.decode())
-    params = envelope.member("params")
-    examined = (envelope, params, params.member("_meta"), envelope.member("error"))
-    return any(len(dict(pairs)) < len(pairs) for pairs in examined)

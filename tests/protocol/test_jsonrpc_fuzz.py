@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_actors.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, MessageError
-from proxy_actors.protocol import jsonrpc
+from proxy_actors.protocol import jsonrpc, jsonrpc_names
 from proxy_actors.protocol.stdio_framing import encode_frame
 from tests.defects import Defect, planted
 from tests.protocol.message_documents import CORRUPTIONS, document
@@ -106,29 +106,29 @@ DEFECTS = [
     Defect("escaped backslashes escape", jsonrpc, "_depth", """.replace(b"\\\\\\\\", b"")""", ""),
     Defect("one level more", jsonrpc, "admit",
            "_depth(document) > depth_max", "_depth(document) > depth_max + 1"),
-    Defect("repeated names pass", jsonrpc, "_repeats_a_name", "return True", "return False"),
-    Defect("escaped repeated names pass", jsonrpc, "_repeats_an_escaped_name",
+    Defect("repeated names pass", jsonrpc_names, "repeats_a_name", "return True", "return False"),
+    Defect("escaped repeated names pass", jsonrpc_names, "_repeats_an_escaped_name",
            "len(dict(pairs)) < len(pairs)", "False"),
-    Defect("escaped repeated names of _meta pass", jsonrpc, "_repeats_an_escaped_name",
+    Defect("escaped repeated names of _meta pass", jsonrpc_names, "_repeats_an_escaped_name",
            ', params.member("_meta")', ""),
-    Defect("any escape is a repetition", jsonrpc, "_repeats_a_name",
+    Defect("any escape is a repetition", jsonrpc_names, "repeats_a_name",
            "return _repeats_an_escaped_name(raw)", "return True"),
-    Defect("white space is a repetition", jsonrpc, "_repeats_a_name",
+    Defect("white space is a repetition", jsonrpc_names, "repeats_a_name",
            "msgspec.json.format(encoded, indent=-1) == msgspec.json.format(raw, indent=-1)",
            "False"),
-    Defect("repeated names of _meta pass", jsonrpc, "_repeats_a_name",
+    Defect("repeated names of _meta pass", jsonrpc_names, "repeats_a_name",
            'params if meta is None else {**params, "_meta": meta}', "params"),
-    Defect("repeated names of an error pass", jsonrpc, "_repeats_a_name",
+    Defect("repeated names of an error pass", jsonrpc_names, "repeats_a_name",
            "fault is not None", "False"),
-    Defect("other letter cases are of ASCII alone", jsonrpc, "_other_cases",
+    Defect("other letter cases are of ASCII alone", jsonrpc_names, "other_cases",
            "folded = {name.casefold()", "folded = {name.lower()"),
     Defect("twins in the envelope pass", jsonrpc, "_message",
-           "_other_cases(envelope, _ENVELOPE_NAMES)", "False"),
+           "names.other_cases(envelope, _ENVELOPE_NAMES)", "False"),
     Defect("twins in params pass", jsonrpc, "_hides_a_name",
            "not others.isdisjoint(params)", "False"),
     Defect("a second _meta passes", jsonrpc, "_hides_a_name", '"_meta" in others', "False"),
     Defect("a second token passes", jsonrpc, "_hides_a_name",
-           "bool(_other_cases(meta, _TOKEN_NAMES))", "False"),
+           "bool(names.other_cases(meta, _TOKEN_NAMES))", "False"),
     Defect("an id may be null", jsonrpc, "_call",
            'if "id" in envelope:', 'if envelope.get("id", _ABSENT) != _ABSENT:'),
     Defect("minus zero is an integer", jsonrpc, "_is_integer", ' and text != b"-0"', ""),
