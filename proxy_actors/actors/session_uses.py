@@ -14,6 +14,7 @@ A row is in one of three states, and both sides move it by writing `state` alone
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from proxy_actors.messages.sessions import Session
 
@@ -26,6 +27,11 @@ class UseState(Enum):
     REVOKED = "revoked"
 
 
+OPEN: Final = UseState.OPEN
+KEPT: Final = UseState.KEPT
+REVOKED: Final = UseState.REVOKED
+
+
 class UseRow:
     """One use of a session. `used_s` is when it was kept last, on the monotonic clock."""
 
@@ -34,7 +40,7 @@ class UseRow:
     def __init__(self, id: int, session: Session) -> None:
         self.id = id
         self.session = session
-        self.state = UseState.OPEN
+        self.state = OPEN
         self.used_s = 0.0
 
 
@@ -58,7 +64,7 @@ class SessionUses:
         """Forget a use that has ended. Idempotent."""
         row = self._rows.pop(use_id, None)
         if row is not None:
-            row.state = UseState.REVOKED
+            row.state = REVOKED
             of_session = self._by_key[row.session.key]
             del of_session[use_id]
             if not of_session:
@@ -67,12 +73,12 @@ class SessionUses:
     def kept(self, key: str | None = None) -> list[UseRow]:
         """List the kept uses, of one session or of all."""
         rows = self._rows if key is None else self._by_key.get(key, {})
-        return [row for row in rows.values() if row.state is UseState.KEPT]
+        return [row for row in rows.values() if row.state is KEPT]
 
     def revoke(self, key: str) -> None:
         """Have the uses of a session that are open end with their exchanges."""
         for row in self._by_key.get(key, {}).values():
-            row.state = UseState.REVOKED
+            row.state = REVOKED
 
     def clear(self) -> None:
         """Forget all: a new incarnation of the registry knows of no use."""

@@ -29,7 +29,7 @@ def log_access(
     peer = principal = upstream = "-"
     methods = ""
     if exchange is not None:
-        peer, principal = exchange.peer, exchange.principal
+        peer, principal = exchange.client.peer, exchange.principal
         upstream = "-" if exchange.accepted.route is None else exchange.route.name
         methods = ",".join(message.method or "response" for message in exchange.messages)
     logger.info(

@@ -16,7 +16,7 @@ from proxy_actors.gateway.relay import messages_of
 from proxy_actors.gateway.response import ACCEPTED, Response
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.sessions import EndReason, EndSession
-from proxy_actors.protocol.jsonrpc import Kind, Message
+from proxy_actors.protocol.jsonrpc import REQUEST, Message
 
 
 def answer(exchange: Exchange, wiring: Wiring) -> Response:
@@ -25,14 +25,15 @@ def answer(exchange: Exchange, wiring: Wiring) -> Response:
     Raises:
         ProxyActorsError: to be rescued under `exchange.answer_id`.
     """
-    head = exchange.accepted.head
-    if head.method == b"OPTIONS":
-        allow = b"GET, HEAD" if exchange.accepted.route is None else b"POST, GET, DELETE, OPTIONS"
-        return Response(204, [(b"allow", allow)])
-    if exchange.accepted.route is None:
-        return page(head.path, wiring)
-    if head.method == b"POST":
+    accepted = exchange.accepted
+    head = accepted.head
+    if head.method == b"POST" and accepted.route is not None:
         return _post(exchange, wiring)
+    if head.method == b"OPTIONS":
+        allow = b"GET, HEAD" if accepted.route is None else b"POST, GET, DELETE, OPTIONS"
+        return Response(204, [(b"allow", allow)])
+    if accepted.route is None:
+        return page(head.path, wiring)
     steps = stack.STEPS_OF_GET if head.method == b"GET" else stack.STEPS_OF_DELETE
     for step in steps:
         step(exchange, wiring)
@@ -46,12 +47,13 @@ def _post(exchange: Exchange, wiring: Wiring) -> Response:
         step(exchange, wiring)
     if exchange.batch:
         return _batch(exchange, wiring)
-    if exchange.message.kind is not Kind.REQUEST:
-        exchange.route.forwarder.post(exchange)
+    forwarder = exchange.route.forwarder
+    if exchange.message.kind is not REQUEST:
+        forwarder.post(exchange)
         return ACCEPTED
     if exchange.opens_session:
-        return exchange.route.forwarder.initialize(exchange)
-    return exchange.route.forwarder.call(exchange)
+        return forwarder.initialize(exchange)
+    return forwarder.call(exchange)
 
 
 def _delete(exchange: Exchange, wiring: Wiring) -> Response:
@@ -70,10 +72,10 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
     """
     requests = []
     for message in exchange.messages:
-        if message.kind is Kind.REQUEST:
+        if message.kind is REQUEST:
             requests.append(message)
         else:
-            one = exchange.for_message(message, wiring.next_exchange_id())
+            one = exchange.for_message(message, next(wiring.exchange_ids))
             one.route.forwarder.post(one)
     if not requests:
         return ACCEPTED
@@ -81,7 +83,7 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
     left = [len(requests)]
 
     def serve(message: Message) -> None:
-        one = exchange.for_message(message, wiring.next_exchange_id())
+        one = exchange.for_message(message, next(wiring.exchange_ids))
         try:
             _serve_into(merged, one, wiring)
         except BaseException:

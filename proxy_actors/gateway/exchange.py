@@ -17,7 +17,7 @@ from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
-from proxy_actors.protocol.jsonrpc import Kind, Message
+from proxy_actors.protocol.jsonrpc import REQUEST, Message
 
 if TYPE_CHECKING:
     from proxy_actors.gateway.limits import AddressTokens
@@ -43,48 +43,70 @@ class AcceptedHead(msgspec.Struct, frozen=True):
     identity: Identity | None
 
 
+class Client:
+    """What a client's connection has from one request to the next.
+
+    Attributes:
+        peer: its address.
+        keeper: keeps the upstream connection for the next exchange.
+        holder: keeps the use of the session likewise.
+        tokens: what the address may send.
+    """
+
+    __slots__ = ("holder", "keeper", "peer", "tokens")
+
+    def __init__(
+        self, peer: str, keeper: Keeper, holder: SessionHolder, tokens: AddressTokens
+    ) -> None:
+        self.peer = peer
+        self.keeper = keeper
+        self.holder = holder
+        self.tokens = tokens
+
+
 class Exchange:
     """A client's request.
 
     Attributes:
         id: unique in this process.
         accepted: its head.
+        client: whose connection it came on.
         deadline_s: when the answer must have come.
-        messages: the JSON-RPC messages of the body: one, or those of a batch.
+        route: the upstream; only a request to an MCP endpoint has one.
+        message: the JSON-RPC message of the body, the first one of a batch; unset before it is
+            admitted.
+        messages: all messages of the body.
         batch: whether the body was an array.
         opens_session: whether it is `initialize`, alone in its body.
-        keeper: keeps the upstream connection for the client connection's next exchange.
-        holder: keeps the use of the session likewise; None for a message of a batch.
-        tokens: what the client's address may send; None for a message of a batch.
+        keeper: the client's; None for a message of a batch, whose requests run all at once.
         principal: whose request it is.
         tier: the principal's tier of rate limits.
         session: the client's session; None before and during `initialize`.
     """
 
     __slots__ = (
-        "accepted", "batch", "deadline_s", "holder", "id", "keeper", "messages",
-        "opens_session", "peer", "principal", "request", "session", "tier", "tokens",
+        "accepted", "batch", "client", "deadline_s", "id", "keeper", "message", "messages",
+        "opens_session", "principal", "request", "route", "session", "tier",
     )  # fmt: skip
+    route: Route
+    message: Message
 
     def __init__(
         self,
         exchange_id: int,
         request: Request,
         accepted: AcceptedHead,
-        peer: str,
+        client: Client,
         deadline_s: float,
-        keeper: Keeper | None = None,
-        holder: SessionHolder | None = None,
-        tokens: AddressTokens | None = None,
     ) -> None:
         self.id = exchange_id
         self.request = request
         self.accepted = accepted
-        self.peer = peer
+        self.client = client
         self.deadline_s = deadline_s
-        self.keeper = keeper
-        self.holder = holder
-        self.tokens = tokens
+        if accepted.route is not None:
+            self.route = accepted.route
+        self.keeper: Keeper | None = client.keeper
         self.messages: tuple[Message, ...] = ()
         self.batch = False
         self.opens_session = False
@@ -98,26 +120,14 @@ class Exchange:
         return request_name(self.id)
 
     @property
-    def message(self) -> Message:
-        """The one message of the body."""
-        return self.messages[0]
-
-    @property
     def answer_id(self) -> bytes | None:
         """The raw JSON id under which an error about the whole request is reported.
 
         None for a response: its id is the server's, and would name another request to the client.
         """
-        if self.batch or len(self.messages) != 1 or self.messages[0].kind is not Kind.REQUEST:
+        if self.batch or not self.messages or self.message.kind is not REQUEST:
             return None
-        return self.messages[0].id
-
-    @property
-    def route(self) -> Route:
-        """The upstream of a request to an MCP endpoint."""
-        route = self.accepted.route
-        assert route is not None
-        return route
+        return self.message.id
 
     def in_session(self) -> Session:
         """Return the session of a request that has passed the stack.
@@ -126,17 +136,23 @@ class Exchange:
             RefusedError: 400, when the request names none.
         """
         if self.session is None:
-            raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
+            raise session_required()
         return self.session
 
     def for_message(self, message: Message, exchange_id: int) -> Exchange:
         """Make the exchange of one message of a batch."""
-        one = Exchange(exchange_id, self.request, self.accepted, self.peer, self.deadline_s)
-        one.messages = (message,)
+        one = Exchange(exchange_id, self.request, self.accepted, self.client, self.deadline_s)
+        one.keeper = None
+        one.message, one.messages = message, (message,)
         one.principal = self.principal
         one.tier = self.tier
         one.session = self.session
         return one
+
+
+def session_required() -> RefusedError:
+    """Make the error for a request that names no session and is not `initialize` (MCP-S-3)."""
+    return RefusedError(400, "Mcp-Session-Id is required: initialize first")
 
 
 def request_name(exchange_id: int) -> str:

@@ -19,7 +19,7 @@ from proxy_actors.errors import (
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.access_log import log_access
 from proxy_actors.gateway.answer import answer
-from proxy_actors.gateway.exchange import AcceptedHead, Exchange, request_name
+from proxy_actors.gateway.exchange import AcceptedHead, Client, Exchange, request_name
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.limits import AddressTokens
@@ -32,6 +32,8 @@ from proxy_actors.protocol.http1_write import CONTINUE
 from proxy_actors.world.base import ByteStream
 
 READ_BYTES_MAX = 65_536
+# No less than this is read ahead of any connection anyway.
+UNCOUNTED_BYTES_MAX = 4096
 
 logger = logging.getLogger("proxy_actors.gateway")
 
@@ -47,9 +49,13 @@ class ClientConnection:
         self._early: RequestHead | None = None
         self._accepted: AcceptedHead | None = None
         self._held_bytes = 0
-        self._keeper = Keeper(wiring.world.now_s)
-        self._holder = SessionHolder(wiring.registry, wiring.uses, wiring.world.now_s)
-        self._tokens = AddressTokens(wiring.rates)
+        now_s = wiring.world.now_s
+        self._client = Client(
+            stream.peer,
+            Keeper(now_s),
+            SessionHolder(wiring.registry, wiring.uses, now_s),
+            AddressTokens(wiring.rates),
+        )
         self.idle = True
 
     def serve(self) -> None:
@@ -68,8 +74,8 @@ class ClientConnection:
             pass  # the client has gone, or takes nothing: there is nobody to tell
         finally:
             self._hold(0)
-            self._keeper.close()
-            self._holder.close()
+            self._client.keeper.close()
+            self._client.holder.close()
             self._stream.close()
 
     def close(self) -> None:
@@ -99,22 +105,15 @@ class ClientConnection:
         exchange: Exchange | None = None
         reader: Reader | None = None
         status = 0
-        exchange_id, began_s = wiring.next_exchange_id(), wiring.world.now_s()
+        exchange_id, began_s = next(wiring.exchange_ids), wiring.world.now_s()
         try:
             try:
-                accepted = self._accept(request.head)
+                accepted = self._accepted
+                if accepted is None or accepted.head is not request.head:
+                    accepted = self._accept(request.head)
                 route = accepted.route
-                call_s_max = CALL_S_MAX if route is None else route.call_s_max
-                exchange = Exchange(
-                    exchange_id,
-                    request,
-                    accepted,
-                    self._stream.peer,
-                    began_s + call_s_max,
-                    self._keeper,
-                    self._holder,
-                    self._tokens,
-                )
+                deadline_s = began_s + (CALL_S_MAX if route is None else route.call_s_max)
+                exchange = Exchange(exchange_id, request, accepted, self._client, deadline_s)
                 response = answer(exchange, wiring)
                 if response.stream is not None:
                     reader = Reader(response.stream, wiring)
@@ -130,16 +129,14 @@ class ClientConnection:
                     self._stream, reader.subscriber, request.head, wiring, close
                 )
         finally:
-            self._holder.end()
+            self._client.holder.end()
             if wiring.access_log:
                 seconds = wiring.world.now_s() - began_s
                 log_access(exchange_id, request.head, exchange, status, seconds)
 
     def _accept(self, head: RequestHead) -> AcceptedHead:
-        """Judge a head; one that repeats only once."""
-        accepted = self._accepted
-        if accepted is None or accepted.head is not head:
-            accepted = self._accepted = accept_head(head, self._stream.peer, self._wiring)
+        """Judge a head; the next request with the same one passes."""
+        accepted = self._accepted = accept_head(head, self._client.peer, self._wiring)
         return accepted
 
     # Reading.
@@ -156,7 +153,8 @@ class ClientConnection:
         while (request := parser.take()) is None:
             now_s = self._wiring.world.now_s()
             if not (begun := parser.mid_message):
-                self._hold(0)
+                if self._held_bytes:
+                    self._hold(0)
                 deadline_s = now_s + limits.idle_s_max
             else:
                 self._hold(parser.body_bytes_buffered)
@@ -166,7 +164,13 @@ class ClientConnection:
                 if parser.head is not None:
                     received_s = parser.body_bytes_buffered / limits.body_rate_min
                     deadline_s = began_s + limits.body_grace_s + received_s
-            data = self._read(begun, deadline_s)
+            self.idle = not begun
+            try:
+                data = self._stream.read(READ_BYTES_MAX, deadline_s)
+            except DeadlineError as error:
+                if not begun:
+                    return None
+                raise RefusedError(408, "the request came too slowly", close=True) from error
             if data:
                 parser.feed(data)
             elif begun:
@@ -175,7 +179,8 @@ class ClientConnection:
                 return None
         self.idle = False
         self._early = None
-        self._hold(len(request.body) + parser.body_bytes_buffered)
+        if self._held_bytes or len(request.body) > UNCOUNTED_BYTES_MAX:
+            self._hold(len(request.body))
         return request
 
     def _check_early(self, head: RequestHead | None) -> None:
@@ -186,22 +191,15 @@ class ClientConnection:
                 self._stream.write([CONTINUE], self._wiring.write_deadline_s(len(CONTINUE)))
         self._early = head
 
-    def _read(self, begun: bool, deadline_s: float) -> bytes:
-        self.idle = not begun
-        try:
-            return self._stream.read(READ_BYTES_MAX, deadline_s)
-        except DeadlineError as error:
-            if not begun:
-                return b""
-            raise RefusedError(408, "the request came too slowly", close=True) from error
-
     def _hold(self, body_bytes: int) -> None:
-        """Count the bytes of the body that this connection holds."""
+        """Count the bytes of the body that this connection holds, unless they are few."""
+        if body_bytes <= UNCOUNTED_BYTES_MAX:
+            body_bytes = 0
         if body_bytes != self._held_bytes:
             self._wiring.bodies.change(body_bytes - self._held_bytes)
             self._held_bytes = body_bytes
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what could not be read to its end."""
-        response = rescue.respond(error, None, request_name(self._wiring.next_exchange_id()))
+        response = rescue.respond(error, None, request_name(next(self._wiring.exchange_ids)))
         write_response(self._stream, response, self._parser.head, self._wiring, True)

@@ -34,6 +34,7 @@ READ_BYTES_MAX = 65_536
 BODY_BYTES_MAX = 16 * 1024 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 EVENT_STREAM = b"text/event-stream"
+JSON = b"application/json"
 # Servers send the end of a stream in a segment of its own, right behind the answer.
 TAIL_S_MAX = 1.0
 _KINDS = {
@@ -56,6 +57,17 @@ class HttpExchange(EventSource):
         request_id: the raw JSON id that the final answer will carry; None when there is none.
     """
 
+    # What most exchanges never change stays with the class.
+    repeats = False
+    """Whether the request was sent before, on a connection that was then found closed."""
+    on_cancel: Callable[[], None] | None = None
+    _decoder: SseDecoder | None = None
+    _unread: tuple[jsonrpc.Message, ...] = ()
+    _failure: FailedError | None = None
+    _dropped: FailedError | None = None  # may have been meant as the answer
+    _written = False
+    _answered = False
+
     def __init__(
         self,
         world: World,
@@ -69,18 +81,9 @@ class HttpExchange(EventSource):
         self._world = world
         self._lease = lease
         self._parser = ResponseParser(limits, method)
-        self._decoder: SseDecoder | None = None
         self._upstream = upstream
         self._exchange_id = exchange_id
         self._request_id = request_id
-        self._unread: list[jsonrpc.Message] = []
-        self._failure: FailedError | None = None
-        self._dropped: FailedError | None = None  # may have been meant as the answer
-        self._written = False
-        self._answered = False
-        self.repeats = False
-        """Whether the request was sent before, on a connection that was then found closed."""
-        self.on_cancel: Callable[[], None] | None = None
 
     def send(self, parts: list[bytes], deadline_s: float) -> ResponseHead:
         """Write the request and read the answer's head.
@@ -89,10 +92,17 @@ class HttpExchange(EventSource):
             FailedError: the upstream closed, broke the protocol or was late. The lease is over.
         """
         try:
-            self._write(parts, deadline_s)
-            while self._parser.head is None:
+            try:
+                self._lease.stream.write(parts, deadline_s)
+                self._written = True
+            except DeadlineError as error:
+                text = "the upstream did not take the request in time"
+                raise self._failed(text, Reason.UPSTREAM_TIMEOUT) from error
+            except StreamClosedError:
+                pass  # it may have answered, with a refusal, before it stopped reading
+            while (head := self._parser.head) is None:
                 self._read(deadline_s)
-            return self._parser.head
+            return head
         except BaseException:
             self.abandon()
             raise
@@ -181,12 +191,14 @@ class HttpExchange(EventSource):
         if self.first_message(deadline_s) is None:
             self.abandon()
             raise self._failed("the upstream did not answer in time", Reason.UPSTREAM_TIMEOUT)
-        return self._unread.pop(0)
+        message, *rest = self._unread
+        self._unread = tuple(rest)
+        return message
 
     def is_final(self, message: jsonrpc.Message) -> bool:
         """Whether this is the answer to the request."""
         return (
-            message.kind is jsonrpc.Kind.RESPONSE
+            message.kind is jsonrpc.RESPONSE
             and message.id is not None
             and message.id == self._request_id
         )
@@ -247,11 +259,11 @@ class HttpExchange(EventSource):
 
     def _tell(self, stream: Ref) -> bool:
         """Tell what has been read; False once the answer was among it, or nobody listens."""
-        messages, self._unread = self._unread, []
+        messages, self._unread = self._unread, ()
         for message in messages:
             if self.is_final(message):
                 self._answered = True
-            elif message.kind is jsonrpc.Kind.RESPONSE:
+            elif message.kind is jsonrpc.RESPONSE:
                 continue  # an answer to nothing that was asked here (MCP-S-14)
             event = EventReceived(
                 message.raw, _KINDS[message.kind], message.id, self._answered
@@ -325,16 +337,6 @@ class HttpExchange(EventSource):
         except MessageError as error:
             raise self._failed(f"the upstream sent no valid JSON-RPC: {error.text}") from error
         return admitted if isinstance(admitted, tuple) else (admitted,)
-
-    def _write(self, parts: list[bytes], deadline_s: float) -> None:
-        try:
-            self._lease.stream.write(parts, deadline_s)
-            self._written = True
-        except DeadlineError as error:
-            text = "the upstream did not take the request in time"
-            raise self._failed(text, Reason.UPSTREAM_TIMEOUT) from error
-        except StreamClosedError:
-            pass  # it may have answered, with a refusal, before it stopped reading
 
     def _read(self, deadline_s: float) -> None:
         try:

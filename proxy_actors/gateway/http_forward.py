@@ -23,7 +23,7 @@ from proxy_actors.errors import (
     RefusedError,
 )
 from proxy_actors.gateway import rescue, upstream_status
-from proxy_actors.gateway.exchange import Exchange, request_name
+from proxy_actors.gateway.exchange import Exchange, request_name, session_required
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
@@ -31,7 +31,7 @@ from proxy_actors.gateway.forwarder import (
     Forwarder,
 )
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
-from proxy_actors.gateway.http_exchange import HttpExchange
+from proxy_actors.gateway.http_exchange import JSON, HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
 from proxy_actors.gateway.lease import (
     IDLE_REPEATABLE_S_MAX,
@@ -40,7 +40,7 @@ from proxy_actors.gateway.lease import (
     Keeper,
     Pool,
 )
-from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
 from proxy_actors.messages.http_upstream import (
     ClientAnswered,
     ClientCancelled,
@@ -67,6 +67,7 @@ _REPEATABLE = frozenset(
     }
 )  # fmt: skip
 _ACCEPTED = frozenset({200, 202, 204})
+_CALL = Purpose.CALL
 
 
 class _Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -120,7 +121,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         deadline_s = self._world.now_s() + INITIALIZE_S_MAX
         upstream, head = self._send(
             _Outgoing(
-                exchange.id, b"POST", self._post(exchange, message.raw, None), Purpose.CALL,
+                exchange.id, b"POST", self._post(exchange, message.raw, None), _CALL,
                 deadline_s, message.id, repeatable=True,
             )
         )
@@ -143,11 +144,23 @@ class HttpForwarder(Forwarder, HttpTasks):
 
         One that is not answered in time is cancelled at the upstream (MCP-X-5).
         """
+        message, session, deadline_s = exchange.message, exchange.session, exchange.deadline_s
+        if session is None:
+            raise session_required()
         try:
-            return self._call(exchange, exchange.in_session())
+            parts = self._post(exchange, message.raw, session)
+            upstream, head = self._send(
+                _Outgoing(
+                    exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
+                    message.method in _REPEATABLE, exchange.keeper,
+                )
+            )
+            if head.status == 200 and head.media_type == JSON:
+                return Response(200, JSON_FIELDS, upstream.answer(deadline_s).raw)
+            return self._unusual(exchange, session, upstream, head)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
-                self._cancel_later(exchange.in_session(), exchange.message.id)
+                self._cancel_later(session, message.id)
             raise
 
     def post(self, exchange: Exchange) -> None:
@@ -164,7 +177,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         body = upstream.body(deadline_s)
         if head.status not in _ACCEPTED:
             raise self._refusal(head, session, self._admitted(upstream, body))
-        if message.kind is jsonrpc.Kind.RESPONSE and message.id is not None:
+        if message.kind is jsonrpc.RESPONSE and message.id is not None:
             self._slot.tell(ClientAnswered(session.key, message.id))
 
     def open_standalone(self, exchange: Exchange) -> Response:
@@ -219,14 +232,11 @@ class HttpForwarder(Forwarder, HttpTasks):
 
     # Inside.
 
-    def _call(self, exchange: Exchange, session: Session) -> Response:
-        message, deadline_s = exchange.message, exchange.deadline_s
-        upstream, head = self._send(
-            _Outgoing(
-                exchange.id, b"POST", self._post(exchange, message.raw, session), Purpose.CALL,
-                deadline_s, message.id, message.method in _REPEATABLE, exchange.keeper,
-            )
-        )
+    def _unusual(
+        self, exchange: Exchange, session: Session, upstream: HttpExchange, head: ResponseHead
+    ) -> Response:
+        """Answer a call that was not answered with JSON."""
+        deadline_s = exchange.deadline_s
         if head.status != 200 or not upstream.is_event_stream:
             return json_response(self._answer(upstream, head, deadline_s, session).raw)
         upstream.became_stream()
@@ -259,12 +269,15 @@ class HttpForwarder(Forwarder, HttpTasks):
         return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
 
     def _exchange(self, outgoing: _Outgoing, idle_s_max: float) -> HttpExchange:
-        lease = self._pool.checkout(
-            outgoing.exchange_id, outgoing.purpose, self._world.now_s(), outgoing.deadline_s,
-            idle_s_max, outgoing.keeper,
-        )
+        pool, keeper = self._pool, outgoing.keeper
+        lease = None if keeper is None else keeper.take(pool, idle_s_max)
+        if lease is None:
+            lease = pool.checkout(
+                outgoing.exchange_id, outgoing.purpose, self._world.now_s(), outgoing.deadline_s,
+                idle_s_max, keeper,
+            )
         return HttpExchange(
-            self._world, lease, outgoing.method, self._limits, self._pool.upstream,
+            self._world, lease, outgoing.method, self._limits, pool.upstream,
             outgoing.exchange_id, outgoing.request_id,
         )
 

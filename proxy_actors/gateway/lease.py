@@ -34,7 +34,7 @@ KEPT_S_MAX = 3.0
 class Lease:
     """The right to read and write one connection, for one exchange."""
 
-    __slots__ = ("_keeper", "_lease_id", "_pool", "_released", "fresh", "stream")
+    __slots__ = ("_keeper", "_pool", "_released", "fresh", "id", "stream")
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Lease:
         fresh: bool = False,
     ) -> None:
         self._pool = pool
-        self._lease_id = lease_id
+        self.id = lease_id
         self._keeper = keeper
         self._released = False
         self.stream = stream
@@ -55,7 +55,7 @@ class Lease:
     def became_stream(self) -> None:
         """Count the connection as a stream from now on."""
         self._keeper = None
-        self._pool.slot.deliver(ConnectionBecameStream(self._lease_id))
+        self._pool.slot.deliver(ConnectionBecameStream(self.id))
 
     def release(self, reusable: bool, idle_s_max: float | None = None) -> None:
         """End the lease, or leave it with its keeper. Idempotent.
@@ -69,9 +69,9 @@ class Lease:
         self._released = True
         pool = self._pool
         if reusable and self._keeper is not None and not pool.table.wanted:
-            self._keeper.keep(pool, self._lease_id, self.stream, idle_s_max)
+            self._keeper.keep(pool, self, idle_s_max)
         else:
-            pool.give_back(self._lease_id, reusable, idle_s_max)
+            pool.give_back(self.id, reusable, idle_s_max)
 
     def discard(self) -> None:
         """Have the connection closed, whoever waits on it; for actors. No effect when released."""
@@ -79,8 +79,8 @@ class Lease:
             return
         self._released = True
         pool = self._pool
-        if not pool.slot.tell(ReturnConnection(self._lease_id, reusable=False)):
-            pool.table.discard_lease(self._lease_id)
+        if not pool.slot.tell(ReturnConnection(self.id, reusable=False)):
+            pool.table.discard_lease(self.id)
 
 
 class Keeper:
@@ -91,53 +91,54 @@ class Keeper:
     at a time.
     """
 
-    __slots__ = ("_lease_id", "_now_s", "_pool", "_since_s", "_stream")
+    __slots__ = ("_lease", "_now_s", "_pool", "_since_s")
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._pool: Pool | None = None
-        self._lease_id = 0
+        self._lease: Lease | None = None
         self._since_s = 0.0
-        self._stream: ByteStream | None = None
 
-    def keep(
-        self, pool: Pool, lease_id: int, stream: ByteStream, idle_s_max: float | None
-    ) -> None:
+    def keep(self, pool: Pool, lease: Lease, idle_s_max: float | None) -> None:
         """Keep a lease whose exchange is over."""
-        self.close()
+        if self._lease is not None:
+            self.close()
         now_s = self._now_s()
-        until_s = now_s + min(KEPT_S_MAX, KEPT_S_MAX if idle_s_max is None else idle_s_max)
-        self._pool, self._lease_id, self._stream, self._since_s = pool, lease_id, stream, now_s
-        pool.table.kept[lease_id] = until_s
+        kept_s_max = KEPT_S_MAX if idle_s_max is None else min(KEPT_S_MAX, idle_s_max)
+        self._pool, self._lease, self._since_s = pool, lease, now_s
+        pool.table.kept[lease.id] = now_s + kept_s_max
 
     def take(self, pool: Pool, idle_s_max: float) -> Lease | None:
         """Take the kept lease for the next exchange; None if there is none that will do."""
-        stream = self._stream
-        if stream is None or self._pool is not pool:
+        lease = self._lease
+        if lease is None or self._pool is not pool:
             return None
-        self._stream = None
-        until_s = pool.table.kept.pop(self._lease_id, None)
+        self._lease = None
+        until_s = pool.table.kept.pop(lease.id, None)
         if until_s is None:
             return None  # the pool has taken it back
         now_s = self._now_s()
         if until_s <= now_s or now_s - self._since_s > idle_s_max:
-            self._give_back(pool)
+            self._give_back(pool, lease)
             return None
-        if not stream.looks_quiet:  # the loop has watched it ever since it was kept
-            pool.give_back(self._lease_id, False, None)
+        if not lease.stream.looks_quiet:  # the loop has watched it ever since it was kept
+            pool.give_back(lease.id, False, None)
             return None
-        return Lease(pool, self._lease_id, stream, self)
+        # Not the same object: whoever still holds that one must not end this exchange's lease.
+        return Lease(pool, lease.id, lease.stream, self)
 
     def close(self) -> None:
         """Give back what is kept. Idempotent."""
-        pool, self._stream = self._pool, None
-        if pool is not None and pool.table.kept.pop(self._lease_id, None) is not None:
-            self._give_back(pool)
+        pool, lease, self._lease = self._pool, self._lease, None
+        if pool is None or lease is None:
+            return
+        if pool.table.kept.pop(lease.id, None) is not None:
+            self._give_back(pool, lease)
 
-    def _give_back(self, pool: Pool) -> None:
+    def _give_back(self, pool: Pool, lease: Lease) -> None:
         """To the pool a connection is idle from now on: one that has been for long misleads it."""
         idle_s = self._now_s() - self._since_s
-        pool.give_back(self._lease_id, idle_s <= IDLE_S_MAX, None)
+        pool.give_back(lease.id, idle_s <= IDLE_S_MAX, None)
 
 
 class Pool:
@@ -158,18 +159,16 @@ class Pool:
         idle_s_max: float,
         keeper: Keeper | None = None,
     ) -> Lease:
-        """Take the connection that `keeper` has, or ask for one and wait for it.
+        """Ask for a connection and wait for it.
 
         Args:
             idle_s_max: how long it may have been idle; below 0 for a new one.
+            keeper: keeps it when its exchange is over.
 
         Raises:
             FailedError: none became free in time, the upstream cannot be connected to, or the pool
                 crashed meanwhile; nothing was sent.
         """
-        kept = None if keeper is None else keeper.take(self, idle_s_max)
-        if kept is not None:
-            return kept
         waiter_id = next(self._waiter_ids)
         wait_until_s = min(deadline_s, now_s + POOL_WAIT_S_MAX)
         ask = CheckoutConnection(waiter_id, exchange_id, purpose, wait_until_s, idle_s_max)

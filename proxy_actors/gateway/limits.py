@@ -19,7 +19,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import FailedError, Reason, Side
 from proxy_actors.messages.limiter import Bucket, Limited, Take
 from proxy_actors.protocol.headers import Fields, first
-from proxy_actors.protocol.jsonrpc import Kind, Message
+from proxy_actors.protocol.jsonrpc import REQUEST, Message
 from proxy_actors.protocol.revisions import INITIALIZE
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Limits:
         """
         if not self._rules and not exchange.opens_session:
             return
-        requests = [x for x in exchange.messages if x.kind is Kind.REQUEST]
+        requests = [x for x in exchange.messages if x.kind is REQUEST]
         buckets = [bucket for x in requests for bucket in self._buckets(exchange, x)]
         if buckets:
             limited = self.limiter.ask(Take(tuple(buckets)), now_s + TAKE_S_MAX)
@@ -128,7 +128,7 @@ class Limits:
         if not keyring.shows_key(exchange.accepted.head.fields):
             return None
         rate = keyring.failures
-        bucket = Bucket(FAILURES_RULE, exchange.peer, rate.rate, rate.burst)
+        bucket = Bucket(FAILURES_RULE, exchange.client.peer, rate.rate, rate.burst)
         answer = self.limiter.ask(Take((bucket,)), now_s + TAKE_S_MAX)
         return self.refusal(answer, exchange) if isinstance(answer, Limited) else None
 
@@ -185,7 +185,7 @@ def _key_of(rule: Rule, exchange: Exchange) -> str | None:
         case LimitKey.PRINCIPAL:
             return exchange.principal
         case LimitKey.ADDRESS:
-            return exchange.peer
+            return exchange.client.peer
         case LimitKey.SESSION:
             return None if exchange.session is None else exchange.session.key
         case LimitKey.HEADER:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy_actors.actors.refs import Slot
-from proxy_actors.actors.session_uses import SessionUses, UseRow, UseState
+from proxy_actors.actors.session_uses import KEPT, OPEN, REVOKED, SessionUses, UseRow
 from proxy_actors.messages.sessions import BeginUse, EndUse, Session
+
+LOOK_UP_S_MAX = 1.0
 
 
 class SessionHolder:
@@ -29,9 +31,7 @@ class SessionHolder:
         self._front_id = b""
         self._principal = ""
 
-    def begin(
-        self, exchange_id: int, front_id: bytes, principal: str, deadline_s: float
-    ) -> Session:
+    def begin(self, exchange_id: int, front_id: bytes, principal: str) -> Session:
         """Return the session for one exchange; `end` follows, whatever comes of this.
 
         Raises:
@@ -41,26 +41,26 @@ class SessionHolder:
         row = self._row
         if row is not None:
             if (
-                row.state is UseState.KEPT
+                row.state is KEPT
                 and front_id == self._front_id
                 and principal == self._principal
             ):
-                row.state = UseState.OPEN
+                row.state = OPEN
                 return row.session
             self.close()
         self._use_id, self._front_id, self._principal = exchange_id, front_id, principal
         ask = BeginUse(front_id.decode("ascii", "replace"), principal, exchange_id)
-        session: Session = self._registry.ask(ask, deadline_s)
+        session: Session = self._registry.ask(ask, self._now_s() + LOOK_UP_S_MAX)
         self._row = self._uses.find(exchange_id)
         return session
 
     def end(self) -> None:
         """Keep the use for the next exchange, or end it. Idempotent."""
         row = self._row
-        if row is None or row.state is UseState.REVOKED:
+        if row is None or row.state is REVOKED:
             self.close()
         else:
-            row.state = UseState.KEPT
+            row.state = KEPT
             row.used_s = self._now_s()
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
-from proxy_actors.gateway.exchange import AcceptedHead, Exchange
+from proxy_actors.gateway.exchange import AcceptedHead, Exchange, session_required
 from proxy_actors.gateway.http_fields import forwarded_fields
 from proxy_actors.gateway.keys import unauthorized
 from proxy_actors.gateway.pages import PAGES
@@ -17,14 +17,13 @@ from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.protocol.headers import accepts, first, media_type
 from proxy_actors.protocol.http1_request import RequestHead
-from proxy_actors.protocol.jsonrpc import Kind, admit
+from proxy_actors.protocol.jsonrpc import REQUEST, Message, admit
 from proxy_actors.protocol.revisions import (
     INITIALIZE,
     SESSION_VERSIONS,
     allows_batches,
 )
 
-LOOK_UP_S_MAX = 1.0
 _MCP_METHODS = (b"POST", b"GET", b"DELETE")
 _ALLOW_MCP = ((b"allow", b"POST, GET, DELETE, OPTIONS"),)
 _ALLOW_PAGE = ((b"allow", b"GET, HEAD, OPTIONS"),)
@@ -66,13 +65,13 @@ def take_address(exchange: Exchange, wiring: Wiring) -> None:
     Raises:
         FailedError: rate-limited, under the request's id where it can be read.
     """
-    assert exchange.tokens is not None
-    limited = exchange.tokens.take(exchange.peer, wiring.world.now_s())
+    client = exchange.client
+    limited = client.tokens.take(client.peer, wiring.world.now_s())
     if limited is None:
         return
     if exchange.accepted.head.method == b"POST":
         admit_body(exchange, wiring)
-        if all(message.kind is not Kind.REQUEST for message in exchange.messages):
+        if all(message.kind is not REQUEST for message in exchange.messages):
             return
     raise wiring.rates.refusal(limited, exchange)
 
@@ -80,13 +79,12 @@ def take_address(exchange: Exchange, wiring: Wiring) -> None:
 def admit_body(exchange: Exchange, wiring: Wiring) -> None:
     """Read the JSON-RPC message, or those of a batch."""
     admitted = admit(exchange.request.body)
-    exchange.batch = isinstance(admitted, tuple)
-    exchange.messages = admitted if isinstance(admitted, tuple) else (admitted,)
-    exchange.opens_session = (
-        not exchange.batch
-        and exchange.message.kind is Kind.REQUEST
-        and exchange.message.method == INITIALIZE
-    )
+    if isinstance(admitted, Message):
+        exchange.message, exchange.messages = admitted, (admitted,)
+        exchange.opens_session = admitted.method == INITIALIZE and admitted.kind is REQUEST
+    else:
+        exchange.message, exchange.messages = admitted[0], admitted
+        exchange.batch = True
 
 
 def authenticate(exchange: Exchange, wiring: Wiring) -> None:
@@ -132,10 +130,8 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
         if message.method == INITIALIZE:
             raise RefusedError(400, "initialize must not be part of a batch")
     if front_id is None:
-        raise RefusedError(400, "Mcp-Session-Id is required: initialize first")
-    assert exchange.holder is not None
-    deadline_s = wiring.world.now_s() + LOOK_UP_S_MAX
-    session = exchange.holder.begin(exchange.id, front_id, exchange.principal, deadline_s)
+        raise session_required()
+    session = exchange.client.holder.begin(exchange.id, front_id, exchange.principal)
     if session.upstream != exchange.route.name:
         raise RefusedError(404, "there is no such session")
     exchange.session = session

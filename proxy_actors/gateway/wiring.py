@@ -91,6 +91,7 @@ class Wiring:
         scheme: of the URLs that clients use, "http" or "https".
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
+        exchange_ids: mints ids, unique in this process.
     """
 
     def __init__(
@@ -130,13 +131,9 @@ class Wiring:
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")
         self.draining = False
-        self._exchange_ids = itertools.count(1)
+        self.exchange_ids = itertools.count(1)
 
     def write_deadline_s(self, data_bytes: int) -> float:
         """Say when a client must have accepted so many bytes that are written now."""
         limits = self.limits
         return self.world.now_s() + limits.write_s_max + data_bytes / limits.write_rate_min
-
-    def next_exchange_id(self) -> int:
-        """Mint an id, unique in this process."""
-        return next(self._exchange_ids)

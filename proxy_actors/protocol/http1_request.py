@@ -119,7 +119,11 @@ class RequestParser:
 
         An empty line before a request is no part of it.
         """
-        return not self.queued and (self._head is not None or bool(self._buffer))
+        return (
+            (self._head is not None or bool(self._buffer))
+            and self._ready is None
+            and self._error is None
+        )
 
     @property
     def body_bytes_buffered(self) -> int:
@@ -242,7 +246,7 @@ class RequestParser:
 
 def _read_head(raw: bytes, limits: HttpLimits) -> RequestHead:
     method, target, version, authority, path, query = _read_request_line(raw[: raw.find(b"\r")])
-    fields = read_fields(HttpRequestParser, raw, limits)
+    fields = read_fields(HttpRequestParser, raw, limits.fields_max)
     by_name = combined(fields)
     host = by_name.get(b"host")
     if host is not None:

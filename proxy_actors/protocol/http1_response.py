@@ -166,7 +166,7 @@ class ResponseParser:
             or end > limits.field_bytes_max
         ):
             return False
-        head = _read_head(data[:end], limits)
+        head = _read_head(data[:end], limits.fields_max)
         if (
             head.content_length != len(data) - end
             or head.status < 200
@@ -183,7 +183,7 @@ class ResponseParser:
     def _read_heads(self, heads: HeadReader) -> None:
         """Read up to the final head. Interim ones are dropped: we never ask for them."""
         while (raw := heads.take(self._buffer)) is not None:
-            head = _read_head(raw, self._limits)
+            head = _read_head(raw, self._limits.fields_max)
             if head.status >= 200:
                 self.head = head
                 self._expect_body(head)
@@ -226,13 +226,13 @@ class ResponseParser:
 
 # An upstream's heads repeat for a second at least, until their Date moves on.
 @lru_cache(maxsize=256)
-def _read_head(raw: bytes, limits: HttpLimits) -> ResponseHead:
+def _read_head(raw: bytes, fields_max: int) -> ResponseHead:
     match = _STATUS_LINE.match(raw)
     if match is None:
         raise FramingError(400, "The status line is malformed.")
     is_1_1 = match[1] == b"1"
     status = int(match[2])
-    fields = read_fields(HttpResponseParser, raw, limits)
+    fields = read_fields(HttpResponseParser, raw, fields_max)
     by_name = combined(fields)
     chunked = _is_chunked(by_name, is_1_1)
     content_length = _content_length(by_name.get(b"content-length"))

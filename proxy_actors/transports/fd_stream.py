@@ -96,7 +96,12 @@ class FdStream:
         if self._writer.greenlet is not None:
             raise RuntimeError("two greenlets write to the same stream")
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        sent = self._send_some(data)
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._reads_no_more(error) from error
         if sent != len(data):
             self._write_rest(memoryview(data)[sent:], deadline_s)
 
@@ -207,15 +212,10 @@ class FdStream:
         if callback is not None:
             callback()
 
-    def _send_some(self, data: bytes | memoryview) -> int:
-        try:
-            return self._send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            # Input stays open: an upstream may have answered before it stopped reading.
-            self._output_end = self._write_failure = f"the peer reads no more: {error.strerror}"
-            raise StreamClosedError(self._write_failure) from error
+    def _reads_no_more(self, error: OSError) -> StreamClosedError:
+        """End the output. Input stays open: an upstream may have answered before it stopped."""
+        self._output_end = self._write_failure = f"the peer reads no more: {error.strerror}"
+        return StreamClosedError(self._write_failure)
 
     def _write_rest(self, rest: memoryview, deadline_s: float) -> None:
         if self._write_watcher is None:
@@ -225,6 +225,11 @@ class FdStream:
         try:
             while rest:
                 self._writer.park(deadline_s)
-                rest = rest[self._send_some(rest):]
+                try:
+                    rest = rest[self._send(rest):]
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    raise self._reads_no_more(error) from error
         finally:
             watcher.stop()

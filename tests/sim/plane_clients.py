@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy_actors.errors import ConnectError, DeadlineError, StreamClosedError
+from proxy_actors.gateway.handle import UNCOUNTED_BYTES_MAX
 from proxy_actors.policy.session_ledger import key_of
 from tests.scripted_server import VERSION
 from tests.sim.plane_oracle import Call, Known, Line, check_news
@@ -133,7 +134,10 @@ class Client:
         made = Call(n, id, known, steps, good, method != "tools/call", **more)
         made.began_s, made.after_delete = self.world.now_s(), known.deleted
         self.scene.oracle.calls.append(made)
-        return made, call(n, *steps, method=method, id=id)
+        body = call(n, *steps, method=method, id=id)
+        if n % 16 == 0:  # large enough to be counted among the bodies that the proxy holds
+            body["params"]["arguments"]["padding"] = "x" * UNCOUNTED_BYTES_MAX
+        return made, body
 
     # Sessions.
 

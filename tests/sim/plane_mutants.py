@@ -20,7 +20,7 @@ from tests.defects import Defect
 
 MUTANTS = (
     Defect("a lease is not given back", Lease, "release",
-           "pool.give_back(self._lease_id, reusable, idle_s_max)", "pass"),
+           "pool.give_back(self.id, reusable, idle_s_max)", "pass"),
     Defect("an ask that was given up is not cancelled", Pool, "checkout",
            "if grant is None and", "if False and"),
     Defect("a connection in mid-message is used again", HttpExchange, "_release",
@@ -28,7 +28,7 @@ MUTANTS = (
     Defect("a kept lease is used though it was taken back", Keeper, "take",
            "if until_s is None:", "if False:"),
     Defect("what a client has kept is not given back", Keeper, "close",
-           "self._give_back(pool)", "pass"),
+           "self._give_back(pool, lease)", "pass"),
     Defect("a call is sent again", HttpForwarder, "_send",
            "not repeatable or not closed", "not closed"),
     Defect("an answer to nothing is passed on", HttpExchange, "_tell", "continue", "pass"),

@@ -72,7 +72,7 @@ DEFECTS = [
     Defect("the end of a head is looked for in new bytes", HeadReader, "take",
            "self._scanned - 3", "self._scanned"),
     Defect("many fields", http1_request, "read_fields",
-           "len(fields) > limits.fields_max", "False"),
+           "len(fields) > fields_max", "False"),
     Defect("Upgrade is an error", http1_request, "read_fields",
            "except HttpParserUpgrade:", "except ZeroDivisionError:"),
     Defect("any coding before chunked", http1_request, "ends_in_chunked",
