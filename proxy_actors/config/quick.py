@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import msgspec
 
 from proxy_actors.config.model import Config, Upstream
+from proxy_actors.config.programs import why_not_startable
+from proxy_actors.errors import ConfigurationError
 from proxy_actors.options import RunOptions
+from proxy_actors.policy.child_environment import child_environment
 
 UPSTREAM = "default"
 
@@ -18,7 +21,8 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
     The address and the state directory of the command line go before those of a file.
 
     Raises:
-        ConfigurationError: the file has errors; the text tells them all.
+        ConfigurationError: the file has errors, and the text tells them all; or the command is not
+            there, or cannot be executed.
     """
     if options.config is not None or options.mcp_json is not None:
         from proxy_actors.config import load, mcp_json  # a command line needs neither to start
@@ -37,6 +41,8 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
         if options.state_dir is not None:
             given["state_dir"] = options.state_dir
         return msgspec.structs.replace(config, **given), told
+    if options.command:
+        _look_for(options.command[0], dict(options.env), environment)
     upstream = Upstream(
         command=options.command or (),
         env=dict(options.env),
@@ -50,6 +56,14 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
         upstreams={UPSTREAM: upstream},
     )
     return config, ""
+
+
+def _look_for(
+    program: str, env: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
+    wrong = why_not_startable(program, "", child_environment(environment, env))
+    if wrong is not None:
+        raise ConfigurationError(f"the command {program!r} {wrong[0]}: {wrong[1]}")
 
 
 def _listen(options: RunOptions) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy_actors.config import load, mcp_json
+from proxy_actors.config import load, mcp_json, programs
 
 
 def run(path: str, as_mcp_json: bool, environment: Mapping[str, str]) -> bool:
@@ -15,5 +15,7 @@ def run(path: str, as_mcp_json: bool, environment: Mapping[str, str]) -> bool:
     """
     read = mcp_json.load if as_mcp_json else load.load
     loaded = read(path, environment)
+    if loaded.config is not None:
+        programs.warn_of_missing(loaded.config, loaded.problems, environment)
     print(loaded.problems.render())
     return loaded.config is not None

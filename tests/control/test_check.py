@@ -25,7 +25,7 @@ def test_file_that_can_be_served_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(UPSTREAM)
+    path.write_text('[upstreams.files]\ncommand = ["sh"]\n')
     assert check(capsys, path) == (0, "0 errors, 0 warnings\n", "")
 
 
@@ -33,11 +33,49 @@ def test_warnings_keep_nobody_from_starting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('listen = "0.0.0.0:1"\n' + UPSTREAM)
+    path.write_text('listen = "0.0.0.0:1"\nupstreams.files.command = ["sh"]\n')
     status, out, err = check(capsys, path)
     assert (status, err) == (0, "")
     assert out.startswith(f"{path}:1:1: warning: everybody who reaches this address")
     assert out.endswith("\n0 errors, 1 warning\n")
+
+
+@pytest.mark.parametrize(
+    ("upstream", "told"),
+    [
+        ('command = ["server-typo"]', "2:1: warning: the program is not in PATH"),
+        ('command = ["./server"]', "2:1: warning: the program is not there"),
+        ('command = ["/dev/null"]', "2:1: warning: the program is not there"),
+        ('command = ["/etc/passwd"]', "2:1: warning: the program is not executable"),
+        (
+            'command = ["sh"]\nenv = { PATH = "/nowhere" }',
+            "2:1: warning: the program is not in PATH",
+        ),
+        ('command = ["./sh"]\ncwd = "/nowhere"', "3:1: warning: there is no such directory"),
+        ('command = ["sh"]\ncwd = "/bin"', ""),
+        ('command = ["./sh"]\ncwd = "/bin"', ""),
+        ('command = ["/bin/sh"]', ""),
+    ],
+)  # fmt: skip
+def test_program_that_cannot_be_started_now_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], upstream: str, told: str
+) -> None:
+    """FLT-U13: where it stands in the file; it may be there when the proxy is started."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"[upstreams.a]\n{upstream}\n")
+    status, out, _ = check(capsys, path)
+    assert status == 0
+    if told:
+        assert out.startswith(f"{path}:{told}\n")
+    assert out.endswith(f"0 errors, {'1 warning' if told else '0 warnings'}\n")
+
+
+def test_program_in_a_file_of_a_client_is_looked_for_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text('{"mcpServers": {"My a":\n {"command": "server-typo"}}}')
+    assert f"{path}:2:3: warning: the program is not in PATH\n" in check(capsys, path)[1]
 
 
 def test_all_errors_are_told_and_the_status_is_that_of_a_configuration(
@@ -86,7 +124,7 @@ def test_check_imports_nothing_of_what_serves() -> None:
     heavy = {"gevent", "socket", "ssl", "subprocess", "peewee", "pykka", "httptools", "difflib"}
     assert heavy & set(loaded) == set()
     rooms = {name.split(".")[1] for name in loaded if name.startswith("proxy_actors.")}
-    assert rooms <= {"__main__", "config", "control", "errors", "logs", "options"}
+    assert rooms <= {"__main__", "config", "control", "errors", "logs", "options", "policy"}
 
 
 CANARY = "kanarienvogel"

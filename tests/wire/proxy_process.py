@@ -226,12 +226,12 @@ class ProxyProcess:
         assert admin.body == health.body
         return health.status, ready.status, admin.status
 
-    def begin_session(self, version: str = VERSION) -> Pending:
+    def begin_session(self, version: str = VERSION, path: str = "/mcp") -> Pending:
         """Send an initialize."""
         info = {"name": "test", "version": "1"}
         params = {"protocolVersion": version, "capabilities": {}, "clientInfo": info}
         message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
-        return self.send("POST", "/mcp", json.dumps(message).encode())
+        return self.send("POST", path, json.dumps(message).encode())
 
     def session(self, version: str = VERSION) -> Session:
         """Open a session."""
@@ -346,11 +346,11 @@ def running(
     env: Mapping[str, str] = {},
     fields: Mapping[str, str] = {},
 ) -> Iterator[ProxyProcess]:
-    """Run a proxy in front of a command, or of one URL, until the block ends.
+    """Run a proxy in front of a command, of one URL, or of what a file says, until the block ends.
 
     Args:
         directory: where its log goes.
-        target: what stands behind `--`, or a URL.
+        target: what stands behind `--`, or a URL; nothing where the options name a file.
         options: further options of `run`.
         settings: see the module.
         env: added to the environment.
@@ -362,7 +362,8 @@ def running(
     else:
         program = [*python, "-m", "proxy_actors"]
     words = ["run", "--listen", "127.0.0.1:0", *options]
-    words += target if "://" in target[0] else ("--", *target)
+    if target:
+        words += target if "://" in target[0] else ("--", *target)
     log = directory / "proxy.log"
     with log.open("wb") as errors, subprocess.Popen(
         [*program, *words],

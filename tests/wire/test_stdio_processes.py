@@ -5,9 +5,11 @@ FLT-U2, U3, U5, U6, U13 to U16, and what /health and /ready say meanwhile.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ import pytest
 from .conftest import CHILDREN_AT_REST, FAR_APART
 from .guardian_peer import FAMILY, wait_gone
 from .proxy_process import SCRIPTED, ProxyProcess, check_failure, running
-from .waiting import eventually
+from .waiting import PATIENCE_S, eventually
 
 MODES = list(CHILDREN_AT_REST)
 # A relative each, which has left the group, the session or even the sight of its parent.
@@ -99,25 +101,89 @@ def test_end_of_a_session_leaves_nothing_of_its_child(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "what"),
-    [("session", "missing"), ("shared", "not executable"), ("pool", "missing")],
-)
+    [("session", "missing"), ("shared", "not executable"), ("pool", "missing"),
+     ("session", "wrong cwd"), ("shared", "wrong cwd")],
+)  # fmt: skip
 def test_command_that_cannot_be_started_is_tried_again(
     tmp_path: Path, mode: str, what: str
 ) -> None:
-    """FLT-U13: nobody is ready, the process lives; once it can be started, all is well."""
-    server = tmp_path / "server"
+    """FLT-U13: its upstream is not ready, the other serves; once it can be started, all is well."""
+    folder = tmp_path / "folder"
+    server = (tmp_path if what == "wrong cwd" else folder) / "server"
     script = "#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in SCRIPTED) + "\n"
-    if what == "not executable":
-        server.write_text(script)
-    with running(tmp_path, str(server), options=("--stdio", mode)) as proxy:
-        eventually(lambda: "spawn_failed" in proxy.log())
-        for _ in range(3):
-            assert proxy.pages() == (200, 503, 200)
-            check_failure(proxy.begin_session().answer(), 503, "upstream-unavailable", "no")
-        assert str(server) in proxy.log()
+    if what == "wrong cwd":
         server.write_text(script)
         server.chmod(0o755)
-        eventually(lambda: proxy.get("/ready").status == 200)
+    else:
+        folder.mkdir()
+        if what == "not executable":
+            server.write_text(script)
+    file = tmp_path / "config.toml"
+    file.write_text(f"""
+        default-upstream = "default"
+        [upstreams.default]
+        command = ["{server}"]
+        cwd = "{folder}"
+        stdio = "{mode}"
+        [upstreams.other]
+        command = {json.dumps(SCRIPTED)}
+    """)
+    with running(tmp_path, options=("--config", str(file))) as proxy:
+        eventually(lambda: "spawn_failed upstream=default " in proxy.log())
+        eventually(lambda: proxy.pages() == (200, 200, 200))
+        for _ in range(3):
+            ready = proxy.get("/ready").message["upstreams"]
+            assert ready == {"default": "not ready", "other": "ready"}
+            check_failure(proxy.begin_session().answer(), 503, "upstream-unavailable", "no")
+        assert proxy.begin_session(path="/mcp/other").answer().status == 200
+        (line,) = {x.split(" error=")[1] for x in proxy.log().splitlines() if "spawn_failed" in x}
+        assert line == {
+            "missing": f"cannot start '{server}': No such file or directory; "
+            "correct its path, or the #! line of the script",
+            "not executable": f"cannot start '{server}': Permission denied; "
+            "make it executable (chmod +x) and check its folders and noexec mounts",
+            "wrong cwd": f"cannot start '{server}': its working directory '{folder}': "
+            "No such file or directory; create or correct it",
+        }[what]
+        if what == "wrong cwd":
+            folder.mkdir()
+        else:
+            server.write_text(script)
+            server.chmod(0o755)
+        eventually(lambda: proxy.get("/ready").message["upstreams"]["default"] == "ready")
+        assert proxy.session().call("echo", n=1).value == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("proxy-actors-typo", "is not in PATH: install it or give its full path"),
+        ("./typo", "is not there: correct its path"),
+        ("./script", "is not executable: make it so: chmod +x"),
+        (".//", "is not there: correct its path"),
+    ],
+)
+def test_command_that_is_not_there_at_the_start_is_told_at_once(
+    tmp_path: Path, program: str, told: str
+) -> None:
+    """FLT-U13: it is a slip of the pen, and no start that might succeed later."""
+    (tmp_path / "script").write_text("#!/bin/sh\n")
+    command = [sys.executable, "-m", "proxy_actors", "run", "--listen", "127.0.0.1:0", "--"]
+    done = subprocess.run(
+        [*command, program], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"proxy-actors: the command {program!r} {told}\n"
+
+
+def test_command_is_looked_for_in_the_path_of_the_child(tmp_path: Path) -> None:
+    """As the guardian does: the variable that the command gets is what counts."""
+    script = tmp_path / "server-of-mine"
+    script.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in SCRIPTED) + "\n")
+    script.chmod(0o755)
+    path = f"PATH={tmp_path}:{os.environ['PATH']}"
+    with running(tmp_path, "server-of-mine", options=("--env", path)) as proxy:
         assert proxy.session().call("echo", n=1).value == {"n": 1}
 
 

@@ -1,0 +1,54 @@
+"""Looks for the programs of stdio servers where the guardian will look, before they are needed.
+
+A command that is given on the command line and is not there is a slip of the pen, and the proxy
+does not start. One that stands in a file may come with a mount or an update: it is warned of by
+`check`, and tried again by the proxy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from proxy_actors.config.model import Config
+from proxy_actors.config.problems import Problems
+from proxy_actors.policy.child_environment import child_environment
+
+_NOT_THERE = ("is not there", "correct its path")
+_NOT_IN_PATH = ("is not in PATH", "install it or give its full path")
+_NOT_EXECUTABLE = ("is not executable", "make it so: chmod +x")
+
+
+def why_not_startable(
+    program: str, cwd: str, environment: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Say what keeps a program from being started, and what helps; None when nothing does.
+
+    Args:
+        cwd: the directory that it is to be started in; empty for the proxy's own.
+        environment: the whole environment of the child.
+    """
+    named = "/" in program
+    folders = [""] if named else environment["PATH"].split(":")
+    files = [os.path.join(cwd, folder, program) for folder in folders]
+    found = [file for file in files if os.path.isfile(file)]
+    if any(os.access(file, os.X_OK) for file in found):
+        return None
+    if found:
+        return _NOT_EXECUTABLE
+    return _NOT_THERE if named else _NOT_IN_PATH
+
+
+def warn_of_missing(config: Config, problems: Problems, environment: Mapping[str, str]) -> None:
+    """Warn of each program, and each directory to start one in, that is not there now."""
+    for name, upstream in config.upstreams.items():
+        path = ("upstreams", name)
+        if not upstream.command:
+            continue
+        if upstream.cwd and not os.path.isdir(upstream.cwd):
+            problems.warn((*path, "cwd"), "there is no such directory")
+            continue
+        childs = child_environment(environment, upstream.env)
+        wrong = why_not_startable(upstream.command[0], upstream.cwd, childs)
+        if wrong is not None:
+            problems.warn((*path, "command"), f"the program {wrong[0]}", wrong[1])
