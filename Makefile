@@ -39,13 +39,14 @@ peers:
 	@sh tests/peers/install.sh
 
 bench: $(VENV)/dev.stamp
+	sh bench/install.sh $(BIN)/python
 	$(BIN)/python bench/run.py
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m proxy_actors.config.reference docs/configuration.md
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench build dist *.egg-info .mypy_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than what they were made from, so a second run installs nothing.

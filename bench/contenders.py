@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 from processes import Pinned, free_port
 
 HERE = Path(__file__).parent
+PEERS = HERE.parent / ".bench"
+ECHO_STDIO = "echo_stdio.py"
 PROXY_CORE, LOAD_CORE = 1, 0
 PROXY_ACTORS = "proxy_actors"
 _NGINX_CONF = """
@@ -96,5 +98,44 @@ def proxy_actors() -> Iterator[Running]:
         yield Running(f"http://127.0.0.1:{port}/mcp", process)
 
 
-Contender = Callable[[], "contextmanager[Running]"]
-HTTP = {"echo server alone": alone, "nginx": nginx, PROXY_ACTORS: proxy_actors}
+def _stdio_server() -> list[str]:
+    """The command of the stdio server, which moves itself to the core of the load."""
+    return ["taskset", "-c", str(LOAD_CORE), python(), str(HERE / ECHO_STDIO)]
+
+
+@contextmanager
+def _in_front_of_stdio(argv: list[str], port: int) -> Iterator[Running]:
+    with Pinned([*argv, *_stdio_server()], PROXY_CORE, port, without=ECHO_STDIO) as process:
+        yield Running(f"http://127.0.0.1:{port}/mcp", process)
+
+
+def npm_mcp_proxy() -> AbstractContextManager[Running]:
+    """The npm package mcp-proxy, with its defaults."""
+    port = free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--"]
+    return _in_front_of_stdio([str(PEERS / "node_modules/.bin/mcp-proxy"), *options], port)
+
+
+def pypi_mcp_proxy() -> AbstractContextManager[Running]:
+    """The PyPI package mcp-proxy, with its defaults."""
+    port = free_port()
+    options = ["--port", str(port), "--"]
+    return _in_front_of_stdio([str(PEERS / "venv/bin/mcp-proxy"), *options], port)
+
+
+def proxy_actors_stdio() -> AbstractContextManager[Running]:
+    """This project in front of a command, with its defaults: a process for each session."""
+    port = free_port()
+    argv = [python(), "-m", "proxy_actors", "run", "--listen", f"127.0.0.1:{port}", "--"]
+    return _in_front_of_stdio(argv, port)
+
+
+Contender = Callable[[], AbstractContextManager[Running]]
+HTTP: dict[str, Contender] = {
+    "echo server alone": alone, "nginx": nginx, PROXY_ACTORS: proxy_actors
+}
+STDIO: dict[str, Contender] = {
+    "mcp-proxy (npm)": npm_mcp_proxy,
+    "mcp-proxy (PyPI)": pypi_mcp_proxy,
+    PROXY_ACTORS: proxy_actors_stdio,
+}

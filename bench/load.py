@@ -73,7 +73,7 @@ def run(url: str, connections: int, seconds: int, core: int) -> Load:
         script.flush()
         command = [
             "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
-            "-s", script.name, url,
+            "--timeout", "30s", "-s", script.name, url,
         ]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     report = re.search(r"^report (\d+) (\d+) (\S+) (\S+) (\S+) (\d+)$", out, re.M)

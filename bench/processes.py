@@ -28,9 +28,11 @@ class Pinned:
         argv: what to run.
         core: the core's number.
         port: where it must listen before it counts as started.
+        without: the script of a descendant that does not count.
     """
 
-    def __init__(self, argv: Sequence[str], core: int, port: int, cwd: str | None = None) -> None:
+    def __init__(self, argv: Sequence[str], core: int, port: int, without: str = "") -> None:
+        self._without = without.encode()
         began_s = time.monotonic()
         self._process = subprocess.Popen(
             argv,
@@ -38,7 +40,6 @@ class Pinned:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            cwd=cwd,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
         while True:
@@ -75,12 +76,18 @@ class Pinned:
         self.end()
 
     def _pids(self) -> list[int]:
-        """The process and all below it."""
+        """The process and what counts of all below it."""
         pids = [self._process.pid]
         for pid in pids:
             for task in Path(f"/proc/{pid}/task").glob("*/children"):
                 pids += map(int, task.read_text().split())
-        return pids
+        if not self._without:
+            return pids
+        return [pid for pid in pids if not _script(pid).endswith(self._without)]
+
+
+def _script(pid: int) -> bytes:
+    return b"".join(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2])
 
 
 def _cpu_ticks(pid: int) -> int:

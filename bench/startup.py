@@ -8,27 +8,32 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 from processes import Pinned, free_port
 
 REPEATS = 9
+HERE = Path(__file__).parent
 _HELP = ["-m", "proxy_actors", "--help"]
+_CHECK = ["-m", "proxy_actors", "check", str(HERE.parent / "deploy" / "proxy_actors.toml")]
 _BARE = ["-c", "pass"]
 
 
 @dataclass(frozen=True)
 class Startup:
-    """Medians in seconds. `help_s` is beyond what the bare interpreter takes."""
+    """Medians in seconds. `help_s` and `check_s` are beyond what the bare interpreter takes."""
 
     first_answer_s: float
     help_s: float
+    check_s: float
 
 
 def measure(core: int) -> Startup:
     """Start everything a few times."""
     answers = [_first_answer_s(core) for _ in range(REPEATS)]
     helps = [_run_s(_HELP) - _run_s(_BARE) for _ in range(REPEATS)]
-    return Startup(statistics.median(answers), statistics.median(helps))
+    checks = [_run_s(_CHECK) - _run_s(_BARE) for _ in range(REPEATS)]
+    return Startup(*map(statistics.median, (answers, helps, checks)))
 
 
 def _first_answer_s(core: int) -> float:
