@@ -14,13 +14,13 @@ pass as they are.
 from __future__ import annotations
 
 from enum import Enum
-from itertools import accumulate
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from proxy_actors.errors import INVALID_PARAMS, PARSE_ERROR, MessageError
+from proxy_actors.protocol import json_depth
 from proxy_actors.protocol import jsonrpc_names as names
 from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, TOOLS_CALL, URI_METHODS
 
@@ -29,6 +29,8 @@ BATCH_MAX: Final = 64
 ID_BYTES_MAX: Final = 1024
 # In each object whose members are examined: a hostile one would be kept at 15 times its bytes.
 MEMBERS_MAX: Final = 1024
+# What is no larger has too few members to take long. Larger ones are counted before any is built.
+_CROWD_BYTES: Final = 65_536
 
 _VERSION: Final = Raw(b'"2.0"')
 _ENVELOPE_NAMES: Final = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
@@ -57,8 +59,6 @@ _BATCH: Final = msgspec.json.Decoder(
 )
 
 _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
-_BRACKETS_TO_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 class Kind(Enum):
@@ -168,7 +168,7 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
     if (
         len(document) > 2 * depth_max  # a level has two brackets
         and document.count(b"[") + document.count(b"{") > depth_max
-        and _depth(document) > depth_max
+        and json_depth.is_deeper(document, depth_max)
     ):
         raise MessageError(f"the message is nested deeper than {depth_max}")
     if members is not None:
@@ -199,19 +199,20 @@ def _flattened(body: bytes) -> bytes:
 def _members(document: bytes | Raw) -> dict[str, Raw] | None:
     """Decode an object, its values checked for syntax but not built; None if it is none."""
     try:
-        members = _OBJECT.decode(document)
+        crowded = len(document) > _CROWD_BYTES and names.are_more(document, MEMBERS_MAX)
+        members = {} if crowded else _OBJECT.decode(document)
     except msgspec.ValidationError:
         return None
-    if len(members) > MEMBERS_MAX:
+    if crowded or len(members) > MEMBERS_MAX:
         raise MessageError(f"an object of the message has more than {MEMBERS_MAX} members")
     return members
 
 
 def _elements(document: bytes) -> list[bytes]:
-    _DOCUMENT.decode(document)
     try:
         slots = msgspec.structs.astuple(_BATCH.decode(document))
     except msgspec.ValidationError as error:
+        _DOCUMENT.decode(document)  # whether it is JSON at all comes first
         raise MessageError(
             f"a message must be an object, or an array of up to {BATCH_MAX}"
         ) from error
@@ -226,16 +227,6 @@ def _batched(element: bytes) -> Message:
     if members is None:
         raise MessageError("each element of a batch must be an object")
     return _message(element, members)
-
-
-def _depth(document: bytes) -> int:
-    """How deep brackets nest outside of strings, in a document known to be valid."""
-    if b"\\" in document:
-        document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = document.translate(_BRACKETS_TO_STEPS, _NO_STRUCTURE)
-    # Two neighbouring quotes change nothing of what is within a string: most go at once.
-    steps = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
-    return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
 def _message(raw: bytes, envelope: dict[str, Raw]) -> Message:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
+from msgspec import Raw
 
 from proxy_actors.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, MessageError
+from proxy_actors.protocol import jsonrpc, jsonrpc_names
 from proxy_actors.protocol.jsonrpc import (
     BATCH_MAX,
     DEPTH_MAX,
@@ -399,6 +402,31 @@ def test_name_occurs_once_however_it_is_spelled(place: str) -> None:
                     assert refusal(document % apart).code == INVALID_REQUEST, apart
 
 
+LARGE = b'"a/large":"%b"' % (b"x" * 70_000)
+
+
+@pytest.mark.parametrize("place", EXAMINED)
+def test_name_occurs_once_in_a_large_message_too(place: str) -> None:
+    """There it is looked for in what is examined alone; white space does not matter."""
+    document, name = EXAMINED[place]
+    for white in (b"", b" ", b"\t ", b"\r\n"):
+        single = b'"%b"%b:%b1%b' % (name, white, white, white)
+        for members in (b"%b,%b" % (single, LARGE), b"%b,%b%b" % (LARGE, white, single)):
+            document_there = b"%b%b" % (white, document % members)
+            assert one(document_there + white), white
+            for twin in (b',"%b":1', b',%b"%b":2' % (white, b"%b")):
+                twice = members + twin % name
+                assert refusal(document % twice).code == INVALID_REQUEST, twice[:100]
+
+
+def test_value_of_a_large_message_is_found_where_it_stands() -> None:
+    """A value that is the beginning of another, or stands in a string, ends where it ends."""
+    for value in (b"1", b"12", b'"1"', b'"]"', b'"}"', b"{}", b"[]", b"null", b'"\\""', b"1e5"):
+        members = b'{"a": %b, "b": %b%b , "c" :[%b], %b}' % (value, value, b" ", value, LARGE)
+        assert one(CALL % members).params["b"] == Raw(value)
+        assert one(FAULT % (b'{"code": 1, "data": %b, %b}' % (value, LARGE))).is_error
+
+
 @pytest.mark.parametrize("place", ["params", "_meta"])
 def test_object_given_twice_is_refused_whatever_it_holds(place: str) -> None:
     twice = b'"%b":{"a":1},"%b":{"b":1}'
@@ -495,6 +523,32 @@ def test_members_are_bounded_where_they_are_examined() -> None:
     assert one(CALL % (b'{"arguments":{%b}}' % members(5 * MEMBERS_MAX)))
     for document in (b'{"jsonrpc":"2.0","method":"a",%b}', FAULT % b'{"code":1,%b}'):
         assert refusal(document % most).code == INVALID_REQUEST
+
+
+@pytest.mark.parametrize("name", [b'"%x":0', b'"":0', b'"id" :0'], ids=["many", "one", "known"])
+@pytest.mark.parametrize("place", ["envelope", "params", "_meta", "error"])
+def test_hostile_members_are_counted_before_any_is_built(
+    place: str, name: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """THR-T17: a megabyte of them would hold the loop for a tenth of a second."""
+    members = b",".join(name % number if b"%" in name else name for number in range(20_000))
+    built: list[int] = []
+
+    class Watched:
+        def decode(self, document: bytes) -> dict[str, Raw]:
+            found: dict[str, Raw] = msgspec.json.decode(document, type=dict[str, Raw])
+            built.append(len(found))
+            return found
+
+    monkeypatch.setattr(jsonrpc, "_OBJECT", Watched())
+    document = {
+        "envelope": b'{"jsonrpc":"2.0","method":"a",%b}', "params": CALL % b"{%b}",
+        "_meta": CALL % b'{"_meta":{%b}}', "error": FAULT % b'{"code":1,%b}',
+    }[place]  # fmt: skip
+    error = refusal(document % members)
+    assert (error.code, str(MEMBERS_MAX) in error.text) == (INVALID_REQUEST, True)
+    assert sum(built) < 10
+    assert jsonrpc_names._AnyName.left == -1, "counting went on"
 
 
 def test_needless_escapes_in_names_are_for_small_messages() -> None:
