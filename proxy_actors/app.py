@@ -166,9 +166,11 @@ class App:
             lifetime_max_s=settings.lifetime_max_s,
             flush_interval_s=settings.flush_interval_s,
         )
-        upstreams = {name: route.slot for name, route in self.wiring.routes.by_name.items()}
+        routes = self.wiring.routes.by_name
+        upstreams = {name: route.slot for name, route in routes.items()}
+        endpoints = {name: route.endpoint for name, route in routes.items()}
         return SessionRegistry(
-            self._world, self._registry, limits, store, self._uses, upstreams
+            self._world, self._registry, limits, store, self._uses, upstreams, endpoints
         )
 
     def _make_limiter(self) -> Limiter:

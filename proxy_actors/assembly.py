@@ -6,7 +6,10 @@ nothing afterwards.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+
+import msgspec
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
@@ -76,7 +79,7 @@ class Assembly:
         make = self._stdio if settings.command else self._http
         make_actor, forwarder = make(name, slot, settings)
         worker = Worker(slot, make_actor, drain=DrainUpstream())
-        return worker, Route(name, slot, forwarder, settings.call_timeout_s)
+        return worker, Route(name, slot, forwarder, settings.call_timeout_s, _endpoint(settings))
 
     def _http(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
         world = self._world
@@ -88,7 +91,7 @@ class Assembly:
             slot,
             Pool(pool_slot, table, name),
             UpstreamFields(url, settings.headers),
-            Handshake(self._registry, name),
+            Handshake(self._registry, name, _endpoint(settings)),
             self._registry,
         )
         limits = PoolLimits(
@@ -130,8 +133,9 @@ class Assembly:
             settings.cwd or None,
         )
         processes = Directory()
+        handshake = Handshake(self._registry, name, _endpoint(settings))
         forwarder = StdioForwarder(
-            self._world, slot, processes, mode, Handshake(self._registry, name), self._registry
+            self._world, slot, processes, mode, handshake, self._registry
         )
 
         def make_session() -> StdioUpstream:
@@ -149,6 +153,17 @@ class Assembly:
             )
 
         return make_session if mode is StdioMode.SESSION else make_shared, forwarder
+
+
+def _endpoint(settings: Upstream) -> str:
+    """Return what tells the server from any other: where it is, or how it is started.
+
+    A digest, because a URL or an argument may hold what is secret. What sessions had when each had
+    a process of its own is never theirs again.
+    """
+    own = settings.stdio is StdioMode.SESSION
+    server = (settings.url, settings.command, settings.cwd, own and bool(settings.command))
+    return hashlib.sha256(msgspec.json.encode(server)).hexdigest()
 
 
 def http_limits(config: Config) -> HttpLimits:

@@ -184,7 +184,8 @@ class Plane:
 
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
-            self.world, self.registry, limits, self.store, self.uses, {UPSTREAM: self.upstream}
+            self.world, self.registry, limits, self.store, self.uses,
+            {UPSTREAM: self.upstream}, {UPSTREAM: ""},
         )
 
     def _make_server(self) -> HttpServer:

@@ -166,7 +166,8 @@ class StdioPlane:
 
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
-            self.world, self.registry, limits, self.store, self.uses, {UPSTREAM: self.upstream}
+            self.world, self.registry, limits, self.store, self.uses,
+            {UPSTREAM: self.upstream}, {UPSTREAM: ""},
         )
 
 

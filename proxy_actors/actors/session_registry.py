@@ -48,6 +48,7 @@ class SessionRegistry(Actor):
         uses: who uses which session; the same one for every incarnation.
         upstreams: who is told that a session ended, by the upstreams' configured names. Start them
             before this actor: it may have ends to tell as it starts.
+        endpoints: what resumable sessions have as their endpoint, by the same names.
     """
 
     mail_max = 10_000
@@ -60,11 +61,13 @@ class SessionRegistry(Actor):
         store: SessionStore,
         uses: SessionUses,
         upstreams: Mapping[str, Mailbox],
+        endpoints: Mapping[str, str],
     ) -> None:
         super().__init__(world, slot.name)
         self._uses = uses
         self._store = store
         self._upstreams = upstreams
+        self._endpoints = endpoints
         self._asks: dict[int, Reply] = {}
         self._ask_ids = count(1)
         self._store_error = ""
@@ -75,7 +78,7 @@ class SessionRegistry(Actor):
     def on_start(self) -> None:
         """Go on with what is stored; end what the last incarnation had in hand."""
         self._uses.clear()
-        self._policy.load(self._store.rows(), self._upstreams.keys(), self.world.now_s())
+        self._policy.load(self._store.rows(), self._endpoints, self.world.now_s())
         self._apply(m.SessionSweepDue(0))
 
     def on_receive(self, message: SessionMessage | DescribeReadiness) -> object:

@@ -18,22 +18,30 @@ class _InitializeResult(msgspec.Struct):
 
 
 class Handshake:
-    """Creates sessions at one upstream."""
+    """Creates sessions at one upstream.
 
-    def __init__(self, registry: Slot, upstream: str) -> None:
+    Args:
+        endpoint: what tells the upstream's server from any other.
+    """
+
+    def __init__(self, registry: Slot, upstream: str, endpoint: str = "") -> None:
         self._registry = registry
         self._upstream = upstream
+        self._endpoint = endpoint
 
     def create(
         self,
         exchange: Exchange,
         answer: Message,
         version: str,
-        endpoint: str,
-        upstream_session_id: str | None,
-        resumable: bool,
+        upstream_session_id: str | None = None,
+        child: str = "",
     ) -> Response:
         """Create the session and return the client's answer, once the session is durable.
+
+        Args:
+            child: the session's own process, with which it ends; "" where it can go on after a
+                restart of the proxy.
 
         Raises:
             FailedError: the registry has no room, or could not store the session.
@@ -43,11 +51,11 @@ class Handshake:
         ask = CreateSession(
             principal=exchange.principal,
             upstream=self._upstream,
-            endpoint=endpoint,
+            endpoint=child or self._endpoint,
             upstream_session_id=upstream_session_id,
             version=version,
             initialize_params=b"{}" if params is None else bytes(params),
-            resumable=resumable,
+            resumable=not child,
         )
         created: SessionCreated = self._registry.ask(ask, exchange.deadline_s)
         exchange.session = created.session

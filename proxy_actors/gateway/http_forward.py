@@ -132,7 +132,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         version = negotiated_version(answer, self._pool.upstream)
         created = False
         try:
-            response = self._handshake.create(exchange, answer, version, "", session_id, True)
+            response = self._handshake.create(exchange, answer, version, session_id)
             created = True
             return response
         finally:

@@ -20,12 +20,14 @@ class Route(msgspec.Struct, frozen=True):
         slot: its actor, which answers DescribeReadiness.
         forwarder: carries exchanges to it.
         call_s_max: how long a call may take.
+        endpoint: what tells its server from any other; sessions are bound to it.
     """
 
     name: str
     slot: Slot
     forwarder: Forwarder
     call_s_max: float = CALL_S_MAX
+    endpoint: str = ""
 
 
 class Routes:

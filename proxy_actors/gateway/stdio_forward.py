@@ -99,7 +99,7 @@ class StdioForwarder(Forwarder):
         result = {**members, "protocolVersion": version}
         answer = jsonrpc.admit(jsonrpc_rewrite.result(exchange.message.id, result))
         assert isinstance(answer, Message)
-        return self._handshake.create(exchange, answer, version, "", None, True)
+        return self._handshake.create(exchange, answer, version)
 
     def call(self, exchange: Exchange) -> Response:
         """Submit the request; JSON if nothing but its answer comes, else an event stream."""
@@ -150,7 +150,7 @@ class StdioForwarder(Forwarder):
             if answer.is_error:
                 return response
             version = negotiated_version(answer, self._upstream)
-            response = self._handshake.create(exchange, answer, version, child, None, False)
+            response = self._handshake.create(exchange, answer, version, child=child)
             bound = self._slot.tell(BindChild(child, exchange.in_session().key))
             return response
         finally:

@@ -19,7 +19,8 @@ class Session(Message, frozen=True):
         key: SHA-256 of the front id, hexadecimal; stable over restarts.
         principal: hash of whose session it is.
         upstream: the upstream's configured name.
-        endpoint: where in the upstream it lives: a child's name for stdio, "" for HTTP.
+        endpoint: where in the upstream it lives: the name of its own child, or what tells the
+            server that it shares with others from any other server (a digest).
         upstream_session_id: the upstream's own id, a credential of the proxy; None if it gave none.
         version: the negotiated protocol revision.
         initialize_params: the client's `initialize` params as JSON.

@@ -49,7 +49,9 @@ class Fragile(SessionRegistry):
     """The registry under test; `bench.step` may crash it before and after each of its steps."""
 
     def __init__(self, bench: Bench, slot: Slot, store: SimStore, uses: SessionUses) -> None:
-        super().__init__(bench.stage, slot, bench.limits, store, uses, {UPSTREAM: bench})
+        super().__init__(
+            bench.stage, slot, bench.limits, store, uses, {UPSTREAM: bench}, {UPSTREAM: ""}
+        )
         self._bench = bench
 
     def on_receive(self, message: Any) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import (
@@ -42,7 +43,7 @@ class Bench:
         self.tokens = 0
         self.unfinished: dict[str, m.SessionEnded] = {}
         self.policy = SessionPolicy(limits, self.token, self.wall_s, self.unfinished)
-        self.policy.load(rows, [UPSTREAM], self.now_s)
+        self.policy.load(rows, {UPSTREAM: ""}, self.now_s)
         self.started = self.tell(m.SessionSweepDue(0))
         self.generation = 1
 
@@ -487,6 +488,20 @@ def test_rows_from_the_future_count_as_of_now() -> None:
     assert DeleteSession(key_of("idle")) in bench.sweep()
     bench.now_s += LIMITS.lifetime_max_s - LIMITS.idle_timeout_s
     assert DeleteSession(key_of("young")) in bench.sweep()
+
+
+def test_sessions_of_another_server_under_the_same_name_end() -> None:
+    """Those that can go on after a restart: where a session has a child of its own, that is it."""
+    wall_s = 5000.0 + AHEAD_S
+    same, other, own = (row_of(id, wall_s, wall_s) for id in ("same", "other", "own"))
+    other = replace(other, session=replace(other.session, endpoint="digest"))
+    own = replace(own, session=replace(own.session, endpoint="child-1"), resumable=False)
+    bench = Bench(rows=[same, other, own])
+    write, _ = bench.started
+    assert writes_of(write) == (DeleteSession(key_of("other")),)
+    assert bench.alive("same") and bench.alive("own") and not bench.alive("other")
+    (told,) = bench.written(write)
+    assert isinstance(told, m.TellEnded) and told.ended.reason is EndReason.LOST
 
 
 def test_sessions_of_an_upstream_that_is_no_longer_configured_end() -> None:

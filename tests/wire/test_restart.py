@@ -133,6 +133,45 @@ def test_session_at_shared_children_goes_on(mode: str, state: Path) -> None:
         assert ask(proxy, request(tool("echo", message="x"), session=other)).status == 404
 
 
+def test_session_never_goes_on_at_another_server(
+    state: Path, upstream: SocketUpstream
+) -> None:
+    """THR-T5: the id that one server gave is no business of another's under the same name."""
+    with SocketUpstream() as other:
+        for first, second in ((upstream, other), (other, upstream)):
+            with running(ANYWHERE, "--state-dir", str(state), first.url) as proxy:
+                session = proxy.session()
+                assert ask(proxy, request(call(1), session=session)).status == 200
+                stop(proxy, signal.SIGTERM)
+            with running(ANYWHERE, "--state-dir", str(state), second.url) as proxy:
+                before = len(second.server.seen)
+                for data, method in ((request(call(1), session=session), "POST"),
+                                     (request(None, "GET", session=session), "GET"),
+                                     (delete(session), "DELETE")):  # fmt: skip
+                    assert ask(proxy, data, method).status == 404
+                assert second.server.seen[before:] == []
+                stop(proxy, signal.SIGTERM)
+            assert first.server.deleted == []
+            with running(ANYWHERE, "--state-dir", str(state), first.url) as proxy:
+                assert ask(proxy, request(call(1), session=session)).status == 404, "it has ended"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [("--stdio", "shared", *DEMO, "--another"), ("--stdio", "session", *DEMO),
+     ("--stdio", "pool", "--env", "X=1", *DEMO)],
+    ids=["arguments", "mode", "the same"],
+)  # fmt: skip
+def test_session_goes_on_at_the_same_command_alone(other: tuple[str, ...], state: Path) -> None:
+    """How many processes there are is no matter, but whether a session has one of its own."""
+    with running(ANYWHERE, "--state-dir", str(state), "--stdio", "shared", *DEMO) as proxy:
+        session = proxy.session()
+        stop(proxy, signal.SIGTERM)
+    with running(ANYWHERE, "--state-dir", str(state), *other) as proxy:
+        answer = ask(proxy, request(tool("echo", message="x"), session=session))
+        assert answer.status == (200 if "pool" in other else 404)
+
+
 def test_new_shared_child_is_told_what_clients_of_the_old_one_had_set(state: Path) -> None:
     """Level and subscriptions are in the row; who has subscribed hears of the resource again."""
     words = ("--state-dir", str(state), "--stdio", "shared", "--", *SCRIPTED)
