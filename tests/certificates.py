@@ -29,17 +29,21 @@ class Authority:
         self.path = directory / f"{name}.pem"
         self.path.write_bytes(_pem(self._certificate))
 
-    def issue(self, *names: str, file: str = "", days: int = 1) -> tuple[Path, Path]:
+    def issue(
+        self, *names: str, file: str = "", days: int = 1, common_name: str = ""
+    ) -> tuple[Path, Path]:
         """Make a certificate for names or addresses, with a key; return where they are.
 
         Args:
             file: what the files are called; else by the first name.
             days: how long it is valid from now on; below 0 it has been, and is no more.
+            common_name: of its subject, which is no host's name; else the first name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(names[0]), self._name, key.public_key(), days)
-        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
-        builder = builder.add_extension(alternatives, critical=False)
+        builder = _builder(_name(common_name or names[0]), self._name, key.public_key(), days)
+        if names:
+            alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         base = file or names[0]
         paths = self._directory / f"{base}.crt", self._directory / f"{base}.key"

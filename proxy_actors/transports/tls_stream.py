@@ -19,6 +19,7 @@ from proxy_actors.errors import ConnectFault, HandshakeError, StreamClosedError
 from proxy_actors.transports.socket_stream import SocketStream
 
 READ_BYTES_MAX = 65_536
+RECORD_BYTES_MAX = 16_384
 # Encrypted at once: a large body needs no second copy of itself.
 WRITE_BYTES_MAX = 262_144
 _CLOSED = "the stream is closed on this side"
@@ -67,9 +68,6 @@ class TlsStream:
         self._ahead = b""
         # Why there is no more input: None while there may be, "" for a clean end.
         self._input_end: str | None = None
-        # Whether the last record that went out did so in one piece.
-        self._output_whole = True
-        self._writing = False
         self._closed = False
 
     def handshake(self, deadline_s: float) -> None:
@@ -101,16 +99,10 @@ class TlsStream:
         """See `ByteStream.write`."""
         if self._closed:
             raise StreamClosedError(_CLOSED)
-        if self._writing:
-            raise RuntimeError("two greenlets write to the same stream")
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
-        self._writing = True
-        try:
-            while rest:
-                rest = rest[self._encrypt(rest[:WRITE_BYTES_MAX]):]
-                self._send_records(deadline_s)
-        finally:
-            self._writing = False
+        while rest:
+            rest = rest[self._encrypt(rest[:WRITE_BYTES_MAX]):]
+            self._send_records(deadline_s)
 
     def close(self) -> None:
         """See `ByteStream.close`. Says close_notify, and does not wait for the peer's."""
@@ -163,7 +155,7 @@ class TlsStream:
             return taken
         if self._input_end is None:
             try:
-                data = self._session.read(bytes_max)
+                data = self._session.read(min(bytes_max, RECORD_BYTES_MAX))
                 if data:
                     return data
                 self._input_end = ""
@@ -191,9 +183,7 @@ class TlsStream:
 
     def _send_records(self, deadline_s: float) -> None:
         if self._outgoing.pending:
-            self._output_whole = False
             self._inner.write((self._outgoing.read(),), deadline_s)
-            self._output_whole = True
 
     def _tell_failure(self, error: ssl.SSLError) -> None:
         """Send the alert that says why there is no session, or say it to who knows no alerts."""
@@ -204,9 +194,11 @@ class TlsStream:
             self._inner.write_now(self._outgoing.read())
 
     def _end_output(self) -> None:
-        """Say close_notify, or the alert that is due, unless it would come within a record."""
-        if not self._output_whole:
-            return
+        """Say close_notify, or the alert that is due.
+
+        Where a write was cut short it comes within a record, which no peer can read: to it the
+        session was cut off, as it was.
+        """
         try:
             self._session.unwrap()
         except ssl.SSLError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any  # what was seen is JSON
 
@@ -60,7 +60,9 @@ def plan(route: str, upstream: str) -> Plan:
     return planned | {"cancelled": None} if route == POOL else planned
 
 
-def run_driver(driver: tuple[str, ...], jobs: list[Plan]) -> dict[str, Seen]:
+def run_driver(
+    driver: tuple[str, ...], jobs: list[Plan], environment: Mapping[str, str] | None = None
+) -> dict[str, Seen]:
     """Play jobs, all at once, and return the lines of each by its name and the scenario.
 
     A job has a name, the target (a URL, or the command of a server over stdio), the client's
@@ -68,7 +70,10 @@ def run_driver(driver: tuple[str, ...], jobs: list[Plan]) -> dict[str, Seen]:
     """
     try:
         done = subprocess.run(
-            [*driver, json.dumps(jobs)], capture_output=True, timeout=CLIENTS_WITHIN_S
+            [*driver, json.dumps(jobs)],
+            capture_output=True,
+            timeout=CLIENTS_WITHIN_S,
+            env=environment,
         )
         out, why = done.stdout, done.stderr.decode()
     except subprocess.TimeoutExpired as late:
@@ -117,4 +122,4 @@ class Sightings:
             }
             for pair in pairs
         ]
-        return run_driver(driver, jobs)
+        return run_driver(driver, jobs, self._endpoints.environment)

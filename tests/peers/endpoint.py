@@ -6,6 +6,8 @@ URL of an upstream by a route, and never learn what stands behind it.
 
 from __future__ import annotations
 
+import os
+import ssl
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,15 +22,18 @@ from peers.upstreams import (
     UPSTREAMS,
     Upstream,
 )
+from tests.certificates import LOCAL_NAMES, Authority
 
 FORKS = "forks"  # no route for clients: where forked_stdio gets its servers from
+FAR = "far"  # nor this: the TLS server that a proxy reaches in TLS, a proxy itself
 DIRECT = "direct"
 HTTP = "http"
+TLS = "tls"
 SESSION = "session"
 SHARED = "shared"
 POOL = "pool"
-BEHIND = (DIRECT, FORKS)
-ROUTES = (DIRECT, HTTP, SESSION, SHARED, POOL)
+BEHIND = (DIRECT, FORKS, FAR)
+ROUTES = (DIRECT, HTTP, TLS, SESSION, SHARED, POOL)
 
 
 class Endpoints:
@@ -36,6 +41,8 @@ class Endpoints:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._authority = Authority(directory)
+        self._certificate, self._key = self._authority.issue(*LOCAL_NAMES)
         self._servers: list[Server] = []
         self._locks: dict[tuple[str, str], RLock] = {}
         self._opened: dict[tuple[str, str], str | NotReadyError] = {}
@@ -56,6 +63,12 @@ class Endpoints:
         if isinstance(opened, NotReadyError):
             raise opened
         return opened
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client's process needs to trust the servers of this session."""
+        trusted = str(self._authority.path)
+        return {**os.environ, "SSL_CERT_FILE": trusted, "NODE_EXTRA_CA_CERTS": trusted}
 
     def logs(self, route: str) -> list[tuple[str, str]]:
         """The name and log of each server of the route, and of those that may stand behind it."""
@@ -79,6 +92,10 @@ class Endpoints:
                 return self._start_forks(upstream)
             case "http":
                 options = [self.url(DIRECT, upstream.name)]
+            case "tls":
+                return self._start_secured(route, upstream, self.url(FAR, upstream.name))
+            case "far":
+                return self._start_secured(route, upstream, self.url(DIRECT, upstream.name))
             case "session" | "shared":
                 options = ["--stdio", route, "--", *self._command(upstream)]
             case "pool":
@@ -108,6 +125,27 @@ class Endpoints:
         command += ["--state-dir", str(self._directory / f"{route}-{upstream.name}"), *options]
         self._start(route, upstream, command).wait_ready(partial(says_ready, port))
         return f"http://127.0.0.1:{port}/mcp"
+
+    def _start_secured(self, route: str, upstream: Upstream, url: str) -> str:
+        """Start a proxy that speaks TLS to clients, and to the upstream where its URL says so."""
+        file = self._directory / f"{route}-{upstream.name}.toml"
+        trust = f'tls = {{ ca = "{self._authority.path}" }}' if url.startswith("https") else ""
+        port = free_port()
+        file.write_text(f"""
+            listen = "127.0.0.1:{port}"
+            state-dir = "{file.with_suffix("")}"
+            [upstreams.far]
+            url = "{url}"
+            {trust}
+            [tls]
+            certificate = "{self._certificate}"
+            key = "{self._key}"
+        """)
+        command = [sys.executable, "-m", "proxy_actors", "run", "--config", str(file)]
+        trusting = ssl.create_default_context(cafile=str(self._authority.path))
+        server = self._start(route, upstream, command)
+        server.wait_ready(partial(says_ready, port, trusting))
+        return f"https://127.0.0.1:{port}/mcp"
 
     def _start(self, route: str, upstream: Upstream, command: list[str]) -> Server:
         log = self._directory / f"{route}-{upstream.name}.log"

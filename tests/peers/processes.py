@@ -9,6 +9,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -40,9 +41,12 @@ def accepts(port: int) -> bool:
     return True
 
 
-def says_ready(port: int) -> bool:
-    """True when GET /ready is answered with 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+def says_ready(port: int, tls: ssl.SSLContext | None = None) -> bool:
+    """True when GET /ready is answered with 200, in TLS where it is said how."""
+    if tls is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    else:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=1, context=tls)
     try:
         connection.request("GET", "/ready")
         return connection.getresponse().status == 200

@@ -188,9 +188,13 @@ def test_older_versions_are_refused_and_http_1_1_is_agreed(
             assert wire.socket.selected_alpn_protocol() == "http/1.1"
 
 
-def test_plain_http_is_told_to_use_https(files: Files, upstream: SocketUpstream) -> None:
+@pytest.mark.parametrize("sent", [HEALTH, request(b"x" * LARGE)], ids=["page", "upload"])
+def test_plain_http_is_told_to_use_https(
+    files: Files, upstream: SocketUpstream, sent: bytes
+) -> None:
+    """RFC 9112 section 9.6: what is still being sent does not turn the answer into a reset."""
     with PlaneThread(upstream.url, tls=files.listener) as plane, plane.wire() as wire:
-        answer = wire.ask(HEALTH, "GET")
+        answer = wire.ask(sent, "GET")
         assert (answer.status, answer.keep_alive) == (400, False)
         assert answer.body == b"Use https:// for this address\n"
         assert wire.has_ended
