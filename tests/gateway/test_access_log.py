@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.response import Response
 from tests.gateway.scene import Scene
 from tests.sim.virtual import call, note, request
 
@@ -17,6 +19,8 @@ LINE = re.compile(
     r"request_served request=[0-9a-f]+ peer=127.0.0.1 principal=anonymous upstream=(\S+) "
     r"http=(\S+) mcp=(\S+) status=(\d+) seconds=\d+\.\d{4}"
 )
+
+NAMED = re.compile(r" request=([0-9a-f]+)")
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -55,3 +59,25 @@ def test_it_is_off_by_default(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene()
     send(scene, scene.session())
     assert lines(caplog) == []
+
+
+def test_whatever_is_logged_of_a_request_names_it(caplog: pytest.LogCaptureFixture) -> None:
+    """So that the id of an error leads to all that there is about it."""
+    scene = Scene()
+    scene.plane.wiring.access_log = True
+    session = scene.session()
+    caplog.set_level("INFO")
+    caplog.clear()
+    dropped = scene.ask(request(call(1, "sse", "note", "event {nope", "close"), session=session))
+
+    def fail(exchange: Exchange) -> Response:
+        raise LookupError("planted")
+
+    scene.plane.forwarder.call = fail  # type: ignore[method-assign]
+    failed = scene.ask(request(call(2), session=session))
+    told = [(x.getMessage().split()[0], NAMED.findall(x.getMessage())) for x in caplog.records]
+    first, second = (answer.error["data"]["requestId"] for answer in (dropped, failed))
+    assert told == [
+        ("event_dropped", [first]), ("request_served", [first]),
+        ("request_failed", [second]), ("request_served", [second]),
+    ]

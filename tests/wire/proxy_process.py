@@ -149,14 +149,15 @@ class Pending:
 class Session:
     """An MCP session at the proxy."""
 
-    def __init__(self, proxy: ProxyProcess, id: str) -> None:
+    def __init__(self, proxy: ProxyProcess, id: str, path: str = "/mcp") -> None:
         self.proxy = proxy
         self.id = id
+        self.path = path
         self._extra = {"Mcp-Session-Id": id}
 
     def post(self, body: bytes, **extra: str) -> Pending:
         """Send bytes as they are."""
-        return self.proxy.send("POST", "/mcp", body, {**self._extra, **extra})
+        return self.proxy.send("POST", self.path, body, {**self._extra, **extra})
 
     def send(self, method: str, params: object = None, id: object = 1) -> Pending:
         """Send a request, or with None as its id a notification."""
@@ -175,11 +176,11 @@ class Session:
 
     def listen(self) -> Pending:
         """Open the standalone stream."""
-        return self.proxy.send("GET", "/mcp", None, self._extra)
+        return self.proxy.send("GET", self.path, None, self._extra)
 
     def delete(self) -> Answer:
         """End the session."""
-        return self.proxy.send("DELETE", "/mcp", None, self._extra).answer()
+        return self.proxy.send("DELETE", self.path, None, self._extra).answer()
 
 
 class ProxyProcess:
@@ -233,17 +234,17 @@ class ProxyProcess:
         message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
         return self.send("POST", path, json.dumps(message).encode())
 
-    def session(self, version: str = VERSION) -> Session:
+    def session(self, version: str = VERSION, path: str = "/mcp") -> Session:
         """Open a session."""
-        opened = self.begin_session(version).answer()
+        opened = self.begin_session(version, path).answer()
         assert opened.status == 200, (opened.status, opened.body, self.log())
-        session = self.adopt(opened)
+        session = self.adopt(opened, path)
         assert session.send("notifications/initialized", id=None).answer().status == 202
         return session
 
-    def adopt(self, opened: Answer) -> Session:
+    def adopt(self, opened: Answer, path: str = "/mcp") -> Session:
         """The session that this answer to initialize has opened."""
-        session = Session(self, opened.fields["Mcp-Session-Id"])
+        session = Session(self, opened.fields["Mcp-Session-Id"], path)
         self._sessions.append(session)
         return session
 

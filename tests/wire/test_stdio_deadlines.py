@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from proxy_actors.transports.guardian import ProcessTable
 
 from .conftest import Served, serve
 from .fates import working
-from .proxy_process import ProxyProcess, check_failure
+from .proxy_process import SCRIPTED, ProxyProcess, check_failure, running
 from .waiting import eventually
 
 SETTINGS = {
@@ -51,6 +53,34 @@ def test_call_to_a_stopped_child_ends_at_its_deadline(proxy: ProxyProcess, mode:
     eventually(lambda: pid not in proxy.children())
     working(proxy, session)
     working(proxy, other)
+
+
+def test_call_ends_when_the_file_says_so(mode: str, tmp_path: Path) -> None:
+    """call-timeout-s: each upstream has its own; the server hears that nobody waits any more."""
+    file = tmp_path / "config.toml"
+    file.write_text(f"""
+        default-upstream = "default"
+        [upstreams.default]
+        command = {json.dumps(SCRIPTED)}
+        stdio = "{mode}"
+        call-timeout-s = 0.5
+        [upstreams.patient]
+        command = {json.dumps(SCRIPTED)}
+        stdio = "{mode}"
+    """)
+    with running(tmp_path, options=("--config", str(file))) as proxy:
+        patient = proxy.session(path="/mcp/patient")
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        waiting = patient.begin("after", gate=str(gate))
+        session = proxy.session()
+        check_failure(session.call("silence", "late"), 504, "upstream-timeout", "unknown", "late")
+        if mode != "pool":  # there another child may be asked
+            eventually(lambda: "notifications/cancelled" in str(session.call("lines").value))
+        assert session.call("echo", n=1).value == {"n": 1}
+        assert not waiting.answered
+        gate.write_bytes(b"")
+        assert waiting.answer().value == "after"
 
 
 def test_end_of_a_session_ends_its_stopped_child(proxy: ProxyProcess, mode: str) -> None:
