@@ -3,7 +3,7 @@
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
 # make bench  measure (see bench/)
-# make docs   make the tables of docs/configuration.md anew
+# make docs   make the tables of docs/configuration.md and docs/metrics.md anew
 # make clean  remove what the others made
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -44,6 +44,7 @@ bench: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m proxy_actors.config.reference docs/configuration.md
+	$(BIN)/python -m proxy_actors.metrics docs/metrics.md
 
 clean:
 	rm -rf $(VENV) .bench build dist *.egg-info .mypy_cache .pytest_cache .hypothesis .import_linter_cache

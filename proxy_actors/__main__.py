@@ -142,6 +142,9 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         " may be repeated",
     )
     run.add_argument(
+        "--statsd", metavar="HOST:PORT", help="send metrics to a statsd server; see docs/metrics.md"
+    )
+    run.add_argument(
         "--log-level", choices=LOG_LEVELS, help="how much is logged (default: as in logging.ini)"
     )
     run.add_argument(
@@ -257,6 +260,7 @@ def _read_run_options(parser: argparse.ArgumentParser, arguments: list[str]) -> 
             env=tuple(options.parse_env(entry, os.environ) for entry in known.env),
             log_level=known.log_level,
             logging_ini=known.logging,
+            statsd=known.statsd,
         )
     except ConfigurationError as error:
         parser.error(str(error))

@@ -2,6 +2,7 @@
 
     root (one for one)
       upstream/NAME     HTTP: its connection pool and its streams; stdio: its children and streams
+      metrics           the sender of figures, where there is a statsd server
       registry          the sessions
       limiter           the token buckets of all rate limits
       server            the listener of clients
@@ -19,6 +20,8 @@ import msgspec
 
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.limiter import Limiter
+from proxy_actors.actors.meters import Meters
+from proxy_actors.actors.metrics import Metrics, StatsdTarget
 from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
@@ -37,7 +40,7 @@ from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
 from proxy_actors.messages.server import DrainServer, ServerDrained
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import UpstreamDrained
-from proxy_actors.options import StdioMode, parse_listen
+from proxy_actors.options import StdioMode, parse_listen, parse_statsd
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import Mailbox, SessionStore, TlsServer, World
@@ -77,9 +80,13 @@ class App:
         self._registry = Slot("registry")
         self._server = Slot("server")
         self._limiter = Slot("limiter")
+        self._metrics = Slot("metrics")
+        self._meters = Meters()
         self._health = Slot("root")
         streams, subscribers = Directory(), Subscribers(world)
-        assembly = Assembly(world, config, self._registry, streams, subscribers, environment)
+        assembly = Assembly(
+            world, config, self._registry, streams, subscribers, self._meters, environment
+        )
         assembled = [assembly.upstream(*item) for item in config.upstreams.items()]
         self._listener = world.listen(host, port, tls=_server_tls(config))
         self.wiring = Wiring(
@@ -90,7 +97,7 @@ class App:
             self._registry,
             self._uses,
             _keyring(config),
-            _rates(config, self._limiter),
+            _rates(config, self._limiter, self._meters),
             streams,
             subscribers,
             date,
@@ -98,10 +105,12 @@ class App:
             _connection_limits(config),
             config.logs.access,
             self.scheme,
+            self._meters,
         )
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [worker for worker, _ in assembled]
         workers = [
+            *([Worker(self._metrics, self._make_metrics)] if config.metrics.statsd else []),
             Worker(self._registry, lambda: self._make_registry(store)),
             Worker(self._limiter, self._make_limiter),
             Worker(self._server, self._make_server, drain=DrainServer()),
@@ -173,6 +182,14 @@ class App:
             self._world, self._registry, limits, store, self._uses, upstreams, endpoints
         )
 
+    def _make_metrics(self) -> Metrics:
+        settings = self._config.metrics
+        host, port = parse_statsd(settings.statsd)
+        target = StatsdTarget(
+            host, port, settings.prefix, settings.flush_interval_s, settings.names_max
+        )
+        return Metrics(self._world, self._metrics, target, self._meters, self._health)
+
     def _make_limiter(self) -> Limiter:
         return Limiter(self._world, self._limiter, self._config.rate_limits.buckets_max)
 
@@ -195,7 +212,7 @@ def _keyring(config: Config) -> Keyring:
     return Keyring(identities, auth.anonymous, failures)
 
 
-def _rates(config: Config, limiter: Slot) -> Limits:
+def _rates(config: Config, limiter: Slot, meters: Meters) -> Limits:
     settings = config.rate_limits
     rules = [
         Rule(
@@ -216,6 +233,7 @@ def _rates(config: Config, limiter: Slot) -> Limits:
         Rate(settings.initialize_rate, settings.initialize_burst),
         rules,
         settings.x_ratelimit,
+        meters.refused,
     )
 
 

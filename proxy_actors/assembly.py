@@ -15,6 +15,7 @@ from proxy_actors.actors.base import Actor
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
+from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
@@ -50,6 +51,7 @@ class Assembly:
     Args:
         registry: the session registry.
         streams, subscribers: where event streams and their readers are found.
+        meters: where is counted.
         environment: the proxy's own, of which children get a part.
     """
 
@@ -60,6 +62,7 @@ class Assembly:
         registry: Slot,
         streams: Directory,
         subscribers: Subscribers,
+        meters: Meters,
         environment: Mapping[str, str],
     ) -> None:
         self._world = world
@@ -67,6 +70,7 @@ class Assembly:
         self._registry = registry
         self._streams = streams
         self._subscribers = subscribers
+        self._meters = meters
         self._environment = environment
 
     def upstream(self, name: str, settings: Upstream) -> tuple[Worker, Route]:
@@ -79,7 +83,10 @@ class Assembly:
         make = self._stdio if settings.command else self._http
         make_actor, forwarder = make(name, slot, settings)
         worker = Worker(slot, make_actor, drain=DrainUpstream())
-        return worker, Route(name, slot, forwarder, settings.call_timeout_s, _endpoint(settings))
+        return worker, Route(
+            name, slot, forwarder, settings.call_timeout_s, _endpoint(settings),
+            self._meters.upstream(name),
+        )
 
     def _http(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
         world = self._world
@@ -101,9 +108,10 @@ class Assembly:
         tls = _client_tls(settings) if url.secure else None
         if tls is not None:
             world.prepare_tls(tls)
+        meters = self._meters.upstream(name)
 
         def connect(deadline_s: float) -> ByteStream:
-            reached = UpstreamReached(False, "given up")
+            reached, began_s = UpstreamReached(False, "given up"), world.now_s()
             try:
                 stream = world.connect(url.host, url.port, deadline_s, tls)
                 reached = UpstreamReached(True)
@@ -112,6 +120,7 @@ class Assembly:
                 reached = UpstreamReached(False, str(error), error.fault)
                 raise
             finally:
+                meters.connect.add(world.now_s() - began_s)
                 slot.tell(reached)
 
         def make_pool() -> ConnectionPool:

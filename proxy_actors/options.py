@@ -56,6 +56,7 @@ class RunOptions:
         env: variables that the command gets beside the minimal environment, by name.
         log_level: a level name of the standard library's logging; None leaves logging.ini's.
         logging_ini: a logging configuration that replaces the packaged one.
+        statsd: HOST:PORT of a statsd server for figures; None leaves what a file says.
 
     Raises:
         ConfigurationError: not exactly one thing to serve, or a number out of range.
@@ -74,6 +75,7 @@ class RunOptions:
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # holds secrets
     log_level: str | None = None
     logging_ini: str | None = None
+    statsd: str | None = None
 
     def __post_init__(self) -> None:
         served = [self.command, self.url, self.config, self.mcp_json]
@@ -85,6 +87,8 @@ class RunOptions:
             raise ConfigurationError(
                 f"a pool has 1 to {CHILDREN_MAX} processes, not {self.children}"
             )
+        if self.statsd is not None:
+            parse_statsd(self.statsd)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -102,6 +106,18 @@ def parse_listen(text: str) -> tuple[str, int]:
     if len(port_text) > 5 or int(port_text) > PORT_MAX:
         raise ConfigurationError(f"{text!r}: a port is from 0 to {PORT_MAX}")
     return host[1:-1] if bracketed else host, int(port_text)
+
+
+def parse_statsd(text: str) -> tuple[str, int]:
+    """Read HOST:PORT of a statsd server.
+
+    Raises:
+        ConfigurationError: the text is not of that form, or names no port to send to.
+    """
+    host, port = parse_listen(text)
+    if not port:
+        raise ConfigurationError(f"{text!r}: a statsd server has a port, mostly 8125")
+    return host, port
 
 
 def parse_url(text: str) -> str:

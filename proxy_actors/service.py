@@ -21,10 +21,13 @@ import signal
 import sys
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy_actors.errors import DeadlineError
 from proxy_actors.options import RunOptions
+
+if TYPE_CHECKING:
+    from proxy_actors.transports.log_queue import LogQueue
 
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
@@ -51,7 +54,7 @@ def run(options: RunOptions) -> int:
 
     queue = log_queue.install()
     try:
-        return _Service(options, guardian, queue.drain).run()
+        return _Service(options, guardian, queue).run()
     finally:
         queue.drain()
 
@@ -73,7 +76,7 @@ class _Service:
         self,
         options: RunOptions,
         guardian: tuple[int, int] | None,
-        write_log: Callable[[float], object],
+        log: LogQueue,
     ) -> None:
         from proxy_actors.app import App
         from proxy_actors.config.quick import config_of
@@ -83,9 +86,9 @@ class _Service:
         from proxy_actors.world.gevent_world import GeventWorld
 
         self._options = options
-        self._write_log = write_log
+        self._write_log = log.drain
         self._guardian = None if guardian is None else GuardianClient(*guardian)
-        self._world = GeventWorld(self._guardian)
+        self._world = GeventWorld(self._guardian, lambda: log.dropped_total)
         config, told = config_of(options, os.environ)
         if told:
             print(told, file=sys.stderr)

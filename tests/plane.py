@@ -6,12 +6,15 @@ What `proxy_actors.app` builds, less the options: registry, upstream with its po
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.limiter import Limiter
+from proxy_actors.actors.meters import Meters
+from proxy_actors.actors.metrics import Metrics, StatsdTarget
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
@@ -67,6 +70,7 @@ class Plane:
         x_ratelimit: bool = False,
         tls: TlsServer | None = None,
         upstream_tls: TlsClient | None = None,
+        statsd: StatsdTarget | None = None,
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -74,6 +78,7 @@ class Plane:
         self.pool = Slot(f"{self.upstream.name}/pool")
         self.limiter = Slot("limiter")
         self.server = Slot("server")
+        self.metrics = Slot("metrics")
         self.root = Slot("root")
         self.streams = Directory()
         self.subscribers = Subscribers(world)
@@ -83,6 +88,8 @@ class Plane:
         self.mail: list[Any] = []
         self._url = UpstreamUrl(url)
         self._upstream_tls = upstream_tls
+        meters = Meters()
+        upstream = meters.upstream(UPSTREAM)
         self._pool_limits = pool
         self.forwarder = HttpForwarder(
             world,
@@ -97,16 +104,17 @@ class Plane:
             world,
             AllowedNames(listen[0]),
             self.root,
-            Routes([Route(UPSTREAM, self.upstream, self.forwarder)], UPSTREAM),
+            Routes([Route(UPSTREAM, self.upstream, self.forwarder, meters=upstream)], UPSTREAM),
             self.registry,
             self.uses,
             keyring,
-            Limits(self.limiter, address, opening, rules, x_ratelimit),
+            Limits(self.limiter, address, opening, rules, x_ratelimit, meters.refused),
             self.streams,
             self.subscribers,
             lambda: DATE,
             http,
             limits,
+            meters=meters,
         )
         upstreams = [
             Worker(self.upstream, lambda: self._make_upstream(budget), drain=DrainUpstream())
@@ -116,6 +124,9 @@ class Plane:
             Worker(self.limiter, lambda: Limiter(world, self.limiter, buckets_max)),
             Worker(self.server, self._make_server, drain=DrainServer()),
         ]
+        if statsd is not None:
+            make = partial(Metrics, world, self.metrics, statsd, meters, self.root)
+            workers.insert(0, Worker(self.metrics, make))
         self._tree = Root(world, self.root.name, workers, budget, upstreams=upstreams)
         self._listener = world.listen(*listen, tls=tls)
 

@@ -277,6 +277,10 @@ class _Exchange:
     def do_large(self, size: str) -> None:
         self.result = {"content": [{"type": "text", "text": "x" * int(size)}], "n": self.n}
 
+    def do_tool_error(self, _: str) -> None:
+        """Let the result say that the tool has failed."""
+        self.result["isError"] = True
+
     def do_sse(self, _: str) -> None:
         self._send(self._head("text/event-stream", "Transfer-Encoding: chunked"))
 

@@ -52,7 +52,7 @@ def test_every_option_reaches_the_service(
     monkeypatch.setenv("PASSED", "on")
     arguments = (
         "run --listen [::1]:9 --state-dir d --stdio pool --children 3 --env A=1 --env PASSED"
-        " --log-level debug --logging l.ini -- server --listen x -- y"
+        " --log-level debug --logging l.ini --statsd h:1 -- server --listen x -- y"
     )
     assert main(arguments.split()) == 0
     assert service.ran == [
@@ -66,6 +66,7 @@ def test_every_option_reaches_the_service(
             env=(("A", "1"), ("PASSED", "on")),
             log_level="debug",
             logging_ini="l.ini",
+            statsd="h:1",
         )
     ]
 
@@ -94,6 +95,8 @@ def test_a_url_is_run(service: ModuleType) -> None:
         ("run --stdio single -- a", "invalid choice"),
         ("run --env NOT_SET_ANYWHERE -- a", "NOT_SET_ANYWHERE"),
         ("run --log-level loud -- a", "invalid choice"),
+        ("run --statsd h -- a", "not HOST:PORT"),
+        ("run --statsd h:0 -- a", "a statsd server has a port"),
         ("rnu -- a", "did you mean 'run'?"),
         ("frobnicate", "unknown verb 'frobnicate'"),
         ("", "name a verb"),

@@ -4,10 +4,10 @@ Owns the life of an actor: its loop's greenlet, its box, its children, its last 
 decides anything about a domain, and nothing outside calls an actor's methods: mail goes through its
 `Ref` or, across restarts, through the `Slot` that its parent keeps under its name.
 
-Why not Pykka's loop (4.5, each tried): it answers an ask with whatever `on_receive` returns and at
-once, raises from `tell` to a dead actor, gives an error one fate when told and another when asked,
-lets one stray BaseException stop every actor, keeps every actor in one linear list, and loses
-mail without a word when an actor stops. Of Pykka remain ActorRef, Envelope, Future and the hooks.
+Why not Pykka's loop (4.5, each tried): it answers an ask at once, raises from `tell` to a dead
+actor, gives an error one fate when told and another when asked, lets one stray BaseException stop
+every actor, lists all actors in a line, and loses the mail of an actor that stops without a word.
+Of Pykka remain ActorRef, Envelope, Future and the hooks.
 
 The rules of the loop, in order:
 
@@ -85,6 +85,7 @@ class Actor(pykka.Actor):
         self._parked: Waiter | None = None
         self._room: list[Waiter] = []
         self._handled = 0
+        self._busy_s = 0.0
         self._turn_s_max = 0.0
         self._asked_by: Reply | None = None
         self._unfinished: Mail | None = None
@@ -212,6 +213,7 @@ class Actor(pykka.Actor):
         if self._room:
             self._wake_sender()
         took_s = self.world.now_s() - began_s
+        self._busy_s += took_s
         if took_s > self._turn_s_max:
             self._turn_s_max = took_s
             if took_s > TURN_S_WARN:
@@ -391,10 +393,8 @@ class Actor(pykka.Actor):
             kind=type(self).__name__,
             mailbox_depth=len(self.actor_inbox),
             mailbox_age_s=0.0 if oldest_s is None else self.world.now_s() - oldest_s,
-            handled=self._handled,
-            undelivered=self.undelivered,
-            late_replies=self.late_replies,
-            turn_s_max=self._turn_s_max,
+            handled=self._handled, undelivered=self.undelivered, late_replies=self.late_replies,
+            busy_s=self._busy_s, turn_s_max=self._turn_s_max,
             children=tuple(self.children),
             detail=self.describe(),
         )

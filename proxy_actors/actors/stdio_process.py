@@ -172,6 +172,7 @@ class StdioProcess(Actor):
         """State for operators."""
         return {
             "pid": self._pipes.pid,
+            "running": self._pipes.pid is not None and not self._gone,
             "calls": self._policy.calls,
             "streams": len(self._call_streams),
             "dropped": self._dropped,

@@ -140,7 +140,11 @@ class StdioShared(Actor):
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {"ready": self._children.ready, "sessions": self._sessions.sessions}
+        return {
+            "ready": self._children.ready,
+            "sessions": self._sessions.sessions,
+            **self._children.counts.figures(),
+        }
 
     def _note_asker(self, message: Any) -> None:  # Any: see on_receive
         asked = self.asked_by

@@ -93,7 +93,10 @@ class StdioUpstream(Actor):
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {"children": self._policy.children, "ready": self._policy.ready}
+        policy = self._policy
+        return {
+            "children": policy.children, "ready": policy.ready, **policy.counts.figures()
+        }
 
     def _apply(self, effects: list[ChildrenEffect]) -> None:
         for effect in effects:

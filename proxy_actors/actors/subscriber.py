@@ -18,7 +18,8 @@ UNREAD_BYTES_MAX = 8 * 1024 * 1024
 class Subscriber:
     """Messages on their way to one client.
 
-    `cut` says that not all of them reach it: it was too slow for them, or they were lost.
+    `cut` says that not all of them reach it: it was too slow for them, or they were lost. `last` is
+    the last that was taken.
     """
 
     def __init__(self, world: World) -> None:
@@ -28,6 +29,7 @@ class Subscriber:
         self._ended = False
         self._waiter: Waiter | None = None
         self.cut = False
+        self.last = b""
 
     def push(self, data: bytes) -> bool:
         """Leave a message; False, and the subscriber is cut, when too many bytes are unread."""
@@ -65,7 +67,10 @@ class Subscriber:
             finally:
                 self._waiter = None
         messages, self._messages, self._bytes = self._messages, [], 0
-        return [] if self.cut else messages
+        if self.cut or not messages:
+            return []
+        self.last = messages[-1]
+        return messages
 
     def _wake(self) -> None:
         if self._waiter is not None:

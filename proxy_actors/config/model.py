@@ -18,8 +18,6 @@ VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 # What may hold a secret, with everything below it: it is never shown. `args` is that of mcpServers.
 SECRET = frozenset({"args", "command", "env", "headers", "sha256", "url"})
-# Tables of the file that nothing reads yet; `check` and docs/configuration.md say so.
-NOT_YET = frozenset({"metrics"})
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -276,7 +274,10 @@ class Metrics(Section, frozen=True, kw_only=True):
     """[metrics]: figures to a statsd server."""
 
     statsd: Annotated[str, _doc("HOST:PORT of a statsd server, UDP. Empty: none.")] = ""
-    prefix: Annotated[str, _doc("What every name begins with.")] = "proxy_actors"
+    prefix: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200),
+        _doc("What every name begins with, up to 200 characters."),
+    ] = "proxy_actors"
     flush_interval_s: Annotated[
         Annotated[float, Meta(ge=0.1, le=3600)], _doc("How often figures are sent.")
     ] = 1.0

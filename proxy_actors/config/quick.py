@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy_actors.config.model import Config, Upstream
+from proxy_actors.config.model import Config, Metrics, Upstream
 from proxy_actors.config.programs import why_not_startable
 from proxy_actors.errors import ConfigurationError
 from proxy_actors.options import RunOptions
@@ -18,7 +18,8 @@ UPSTREAM = "default"
 def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Config, str]:
     """Make the configuration of `run`, and say what there is to tell about it.
 
-    The address and the state directory of the command line go before those of a file.
+    The address, the state directory and the statsd server of the command line go before those of a
+    file.
 
     Raises:
         ConfigurationError: the file has errors, and the text tells them all; or the command is not
@@ -40,6 +41,8 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
             given["listen"] = _listen(options)
         if options.state_dir is not None:
             given["state_dir"] = options.state_dir
+        if options.statsd is not None:
+            given["metrics"] = msgspec.structs.replace(config.metrics, statsd=options.statsd)
         return msgspec.structs.replace(config, **given), told
     if options.command:
         _look_for(options.command[0], dict(options.env), environment)
@@ -54,6 +57,7 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
         listen=_listen(options),
         state_dir=options.state_dir or "",
         upstreams={UPSTREAM: upstream},
+        metrics=Metrics(statsd=options.statsd or ""),
     )
     return config, ""
 

@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
-from proxy_actors.config.model import NOT_YET, SECRET, Config, Section
+from proxy_actors.config.model import SECRET, Config, Section
 
 # A unit is the last word of a name; a number that has none counts things.
 _UNITS = {"_s": "seconds", "_s_max": "seconds", "_bytes_max": "bytes", "_bytes_total_max": "bytes"}
@@ -63,7 +63,7 @@ def rendered(text: str) -> str:
     marks = {match[2] for match in _MARK.finditer(text)}
     if marks != known.keys():
         raise ValueError(f"marks and tables differ: {sorted(marks ^ known.keys())}")
-    return _MARK.sub(lambda x: f"{x[1]}{_effect(x[2])}{_table(known[x[2]])}{x[3]}", text)
+    return _MARK.sub(lambda x: f"{x[1]}{_table(known[x[2]])}{x[3]}", text)
 
 
 def _sections(header: str, section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
@@ -84,10 +84,6 @@ def _section_of(kind: Any) -> type[Section] | None:
     if get_origin(kind) in (dict, tuple, Union, types.UnionType):
         return next(filter(None, map(_section_of, get_args(kind))), None)
     return None
-
-
-def _effect(header: str) -> str:
-    return "None of this has an effect yet.\n\n" if header in NOT_YET else ""
 
 
 def _table(section: type[Section]) -> str:

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from proxy_actors.config.interpolation import refers
-from proxy_actors.config.model import NOT_YET, Config, LimitKey, Rule, Upstream
+from proxy_actors.config.model import Config, LimitKey, Rule, Upstream
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems, suggestion
 from proxy_actors.errors import ConfigurationError
-from proxy_actors.options import StdioMode, parse_listen, parse_url
+from proxy_actors.options import StdioMode, parse_listen, parse_statsd, parse_url
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Rules:
                 self._problems.error((*path, "name"), "this name is taken", at_value=True)
             names.add(rule.name)
             self._check_rule(path, rule)
-        self._check_effect()
+        self._check_metrics()
 
     def _check_exposure(self) -> None:
         """Look at who may reach the proxy, and at whom it serves."""
@@ -219,10 +219,14 @@ class Rules:
         if rule.tool and rule.method not in ("", "tools/call"):
             problems.error((*path, "method"), "a tool is called by tools/call", at_value=True)
 
-    def _check_effect(self) -> None:
-        """Say of what is set that it does nothing yet."""
-        for key in sorted(self._raw.keys() & NOT_YET):
-            self._problems.warn((key,), f"{key} has no effect yet")
+    def _check_metrics(self) -> None:
+        path, statsd = ("metrics", "statsd"), self._config.metrics.statsd
+        if not statsd or self._problems.concern(path):
+            return
+        try:
+            parse_statsd(statsd)
+        except ConfigurationError as error:
+            self._problems.error(path, _without(statsd, error), at_value=True)
 
     def _rows(self, path: Path, read: tuple[T, ...]) -> Iterator[tuple[Path, T]]:
         """Yield what was read of an array, each row with its own place."""

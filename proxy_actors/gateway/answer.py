@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import partial
 
 from proxy_actors.actors.subscriber import Subscriber
-from proxy_actors.errors import RefusedError
+from proxy_actors.errors import GatewayError, RefusedError
 from proxy_actors.gateway import rescue, stack
 from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.metering import count_message, outcome
 from proxy_actors.gateway.pages import page
 from proxy_actors.gateway.relay import messages_of
 from proxy_actors.gateway.response import ACCEPTED, Response
@@ -71,12 +72,12 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
     among them must reach the client before the answers that wait for it.
     """
     requests = []
+    exchange.parted = True
     for message in exchange.messages:
         if message.kind is REQUEST:
             requests.append(message)
         else:
-            one = exchange.for_message(message, next(wiring.exchange_ids))
-            one.route.forwarder.post(one)
+            _post_one(exchange.for_message(message, next(wiring.exchange_ids)), wiring)
     if not requests:
         return ACCEPTED
     merged = Subscriber(wiring.world)
@@ -98,14 +99,31 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
     return Response(200, stream=merged)
 
 
+def _post_one(exchange: Exchange, wiring: Wiring) -> None:
+    began_s, failure = wiring.world.now_s(), rescue.REFUSED
+    try:
+        exchange.route.forwarder.post(exchange)
+        failure = ""
+    except GatewayError as error:
+        failure = rescue.failure_of(error)
+        raise
+    finally:
+        seconds = wiring.world.now_s() - began_s
+        count_message(exchange, exchange.message, failure, seconds)
+
+
 def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
+    began_s, failure, data = wiring.world.now_s(), "", b""
     try:
         response = exchange.route.forwarder.call(exchange)
         if response.stream is None:
-            merged.push(response.body)
-            return
-        for data in messages_of(str(response.stream), wiring):
-            merged.push(data)
+            merged.push(data := response.body)
+        else:
+            for data in messages_of(str(response.stream), wiring):
+                merged.push(data)
     except Exception as error:  # whatever it is, the message gets an answer
         known = rescue.classify(error, exchange.request_id)
+        failure = rescue.failure_of(known)
         merged.push(rescue.message(known, exchange.message.id, exchange.request_id))
+    seconds = wiring.world.now_s() - began_s
+    count_message(exchange, exchange.message, failure or outcome(data), seconds)

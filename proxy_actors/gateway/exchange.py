@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from proxy_actors.actors.meters import OTHER, CallMeter
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
 from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity
@@ -77,6 +78,7 @@ class Exchange:
             admitted.
         messages: all messages of the body.
         batch: whether the body was an array.
+        parted: whether its messages, those of a batch, have become exchanges of their own.
         opens_session: whether it is `initialize`, alone in its body.
         keeper: the client's; None for a message of a batch, whose requests run all at once.
         principal: whose request it is.
@@ -86,7 +88,7 @@ class Exchange:
 
     __slots__ = (
         "accepted", "batch", "client", "deadline_s", "id", "keeper", "message", "messages",
-        "opens_session", "principal", "request", "route", "session", "tier",
+        "opens_session", "parted", "principal", "request", "route", "session", "tier",
     )  # fmt: skip
     route: Route
     message: Message
@@ -109,6 +111,7 @@ class Exchange:
         self.keeper: Keeper | None = client.keeper
         self.messages: tuple[Message, ...] = ()
         self.batch = False
+        self.parted = False
         self.opens_session = False
         self.principal = ANONYMOUS
         self.tier = DEFAULT_TIER
@@ -128,6 +131,11 @@ class Exchange:
         if self.batch or not self.messages or self.message.kind is not REQUEST:
             return None
         return self.message.id
+
+    @property
+    def meter(self) -> CallMeter:
+        """Where the request in the body is counted."""
+        return self.route.meters.of(self.message.method or OTHER)
 
     def in_session(self) -> Session:
         """Return the session of a request that has passed the stack.

@@ -12,6 +12,13 @@ INITIALIZE_S_MAX = 30.0
 HEAD_S_MAX = 30.0
 # A call without a word for so long becomes an event stream, so that it can be kept alive.
 SILENT_S_MAX = 10.0
+# Methods without effects, by RELIABILITY: an idle connection may be used for them however old.
+REPEATABLE = frozenset(
+    {
+        "ping", "tools/list", "prompts/list", "prompts/get", "resources/list",
+        "resources/templates/list", "resources/read", "completion/complete",
+    }
+)  # fmt: skip
 
 
 class Forwarder(ABC):

@@ -23,7 +23,9 @@ from proxy_actors.gateway.exchange import AcceptedHead, Client, Exchange, reques
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.limits import AddressTokens
+from proxy_actors.gateway.metering import count_exchange
 from proxy_actors.gateway.relay import Reader, write_events, write_response
+from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.gateway.stack import accept_head
 from proxy_actors.gateway.wiring import Wiring
@@ -103,8 +105,9 @@ class ClientConnection:
         """Answer one complete request and write the answer."""
         wiring = self._wiring
         exchange: Exchange | None = None
+        response: Response | None = None
         reader: Reader | None = None
-        status = 0
+        written = False
         exchange_id, began_s = next(wiring.exchange_ids), wiring.world.now_s()
         try:
             try:
@@ -120,18 +123,24 @@ class ClientConnection:
             except Exception as error:  # whatever it is, the client gets an answer
                 id = None if exchange is None else exchange.answer_id
                 response = rescue.respond(error, id, request_name(exchange_id))
-            status = response.status
             close = close or response.close or wiring.draining
             if reader is None:
-                return write_response(self._stream, response, request.head, wiring, close)
-            with reader:
-                return write_events(
-                    self._stream, reader.subscriber, request.head, wiring, close
-                )
+                goes_on = write_response(self._stream, response, request.head, wiring, close)
+            else:
+                with reader:
+                    goes_on = write_events(
+                        self._stream, reader.subscriber, request.head, wiring, close
+                    )
+            written = True
+            return goes_on
         finally:
             self._client.holder.end()
+            seconds = wiring.world.now_s() - began_s
+            if response is not None and exchange is not None:
+                last = response.body if reader is None else reader.subscriber.last
+                count_exchange(exchange, response, last, written, seconds)
             if wiring.access_log:
-                seconds = wiring.world.now_s() - began_s
+                status = 0 if response is None else response.status
                 log_access(exchange_id, request.head, exchange, status, seconds)
 
     def _accept(self, head: RequestHead) -> AcceptedHead:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 from proxy_actors.actors.event_stream import EventSource
+from proxy_actors.actors.meters import CallMeter
 from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     DeadlineError,
@@ -55,6 +56,7 @@ class HttpExchange(EventSource):
         upstream: the upstream's name, for errors.
         exchange_id: whose it is, for the log.
         request_id: the raw JSON id that the final answer will carry; None when there is none.
+        meter: takes the time to the answer's head, if anybody does.
     """
 
     # What most exchanges never change stays with the class.
@@ -77,6 +79,7 @@ class HttpExchange(EventSource):
         upstream: str,
         exchange_id: int,
         request_id: bytes | None,
+        meter: CallMeter | None = None,
     ) -> None:
         self._world = world
         self._lease = lease
@@ -84,6 +87,7 @@ class HttpExchange(EventSource):
         self._upstream = upstream
         self._exchange_id = exchange_id
         self._request_id = request_id
+        self._meter = meter
 
     def send(self, parts: list[bytes], deadline_s: float) -> ResponseHead:
         """Write the request and read the answer's head.
@@ -91,6 +95,7 @@ class HttpExchange(EventSource):
         Raises:
             FailedError: the upstream closed, broke the protocol or was late. The lease is over.
         """
+        began_s = self._world.now_s()
         try:
             try:
                 self._lease.stream.write(parts, deadline_s)
@@ -102,6 +107,8 @@ class HttpExchange(EventSource):
                 pass  # it may have answered, with a refusal, before it stopped reading
             while (head := self._parser.head) is None:
                 self._read(deadline_s)
+            if self._meter is not None:
+                self._meter.first_byte.add(self._world.now_s() - began_s)
             return head
         except BaseException:
             self.abandon()

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
+from proxy_actors.actors.meters import CallMeter
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import (
     Executed,
@@ -27,6 +28,7 @@ from proxy_actors.gateway.exchange import Exchange, request_name, session_requir
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
+    REPEATABLE,
     SILENT_S_MAX,
     Forwarder,
 )
@@ -59,19 +61,14 @@ from proxy_actors.protocol.http1_write import request_head
 from proxy_actors.world.base import World
 
 DECIDE_S_MAX = 1.0
-# Methods without effects, by RELIABILITY: an idle connection may be used for them however old.
-_REPEATABLE = frozenset(
-    {
-        "ping", "tools/list", "prompts/list", "prompts/get", "resources/list",
-        "resources/templates/list", "resources/read", "completion/complete",
-    }
-)  # fmt: skip
 _ACCEPTED = frozenset({200, 202, 204})
 _CALL = Purpose.CALL
 
 
 class _Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A request to the upstream. `repeatable`: sending it twice does no harm."""
+    """A request to the upstream. `repeatable`: sending it twice does no harm; `meter`: whose times
+    are taken.
+    """
 
     exchange_id: int
     method: bytes
@@ -81,6 +78,7 @@ class _Outgoing(msgspec.Struct, frozen=True, gc=False):
     request_id: bytes | None = None
     repeatable: bool = False
     keeper: Keeper | None = None
+    meter: CallMeter | None = None
 
 
 class HttpForwarder(Forwarder, HttpTasks):
@@ -122,7 +120,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         upstream, head = self._send(
             _Outgoing(
                 exchange.id, b"POST", self._post(exchange, message.raw, None), _CALL,
-                deadline_s, message.id, repeatable=True,
+                deadline_s, message.id, repeatable=True, meter=exchange.meter,
             )
         )
         answer = self._answer(upstream, head, deadline_s, None)
@@ -152,7 +150,7 @@ class HttpForwarder(Forwarder, HttpTasks):
             upstream, head = self._send(
                 _Outgoing(
                     exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
-                    message.method in _REPEATABLE, exchange.keeper,
+                    message.method in REPEATABLE, exchange.keeper, exchange.meter,
                 )
             )
             if head.status == 200 and head.media_type == JSON:
@@ -269,16 +267,19 @@ class HttpForwarder(Forwarder, HttpTasks):
         return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
 
     def _exchange(self, outgoing: _Outgoing, idle_s_max: float) -> HttpExchange:
-        pool, keeper = self._pool, outgoing.keeper
+        pool, keeper, meter = self._pool, outgoing.keeper, outgoing.meter
         lease = None if keeper is None else keeper.take(pool, idle_s_max)
         if lease is None:
+            began_s = self._world.now_s()
             lease = pool.checkout(
-                outgoing.exchange_id, outgoing.purpose, self._world.now_s(), outgoing.deadline_s,
+                outgoing.exchange_id, outgoing.purpose, began_s, outgoing.deadline_s,
                 idle_s_max, keeper,
             )
+            if meter is not None:
+                meter.queue.add(self._world.now_s() - began_s)
         return HttpExchange(
             self._world, lease, outgoing.method, self._limits, pool.upstream,
-            outgoing.exchange_id, outgoing.request_id,
+            outgoing.exchange_id, outgoing.request_id, meter,
         )
 
     def _send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:

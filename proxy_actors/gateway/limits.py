@@ -9,6 +9,7 @@ statuses for a server of another revision (MCP-P-2).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -88,6 +89,7 @@ class Limits:
         initialize: how many sessions one principal may open.
         rules: the operator's.
         x_ratelimit: whether refusals carry the X-RateLimit fields too.
+        refused: where refusals are counted by rule.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Limits:
         initialize: Rate,
         rules: Sequence[Rule] = (),
         x_ratelimit: bool = False,
+        refused: Counter[str] | None = None,
     ) -> None:
         self.limiter = limiter
         self.address = address
@@ -105,6 +108,7 @@ class Limits:
         self._rules = rules
         self._reads_tools = any(rule.tool for rule in rules)
         self._x_ratelimit = x_ratelimit
+        self._refused: Counter[str] = Counter() if refused is None else refused
 
     def take(self, exchange: Exchange, now_s: float) -> None:
         """Draw for every request of the exchange, from all buckets that concern it, or refuse.
@@ -133,7 +137,8 @@ class Limits:
         return self.refusal(answer, exchange) if isinstance(answer, Limited) else None
 
     def refusal(self, limited: Limited, exchange: Exchange) -> FailedError:
-        """Make the error for a request that was not granted."""
+        """Count a request that was not granted, and make its error."""
+        self._refused[limited.bucket.rule] += 1
         after_s = max(limited.after_s, 0.001)
         return FailedError(
             Reason.RATE_LIMITED,

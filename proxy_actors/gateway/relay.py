@@ -100,6 +100,7 @@ def write_response(
         parts = [response_head(response.status, fields, date=wiring.date())]
     if response.body and (head is None or head.method != b"HEAD"):
         parts.append(response.body)
+    wiring.meters.answers[response.status // 100] += 1
     client.write(parts, wiring.write_deadline_s(len(response.body)))
     return not close
 
@@ -112,6 +113,7 @@ def write_events(
     Raises:
         StreamClosedError, DeadlineError: the client has gone, or reads too slowly.
     """
+    wiring.meters.answers[2] += 1
     if head.method == b"GET":
         # A client that has gone needs no stream. A call's stream goes on: a client may have closed
         # its sending side only, and the call must run to its end (MCP-S-21).

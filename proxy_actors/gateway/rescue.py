@@ -27,6 +27,7 @@ from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.headers import Fields
 
 RETRY_AFTER_S = 1.0
+REFUSED = "refused"
 # What is over when others have finished, or when somebody has been started again (HTTP-F8).
 _PASSING = frozenset(
     {
@@ -58,7 +59,15 @@ def respond(error: Exception, id: bytes | None, request_id: str) -> Response:
         after_s = _retry_after_s(known)
         if after_s is not None:
             fields.append((b"retry-after", b"%d" % math.ceil(after_s)))
-    return Response(known.status, fields, message(known, id, request_id), close=known.close)
+    body = message(known, id, request_id)
+    return Response(
+        known.status, fields, body, close=known.close, failure=failure_of(known)
+    )
+
+
+def failure_of(error: GatewayError) -> str:
+    """Name what went wrong, for metrics: a reason of the contract, or that the client erred."""
+    return error.reason.value if isinstance(error, FailedError) else REFUSED
 
 
 def message(error: GatewayError, id: bytes | None, request_id: str = "") -> bytes:

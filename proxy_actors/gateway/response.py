@@ -14,7 +14,7 @@ JSON_FIELDS: Fields = [JSON]
 class Response(msgspec.Struct, frozen=True, gc=False):
     """An answer: with a body, or with the event stream of that name.
 
-    `close` says that the connection ends after it.
+    `close` says that the connection ends after it, `failure` what went wrong, where this tells so.
     """
 
     status: int
@@ -22,6 +22,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
     stream: str | Subscriber | None = None
     close: bool = False
+    failure: str = ""
 
 
 def json_response(body: bytes, fields: Fields | None = None, status: int = 200) -> Response:

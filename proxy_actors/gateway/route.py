@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from proxy_actors.actors.meters import UpstreamMeters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.gateway.forwarder import CALL_S_MAX, Forwarder
 
@@ -21,6 +22,7 @@ class Route(msgspec.Struct, frozen=True):
         forwarder: carries exchanges to it.
         call_s_max: how long a call may take.
         endpoint: what tells its server from any other; sessions are bound to it.
+        meters: where it is counted.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Route(msgspec.Struct, frozen=True):
     forwarder: Forwarder
     call_s_max: float = CALL_S_MAX
     endpoint: str = ""
+    meters: UpstreamMeters = msgspec.field(default_factory=UpstreamMeters)
 
 
 class Routes:

@@ -137,7 +137,7 @@ class StdioForwarder(Forwarder):
         """Shake hands with a fresh child, and release it unless that opens a session."""
         bound = False
         try:
-            child: str = self._slot.ask(TakeChild(exchange.id, deadline_s), deadline_s)
+            child = self._take_child(exchange, deadline_s)
             response = self._submit(self._processes.find(child), exchange, "", deadline_s)
             if response.stream is not None:
                 text = "the upstream's answer to initialize was no single message"
@@ -157,11 +157,17 @@ class StdioForwarder(Forwarder):
             if not bound:
                 self._slot.tell(ReleaseChild(exchange.id))
 
+    def _take_child(self, exchange: Exchange, deadline_s: float) -> str:
+        began_s = self._world.now_s()
+        child: str = self._slot.ask(TakeChild(exchange.id, deadline_s), deadline_s)
+        exchange.meter.queue.add(self._world.now_s() - began_s)
+        return child
+
     def _call_in_pool(self, exchange: Exchange, session: Session) -> Response:
         deadline_s = exchange.deadline_s
         answered = False
         try:
-            child: str = self._slot.ask(TakeChild(exchange.id, deadline_s), deadline_s)
+            child = self._take_child(exchange, deadline_s)
             target = self._processes.find(child)
             response = self._submit(target, exchange, session.key, deadline_s)
             answered = True
@@ -202,6 +208,7 @@ class StdioForwarder(Forwarder):
         # A name that nobody bears at the moment takes nothing; an actor that ends might have.
         running = target.ref is not None
         answered = False
+        began_s = self._world.now_s()
         try:
             answer: CallAnswered | CallStreaming = target.ask(ask, deadline_s + _GRACE_S)
             answered = True
@@ -215,6 +222,7 @@ class StdioForwarder(Forwarder):
         finally:
             if not answered:
                 target.tell(AbandonCall(exchange.id))
+        exchange.meter.first_byte.add(self._world.now_s() - began_s)
         if isinstance(answer, CallStreaming):
             return Response(200, stream=answer.stream)
         return json_response(answer.data)

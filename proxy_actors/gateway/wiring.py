@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.subscriber import Subscribers
@@ -89,6 +90,7 @@ class Wiring:
         clients: the connections of clients.
         access_log: whether every request is logged.
         scheme: of the URLs that clients use, "http" or "https".
+        meters: where is counted.
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
         exchange_ids: mints ids, unique in this process.
@@ -111,6 +113,7 @@ class Wiring:
         limits: ConnectionLimits = ConnectionLimits(),
         access_log: bool = False,
         scheme: str = "http",
+        meters: Meters | None = None,
     ) -> None:
         self.world = world
         self.names = names
@@ -127,6 +130,7 @@ class Wiring:
         self.limits = limits
         self.access_log = access_log
         self.scheme = scheme.encode("ascii")
+        self.meters = meters or Meters()
         self.bodies = BodyBudget(limits.body_bytes_total_max)
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")

@@ -32,7 +32,8 @@ class DescribeState(Message, frozen=True):
 class ActorState(Message, frozen=True):
     """The answer to DescribeState.
 
-    `mailbox_age_s` is the age of the oldest mail in the box; `turn_s_max` the longest turn so far.
+    `mailbox_age_s` is the age of the oldest mail in the box; `busy_s` the time of all turns so far,
+    `turn_s_max` the longest of them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ActorState(Message, frozen=True):
     handled: int
     undelivered: int
     late_replies: int
+    busy_s: float
     turn_s_max: float
     children: tuple[str, ...]
     detail: dict[str, object]

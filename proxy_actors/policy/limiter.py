@@ -12,6 +12,7 @@ In any time t no bucket grants more than burst + rate * t.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import assert_never
 
 import msgspec
@@ -26,12 +27,15 @@ OTHERS = "_others"
 
 
 class LimiterGauges(msgspec.Struct, frozen=True):
-    """The table in figures. `shared` counts the takes from buckets that several keys share."""
+    """The table in figures. `shared` counts the takes from buckets that several keys share,
+    `taken` the tokens by rule.
+    """
 
     buckets: int
     granted: int
     limited: int
     shared: int
+    taken: dict[str, int]
 
 
 class _Level:
@@ -65,6 +69,7 @@ class LimiterPolicy:
         self._armed = False
         self._looked_s = -math.inf
         self._granted = self._limited = self._shared = 0
+        self._taken: Counter[str] = Counter()
 
     def handle(self, message: LimiterMessage, now_s: float) -> list[LimiterEffect]:
         """Apply one message and return what is to be done; a Take is answered by the first."""
@@ -78,7 +83,9 @@ class LimiterPolicy:
 
     def gauges(self) -> LimiterGauges:
         """Return the table in figures."""
-        return LimiterGauges(len(self._levels), self._granted, self._limited, self._shared)
+        return LimiterGauges(
+            len(self._levels), self._granted, self._limited, self._shared, dict(self._taken)
+        )
 
     def _take(
         self, buckets: tuple[Bucket, ...], tokens: int, now_s: float
@@ -99,6 +106,8 @@ class LimiterPolicy:
         self._granted += 1
         for level in levels:
             level.tokens -= tokens
+        for bucket in buckets:
+            self._taken[bucket.rule] += tokens
         return [m.Granted(), *self._arm()]
 
     def _level(self, bucket: Bucket, now_s: float) -> _Level:

@@ -27,6 +27,7 @@ from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
+from proxy_actors.policy.child_counts import ChildCounts
 
 FULL_RETRY_S = 5.0
 # When to come back while a probe is out: nobody knows how long it will take.
@@ -92,6 +93,7 @@ class ChildrenPolicy:
         self._respawn_at_s: float | None = None
         self._generation = 0
         self._undrained: set[str] | None = None
+        self.counts = ChildCounts()
         self.ready = False
         self.text = "not tried yet"
 
@@ -199,11 +201,14 @@ class ChildrenPolicy:
         session_key = self._bound.pop(child, None)
         if session_key is not None:
             del self._sessions[session_key]
+            self.counts.crash(replaced=False)
             effects.append(e.LoseSession(session_key))
         elif child == self._spare:
             self._spare = None
+            self.counts.crash()
             self._failed(text, now_s, effects)
         elif self._untake(child):
+            self.counts.crash(replaced=self._spare is None)
             self._failed(text, now_s, effects)
         self._ending.discard(child)
         self._drained(child, effects)
@@ -231,6 +236,7 @@ class ChildrenPolicy:
                 self._serial += 1
                 self._spare = self._name(self._serial)
                 self._spare_runs = False
+                self.counts.start()
                 effects.append(e.StartProcess(self._spare))
 
     def _drain(self, effects: list[ChildrenEffect]) -> None:

@@ -23,6 +23,7 @@ from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
+from proxy_actors.policy.child_counts import ChildCounts
 
 TAKE_SWEEP_S = 0.5
 # When to come back while a probe is out: nobody knows how long it will take.
@@ -68,6 +69,7 @@ class SharedChildrenPolicy:
         self._sweep = 0
         self._sweep_armed = False
         self._undrained: set[str] | None = None
+        self.counts = ChildCounts()
         self.text = "not tried yet"
 
     @property
@@ -176,6 +178,7 @@ class SharedChildrenPolicy:
         self._drained(child, effects)
         if not known:
             return
+        self.counts.crash()
         self.text = text
         if self._respawn_at_s is None:  # those that end meanwhile are part of the same failure
             if since_s is not None and now_s - since_s >= STEADY_S:
@@ -221,6 +224,7 @@ class SharedChildrenPolicy:
             self._serial += 1
             child = self._name(self._serial)
             self._starting.add(child)
+            self.counts.start()
             effects.append(e.StartProcess(child))
             if not self._backoff.spent:
                 effects.append(e.NameChild(child))

@@ -1,8 +1,9 @@
 """What differs between the session-era revisions of MCP, as far as a proxy acts upon it.
 
-Owns the list of revisions and the names of the methods that the proxy itself understands. It is no
-list of allowed methods: an unknown one is the receiver's to refuse. Versions are negotiated by the
-client and its server. The policies of stdio, the gateway and `jsonrpc` read it.
+Owns the list of revisions and the names of the methods that the proxy itself understands or counts.
+It is no list of allowed methods: an unknown one is the receiver's to refuse. Versions are
+negotiated by the client and its server. The policies of stdio, the gateway, `jsonrpc` and the
+meters read it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ TOOLS_CALL: Final = "tools/call"
 URI_METHODS: Final = frozenset(
     ("resources/subscribe", "resources/unsubscribe", "notifications/resources/updated")
 )
+# What clients may send in one revision or another, tasks and list changes included.
+CLIENT_METHODS: Final = (
+    INITIALIZE, PING, TOOLS_CALL, "tools/list", "prompts/get", "prompts/list", "resources/list",
+    "resources/read", "resources/subscribe", "resources/templates/list", "resources/unsubscribe",
+    "completion/complete", "logging/setLevel", "tasks/cancel", "tasks/get", "tasks/list",
+    "tasks/result", CANCELLED, INITIALIZED, PROGRESS, "notifications/roots/list_changed",
+    "notifications/tasks/status",
+)  # fmt: skip
 
 
 def allows_batches(version: str) -> bool:

@@ -48,17 +48,31 @@ class Connector:
 
     def connect(self, host: str, port: int, deadline_s: float) -> SocketStream:
         """See `World.connect`. Addresses are tried in the resolver's order, one at a time."""
-        addresses = _known_addresses(host, port)
         try:
-            if addresses is None:
-                addresses = self._resolve(host, port, deadline_s)
-            return self._connect_any(addresses, deadline_s)
+            return self._connect_any(self._addresses(host, port, deadline_s), deadline_s)
         except _UNUSABLE as error:
             text = f"cannot connect to {host!r} port {port}: {_text(error)}"
             raise ConnectError(text, _fault(error)) from error
         except DeadlineError as error:
             text = f"cannot connect to {host!r} port {port} in time"
             raise ConnectError(text, ConnectFault.TIMEOUT) from error
+
+    def resolve(self, host: str, port: int, deadline_s: float) -> str:
+        """Return the first address of a host, as a literal.
+
+        Raises:
+            ConnectError: it has none, or it was not found by the deadline.
+        """
+        try:
+            return str(self._addresses(host, port, deadline_s)[0][1][0])
+        except _UNUSABLE as error:
+            raise ConnectError(f"cannot resolve {host!r}: {_text(error)}") from error
+        except DeadlineError as error:
+            raise ConnectError(f"cannot resolve {host!r} in time") from error
+
+    def _addresses(self, host: str, port: int, deadline_s: float) -> list[_Address]:
+        known = _known_addresses(host, port)
+        return self._resolve(host, port, deadline_s) if known is None else known
 
     def _resolve(self, host: str, port: int, deadline_s: float) -> list[_Address]:
         """Ask the resolver in a greenlet of its own: it knows no deadline of ours."""

@@ -25,6 +25,9 @@ class LogQueue(logging.Handler):
     Args:
         handlers: who write.
         records_max: how many records may wait.
+
+    Attributes:
+        dropped_total: how many have been left out so far.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class LogQueue(logging.Handler):
         self._records_max = records_max
         self._records: deque[logging.LogRecord] = deque()
         self._dropped = 0
+        self.dropped_total = 0
         self._idle = False
         self._changed = threading.Condition()
         # A daemon: a destination that stays blocked must not keep the process from ending.
@@ -49,6 +53,7 @@ class LogQueue(logging.Handler):
                 self._records.append(record)
             else:
                 self._dropped += 1
+                self.dropped_total += 1
             self._changed.notify_all()
 
     def drain(self, seconds: float = FLUSH_S_MAX) -> bool:

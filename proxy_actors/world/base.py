@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from proxy_actors.messages.metrics import ProcessFigures
 from proxy_actors.messages.sessions import SessionEnded, SessionRow, SessionWrite
+from proxy_actors.metrics import Figure
 
 
 class Mailbox(Protocol):
@@ -198,6 +200,19 @@ class Child(Protocol):
         """Send KILL to the child's group and to descendants that left it."""
 
 
+class MetricSink(Protocol):
+    """Where figures go."""
+
+    def send(self, figures: Sequence[Figure]) -> tuple[int, str]:
+        """Hand all figures on; never waits. Return how many packets were lost, and the last error.
+
+        That none was lost is no sign that somebody receives them.
+        """
+
+    def close(self) -> None:
+        """Release what it holds. Idempotent; nothing is sent afterwards."""
+
+
 class World(Protocol):
     """Time, chance and I/O."""
 
@@ -269,6 +284,16 @@ class World(Protocol):
             ConnectError: refused, unreachable, unresolvable, not who it should be, or not done by
                 the deadline.
         """
+
+    def open_metrics(self, host: str, port: int, prefix: str, deadline_s: float) -> MetricSink:
+        """Open a sink to a statsd server; every name is sent with `prefix` and a dot before it.
+
+        Raises:
+            ConnectError: the host cannot be resolved, or was not by the deadline.
+        """
+
+    def process_figures(self) -> ProcessFigures:
+        """Describe the process. Never waits."""
 
     def spawn_child(
         self,

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 import gevent
 
 from proxy_actors.errors import SpawnError
+from proxy_actors.messages.metrics import ProcessFigures
 from proxy_actors.transports.child import spawn_child
 from proxy_actors.transports.connector import Connector
 from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter
 from proxy_actors.transports.guardian_client import GuardianClient
 from proxy_actors.transports.listener import SocketListener, adopt, bind
+from proxy_actors.transports.process_figures import process_figures
+from proxy_actors.transports.statsd_sink import StatsdSink
 from proxy_actors.transports.tasks import TaskTable
 from proxy_actors.transports.timers import TimerService
 from proxy_actors.world.base import (
@@ -43,11 +46,17 @@ class GeventWorld:
 
     Args:
         guardian: who starts children; without one `spawn_child` raises `SpawnError`.
+        log_dropped: how many log records have been left out so far.
     """
 
-    def __init__(self, guardian: GuardianClient | None = None) -> None:
+    def __init__(
+        self,
+        guardian: GuardianClient | None = None,
+        log_dropped: Callable[[], int] = lambda: 0,
+    ) -> None:
         hub = gevent.get_hub()
         self._guardian = guardian
+        self._log_dropped = log_dropped
         self._sweep = DeadlineSweep(hub)
         self._timers = TimerService(hub.loop)
         self._tasks = TaskTable()
@@ -108,6 +117,14 @@ class GeventWorld:
         if tls is None:
             return self._connector.connect(host, port, deadline_s)
         return self._tls_connector().connect(host, port, deadline_s, tls)
+
+    def open_metrics(self, host: str, port: int, prefix: str, deadline_s: float) -> StatsdSink:
+        """See `World.open_metrics`."""
+        return StatsdSink(self._connector.resolve(host, port, deadline_s), port, prefix)
+
+    def process_figures(self) -> ProcessFigures:
+        """See `World.process_figures`."""
+        return process_figures(self._log_dropped())
 
     def spawn_child(
         self,

@@ -19,6 +19,7 @@ from typing import Any
 import greenlet
 
 from proxy_actors.errors import ConnectError, ConnectFault, DeadlineError, SpawnError
+from proxy_actors.messages.metrics import ProcessFigures
 from proxy_actors.world.base import (
     ByteStream,
     ChildCommand,
@@ -27,6 +28,7 @@ from proxy_actors.world.base import (
     TlsClient,
     TlsServer,
 )
+from proxy_actors.world.sim_metrics import SimSink
 from proxy_actors.world.sim_streams import SimProcess, SimStream, start_process, stream_pair
 from proxy_actors.world.sim_waits import SimTask, SimWaiter
 
@@ -126,6 +128,8 @@ class SimWorld:
         self.after_step: list[Callable[[], None]] = []
         self.seen: Counter[str] = Counter()
         self.live: list[SimTask] = []
+        self.sinks: list[SimSink] = []
+        self.hosts: set[str] = set()
         self._now_s = 1000.0
         self._ready: list[Callable[[], None]] = []
         # When, in which order among equals, what to run (empty when cancelled), and how.
@@ -261,6 +265,18 @@ class SimWorld:
         if program is None or self.draw(self.faults.spawn_fail, "spawn_failed"):
             raise SpawnError(f"{command.argv[0]}: command not found")
         return start_process(self, program, on_exit)
+
+    def open_metrics(self, host: str, port: int, prefix: str, deadline_s: float) -> SimSink:
+        """Open a virtual sink; a host of .invalid is unknown until it is among the `hosts`."""
+        self.pass_time(self.latency_s(), deadline_s)
+        unknown = host.endswith(".invalid") and host not in self.hosts
+        if unknown or self.draw(self.faults.refuse, "unresolved"):
+            raise ConnectError(f"cannot resolve {host!r}")
+        return SimSink(self.sinks, prefix)
+
+    def process_figures(self) -> ProcessFigures:
+        """Describe a process that needs nothing."""
+        return ProcessFigures(0, 0, 1, 0.0, (0, 0, 0), 0)
 
     # The scheduler.
 

@@ -366,6 +366,7 @@ def test_every_actor_describes_itself(inline: bool) -> None:
         handled=1,
         undelivered=0,
         late_replies=0,
+        busy_s=0.0,
         turn_s_max=0.0,
         children=(),
         detail={},

@@ -31,6 +31,13 @@ EVERYBODY = (
             "1:10 error: this: write an IPv6 address in brackets: [::1]:8808"
         ]),
         ('listen = "a:70000"\n' + URL, ["1:10 error: this: a port is from 0 to 65535"]),
+        # Where figures go.
+        (URL + "[metrics]\nstatsd = 'h'", [
+            "4:10 error: this is not HOST:PORT, such as 127.0.0.1:8808"
+        ]),
+        (URL + "[metrics]\nstatsd = 'h:0'", [
+            "4:10 error: this: a statsd server has a port, mostly 8125"
+        ]),
         # Upstreams.
         ("[upstreams]", ["1:2 error: there is no upstream (add [upstreams.NAME])"]),
         ('default-upstream = "uu"\n' + URL, [
@@ -164,7 +171,6 @@ def test_error_is_told_at_its_place(tmp_path: Path, text: str, said: list[str]) 
         (URL + KEY + 'tier = "glod"\n' + RULE + "tiers = { gold = { rate = 1, burst = 1 } }", [
             '6:1 warning: no rule has a rate for this tier (did you mean "gold"?)'
         ]),
-        (URL + "[metrics]\nstatsd = 'h:1'", ["3:2 warning: metrics has no effect yet"]),
     ],
 )
 def test_what_is_legal_but_odd_is_a_warning(tmp_path: Path, text: str, said: list[str]) -> None:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import gevent
+import gevent.event
 import pytest
 
 from proxy_actors.errors import ConnectError
@@ -17,7 +18,7 @@ from proxy_actors.transports.guardian_client import GuardianClient
 from proxy_actors.transports.socket_stream import SocketStream
 from proxy_actors.world.base import World
 from proxy_actors.world.gevent_world import GeventWorld
-from tests.contracts.staging import Box, connected, read_exactly, soon
+from tests.contracts.staging import Box, connected, pass_time, read_exactly, soon
 from tests.contracts.suites import CONTRACTS, Contract
 
 # Only ever waited out when a contract is broken.
@@ -103,6 +104,28 @@ def test_localhost_is_found_on_whichever_family_listens() -> None:
         listener.close()
 
     keep(inspect, GeventWorld())
+
+
+def test_look_up_that_nobody_answers_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others run meanwhile, and go on to; the sink of metrics is told that there is no address."""
+    never = gevent.event.Event()
+
+    class Silent:
+        def getaddrinfo(self, *_: object) -> None:
+            never.wait()
+            raise OSError("at last")
+
+    def look_up(world: World) -> None:
+        passed = world.waiter()
+        world.spawn("meanwhile", passed.set)
+        with pytest.raises(ConnectError, match="in time"):
+            world.open_metrics("statsd.example", 8125, "p", world.now_s() + 0.06)
+        assert passed.is_set
+        never.set()
+        pass_time(world)
+
+    monkeypatch.setattr(gevent.get_hub(), "resolver", Silent())
+    keep(look_up, GeventWorld())
 
 
 def keep(contract: Contract, world: GeventWorld) -> None:

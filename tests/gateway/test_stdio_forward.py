@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.meters import CallMeter
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ActorStoppedError, Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
@@ -75,6 +76,7 @@ class InSession:
 
     def __init__(self, message: jsonrpc.Message) -> None:
         self.message = message
+        self.meter = CallMeter()
 
     def in_session(self) -> Session:
         return SESSION
