@@ -70,13 +70,10 @@ def test_each_element_of_a_batch_is_one_line(
     batch = "<>[<>" + "<>,<>".join([*bodies, BODIES["notification"]]) + "<>]<>"
     data = batch.replace("<>", line_end).replace("<hidden>", HIDDEN).encode()
     answer = session.post(data).answer()
-    count, lines = lines_read(session)
-    if mode == "session":
-        assert {one["id"] for one in answer.messages} == {"seen-0", "seen-1", "seen-2"}
+    assert {one["id"] for one in answer.messages} == {"seen-0", "seen-1", "seen-2"}
+    count, _ = lines_read(session)
+    if mode != "pool":  # there other children may have been asked
         assert count == before + 5
-    else:  # the proxy's own handshake has settled on a later revision
-        assert answer.status == 400
-        assert b"seen-" not in b"".join(lines)
 
 
 @pytest.mark.parametrize("line_end", LINE_ENDS.values(), ids=LINE_ENDS.keys())
