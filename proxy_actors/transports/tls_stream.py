@@ -50,10 +50,16 @@ class TlsStream:
         inner: the connected socket; nothing was read or written yet.
         context: made by `tls_context`.
         server_name: whom a client wants to speak to; None makes this side the server.
+        verdict: called once with what came of the session, which a client of TLS 1.3 learns only
+            after its handshake: "" with the first byte, or the alert that came in its place.
     """
 
     def __init__(
-        self, inner: SocketStream, context: ssl.SSLContext, server_name: str | None = None
+        self,
+        inner: SocketStream,
+        context: ssl.SSLContext,
+        server_name: str | None = None,
+        verdict: Callable[[str], None] | None = None,
     ) -> None:
         self.peer = inner.peer
         self._inner = inner
@@ -65,6 +71,7 @@ class TlsStream:
             server_side=server_name is None,
             server_hostname=server_name,
         )
+        self._verdict = verdict
         self._ahead = b""
         # Why there is no more input: None while there may be, "" for a clean end.
         self._input_end: str | None = None
@@ -154,9 +161,13 @@ class TlsStream:
             taken, self._ahead = self._ahead[:bytes_max], self._ahead[bytes_max:]
             return taken
         if self._input_end is None:
+            if not (self._incoming.pending or self._session.pending() or self._incoming.eof):
+                return None  # asking the session would cost an error
             try:
                 data = self._session.read(min(bytes_max, RECORD_BYTES_MAX))
                 if data:
+                    if self._verdict is not None:
+                        self._tell_verdict(self._verdict, "")
                     return data
                 self._input_end = ""
             except ssl.SSLWantReadError:
@@ -165,9 +176,15 @@ class TlsStream:
                 self._input_end = ""
             except ssl.SSLError as error:
                 self._input_end = _text(error)
+                if self._verdict is not None and "ALERT" in (error.reason or ""):
+                    self._tell_verdict(self._verdict, self._input_end)
         if self._input_end:
             raise StreamClosedError(self._input_end)
         return b""
+
+    def _tell_verdict(self, verdict: Callable[[str], None], text: str) -> None:
+        self._verdict = None
+        verdict(text)
 
     def _take_in(self, data: bytes) -> None:
         if data:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 
-from proxy_actors.errors import DeadlineError
+from proxy_actors.errors import ConnectError, ConnectFault, DeadlineError
+from proxy_actors.world.base import TlsClient
 from proxy_actors.world.sim_streams import SimProcess
 from proxy_actors.world.sim_world import Faults, SimWorld
 from tests.contracts.suites import CONTRACTS, Contract
@@ -48,6 +50,31 @@ def test_simulated_world_keeps(contract: Contract, seed: int) -> None:
     world.run(120.0)
     assert dict(world.tasks()) == {}
     assert world.listeners == {}
+
+
+def test_handshakes_are_refused_by_chance_as_connects_are() -> None:
+    """TLS is virtual there, and what can come of it is not."""
+    seen: Counter[str] = Counter()
+    for seed in range(50):
+        world = SimWorld(seed, Faults(refuse=0.5))
+        seen[connect_in_tls(world)] += 1
+    assert set(seen) == {"connected", ConnectFault.REFUSED, ConnectFault.TLS}
+
+
+def connect_in_tls(world: SimWorld) -> str:
+    outcome = []
+
+    def connect() -> None:
+        listener = world.listen("127.0.0.1", 0, lambda stream: stream.close())
+        try:
+            world.connect(*listener.address, math.inf, TlsClient()).close()
+            outcome.append("connected")
+        except ConnectError as error:
+            outcome.append(error.fault)
+
+    world.spawn("contract", connect)
+    world.run(10.0)
+    return outcome[0]
 
 
 def test_there_are_contracts_for_every_port() -> None:

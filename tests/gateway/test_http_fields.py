@@ -251,6 +251,13 @@ def test_session_id_is_visible_ascii(value: bytes | None, id: str | None) -> Non
     assert session_id_of([] if value is None else [(b"mcp-session-id", value)]) == id
 
 
+def test_port_of_a_url_is_that_of_its_scheme_unless_it_names_one() -> None:
+    urls = [UpstreamUrl(f"{url}/mcp") for url in ("http://a", "https://a", "https://[::1]:8443")]
+    assert [(url.host, url.port, url.secure) for url in urls] == [
+        ("a", 80, False), ("a", 443, True), ("::1", 8443, True)
+    ]
+
+
 @pytest.mark.parametrize("url", ["ftp://up.test/", "up.test", "http:///x", "https:///x"])
 def test_what_cannot_be_fronted_is_said_at_the_start(url: str) -> None:
     with pytest.raises(ConfigurationError):

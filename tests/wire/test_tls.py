@@ -23,6 +23,7 @@ from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.world.base import TlsClient, TlsServer
 from tests.certificates import LOCAL_NAMES, Authority
+from tests.contracts.test_gevent_world import descriptors
 from tests.sim.virtual import Answer, call, initialize, request
 from tests.wire.http_client import Wire
 from tests.wire.http_proxy import running
@@ -226,6 +227,7 @@ def test_stalled_handshakes_are_ended_at_their_deadline(
 ) -> None:
     limits = ConnectionLimits(handshake_s_max=SOON_S)
     with PlaneThread(upstream.url, limits, tls=files.listener) as plane:
+        before = descriptors()
         stalled = [Wire(plane.address) for _ in range(STALLED)]
         for wire in stalled[::2]:
             wire.send(b"\x16\x03\x01\x02\x00\x01")
@@ -233,6 +235,23 @@ def test_stalled_handshakes_are_ended_at_their_deadline(
             assert wire.has_ended
             wire.close()
         plane.rest()
+        eventually(lambda: descriptors() <= before)
+
+
+def test_drain_does_not_wait_for_handshakes(
+    tmp_path: Path, files: Files, upstream: SocketUpstream
+) -> None:
+    file = write(tmp_path, f"""
+        [upstreams.web]
+        url = "{upstream.url}"
+        {listener_of(files)}
+    """)
+    with running("127.0.0.1:0", "--config", str(file), tls=files.client()) as proxy:
+        with Wire(proxy.address) as stalled:
+            assert proxy.page("/health") == 200
+            proxy.process.terminate()
+            assert proxy.wait() == 0
+            assert stalled.has_ended
 
 
 def test_connection_too_many_is_told_so_in_tls(files: Files, upstream: SocketUpstream) -> None:
@@ -405,8 +424,8 @@ def cause_of(page: Any) -> dict[str, str] | None:
 
 
 @pytest.mark.parametrize("shown", ["none", "stranger"])
-def test_upstream_that_wants_another_certificate_is_not_believed(
-    tmp_path: Path, files: Files, shown: str
+def test_upstream_that_wants_another_certificate_is_told_once(
+    tmp_path: Path, files: Files, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """TLS 1.3 refuses a client after the handshake: the call fails, and the log says why."""
     stranger = Authority(tmp_path, "stranger").issue("client", file="stranger-client")
@@ -415,10 +434,15 @@ def test_upstream_that_wants_another_certificate_is_not_believed(
         tls = TlsClient(tls.ca, *map(str, stranger))
     with SocketUpstream(tls=files.server(mutual=True)) as upstream:
         with PlaneThread(upstream.url, upstream_tls=tls) as plane, plane.wire() as wire:
-            answer = wire.ask(request(initialize()))
-            assert answer.status == 502
-            assert answer.error["data"]["reason"] == "upstream-closed"
+            for _ in range(2):
+                answer = wire.ask(request(initialize()))
+                assert answer.status == 502
+                assert answer.error["data"]["reason"] == "upstream-closed"
         assert upstream.server.seen == []
+    (line,) = [x.getMessage() for x in caplog.records if "tls_refused" in x.getMessage()]
+    alert = "unknown ca" if shown == "stranger" else "certificate required"
+    assert line.startswith(f"tls_refused host=127.0.0.1 port={upstream.port} error=")
+    assert line.endswith(alert)
 
 
 def test_bad_files_are_told_and_nothing_is_started(tmp_path: Path, files: Files) -> None:
