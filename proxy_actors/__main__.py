@@ -142,6 +142,10 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         " may be repeated",
     )
     run.add_argument(
+        "--tls-certificate", metavar="FILE", help="serve in TLS: a PEM file with the certificate"
+    )
+    run.add_argument("--tls-key", metavar="FILE", help="a PEM file with the certificate's key")
+    run.add_argument(
         "--statsd", metavar="HOST:PORT", help="send metrics to a statsd server; see docs/metrics.md"
     )
     run.add_argument(
@@ -258,6 +262,7 @@ def _read_run_options(parser: argparse.ArgumentParser, arguments: list[str]) -> 
             stdio=options.StdioMode(known.stdio or options.StdioMode.SESSION),
             children=options.CHILDREN_DEFAULT if known.children is None else known.children,
             env=tuple(options.parse_env(entry, os.environ) for entry in known.env),
+            tls=(known.tls_certificate, known.tls_key) if known.tls_key else None,
             log_level=known.log_level,
             logging_ini=known.logging,
             statsd=known.statsd,
@@ -287,6 +292,10 @@ def _refuse_misplaced(
         parser.error("a file says what is served: leave out the COMMAND or the URL")
     if command is None and (known.stdio or known.children is not None or known.env):
         parser.error("--stdio, --children and --env are about a COMMAND")
+    if bool(known.tls_certificate) != bool(known.tls_key):
+        parser.error("--tls-certificate and --tls-key come together")
+    if known.tls_key and known.config:
+        parser.error("--tls-certificate and --tls-key stand in the file, as [tls]")
     if known.children is not None and known.stdio != "pool":
         parser.error("--children is about --stdio pool")
 

@@ -54,6 +54,8 @@ class RunOptions:
         stdio: how sessions share the command's processes.
         children: the number of processes in the mode `pool`, 1 to 256.
         env: variables that the command gets beside the minimal environment, by name.
+        tls: the files of the certificate and of its key, with which the listener speaks TLS; None
+            where a file says it, or it does not.
         log_level: a level name of the standard library's logging; None leaves logging.ini's.
         logging_ini: a logging configuration that replaces the packaged one.
         statsd: HOST:PORT of a statsd server for figures; None leaves what a file says.
@@ -73,6 +75,7 @@ class RunOptions:
     stdio: StdioMode = StdioMode.SESSION
     children: int = CHILDREN_DEFAULT
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # holds secrets
+    tls: tuple[str, str] | None = None
     log_level: str | None = None
     logging_ini: str | None = None
     statsd: str | None = None

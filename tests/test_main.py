@@ -71,6 +71,14 @@ def test_every_option_reaches_the_service(
     ]
 
 
+def test_files_of_tls_are_passed_on(service: ModuleType) -> None:
+    """For a server of the command line, and for those of a client's file."""
+    tls = ["--tls-certificate", "c", "--tls-key", "k"]
+    assert main(["run", *tls, "https://a.test/mcp"]) == 0
+    assert main(["run", *tls, "--mcp-json", "f"]) == 0
+    assert [options.tls for options in service.ran] == [("c", "k"), ("c", "k")]
+
+
 def test_a_url_is_run(service: ModuleType) -> None:
     """The other kind of server."""
     assert main(["run", "http://127.0.0.1:3000/mcp", "--listen", "127.0.0.1:0"]) == 0
@@ -93,6 +101,9 @@ def test_a_url_is_run(service: ModuleType) -> None:
         ("run --children 3 -- a", "--stdio pool"),
         ("run --stdio pool --children 0 -- a", "1 to 256"),
         ("run --stdio single -- a", "invalid choice"),
+        ("run --tls-key k -- a", "come together"),
+        ("run --tls-certificate c http://a/", "come together"),
+        ("run --tls-certificate c --tls-key k --config f", "as [tls]"),
         ("run --env NOT_SET_ANYWHERE -- a", "NOT_SET_ANYWHERE"),
         ("run --log-level loud -- a", "invalid choice"),
         ("run --statsd h -- a", "not HOST:PORT"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy_actors.config.model import Config, Metrics, Upstream
+from proxy_actors.config.model import Config, ListenerTls, Metrics, Upstream
 from proxy_actors.config.programs import why_not_startable
 from proxy_actors.errors import ConfigurationError
 from proxy_actors.options import RunOptions
@@ -43,6 +43,8 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
             given["state_dir"] = options.state_dir
         if options.statsd is not None:
             given["metrics"] = msgspec.structs.replace(config.metrics, statsd=options.statsd)
+        if options.tls is not None:
+            given["tls"] = _tls(options)
         return msgspec.structs.replace(config, **given), told
     if options.command:
         _look_for(options.command[0], dict(options.env), environment)
@@ -56,6 +58,7 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
     config = Config(
         listen=_listen(options),
         state_dir=options.state_dir or "",
+        tls=_tls(options),
         upstreams={UPSTREAM: upstream},
         metrics=Metrics(statsd=options.statsd or ""),
     )
@@ -68,6 +71,13 @@ def _look_for(
     wrong = why_not_startable(program, "", child_environment(environment, env))
     if wrong is not None:
         raise ConfigurationError(f"the command {program!r} {wrong[0]}: {wrong[1]}")
+
+
+def _tls(options: RunOptions) -> ListenerTls | None:
+    if options.tls is None:
+        return None
+    certificate, key = options.tls
+    return ListenerTls(certificate=certificate, key=key)
 
 
 def _listen(options: RunOptions) -> str:

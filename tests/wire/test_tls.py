@@ -445,6 +445,21 @@ def test_upstream_that_wants_another_certificate_is_told_once(
     assert line.endswith(alert)
 
 
+def test_files_of_the_command_line_are_used(files: Files, upstream: SocketUpstream) -> None:
+    words = ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key)]
+    with running("127.0.0.1:0", *words, upstream.url, tls=files.client()) as proxy:
+        assert proxy.page("/health") == 200
+
+
+def test_bad_file_of_the_command_line_is_told(files: Files, upstream: SocketUpstream) -> None:
+    words = ["--tls-certificate", str(files.certificate), "--tls-key", "/nowhere/key.pem"]
+    command = [sys.executable, "-m", "proxy_actors", "run", *words, upstream.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout) == (78, "")
+    told = "proxy-actors: key '/nowhere/key.pem': No such file or directory\n"
+    assert done.stderr == told
+
+
 def test_bad_files_are_told_and_nothing_is_started(tmp_path: Path, files: Files) -> None:
     """FLT-P: status 78, which keeps a service manager from trying again; no traceback."""
     _, other = files.authority.issue("other")
