@@ -151,8 +151,9 @@ STDIO_STARTED = _counter(
     "upstream.{upstream}.stdio.started", "processes", "Children that were started."
 )
 STDIO_CRASHED = _counter(
-    "upstream.{upstream}.stdio.crashed", "processes", "Children that ended without being asked to."
-)
+    "upstream.{upstream}.stdio.crashed", "processes",
+    "Children that ended without being asked to, or could not be started.",
+)  # fmt: skip
 STDIO_RESTARTED = _counter(
     "upstream.{upstream}.stdio.restarted", "processes",
     "Of those started, those in the place of one that had crashed.",

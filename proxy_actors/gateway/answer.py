@@ -109,7 +109,7 @@ def _post_one(exchange: Exchange, wiring: Wiring) -> None:
         raise
     finally:
         seconds = wiring.world.now_s() - began_s
-        count_message(exchange, exchange.message, failure, seconds)
+        count_message(exchange, failure, seconds)
 
 
 def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
@@ -126,4 +126,4 @@ def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
         failure = rescue.failure_of(known)
         merged.push(rescue.message(known, exchange.message.id, exchange.request_id))
     seconds = wiring.world.now_s() - began_s
-    count_message(exchange, exchange.message, failure or outcome(data), seconds)
+    count_message(exchange, failure or outcome(data), seconds)

@@ -11,7 +11,7 @@ class ChildCounts:
 
     Attributes:
         started: all that were started.
-        crashed: those that ended without being asked to.
+        crashed: those that ended without being asked to, or could not be started.
         restarted: of those started, those in the place of one that had crashed.
     """
 

@@ -73,6 +73,17 @@ def test_tokens_stay_when_the_tier_changes() -> None:
     assert take(policy, 100.0, bronze, tokens=2) == Limited(bronze, 1, math.inf)
 
 
+def test_tokens_are_counted_by_rule() -> None:
+    """What is refused takes none, from no bucket."""
+    policy = LimiterPolicy(10)
+    other = Bucket("other", "a", rate=1.0, burst=2)
+    take(policy, 0.0, A, other, tokens=2)
+    take(policy, 0.0, A)
+    take(policy, 0.0, A, other)
+    take(policy, 0.0, B)
+    assert policy.gauges().taken == {A.rule: 4, "other": 2}
+
+
 def test_full_bucket_is_forgotten() -> None:
     policy = LimiterPolicy(10)
     wake = policy.handle(Take((A,), 4), 0.0)[1]

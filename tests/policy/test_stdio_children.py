@@ -132,6 +132,36 @@ def test_spare_that_ends_is_replaced_after_a_backoff() -> None:
     assert bench.ring() == [e.StartProcess("2")]
 
 
+def counts(bench: Bench) -> tuple[int, int, int]:
+    """How many were started, have crashed, were started in the place of one that had."""
+    figures = bench.policy.counts
+    return figures.started, figures.crashed, figures.restarted
+
+
+def test_crashes_and_restarts_are_counted() -> None:
+    """The end of a child that was asked to end is no crash; a session's is not replaced."""
+    bench = Bench()
+    assert counts(bench) == (1, 0, 0)
+    bench.tell(m.ProcessGone("1", "exit 1"))
+    assert counts(bench) == (1, 1, 0)
+    bench.ring()
+    assert counts(bench) == (2, 1, 1)
+    bench.tell(m.ProcessReady("2"))
+    bench.take(7)
+    bench.tell(m.BindChild("2", "key"))
+    assert counts(bench) == (3, 1, 1)
+    bench.tell(m.ProcessGone("2", "killed"))
+    assert counts(bench) == (3, 2, 1)
+    bench.take(8)
+    bench.tell(m.ReleaseChild(8))
+    bench.tell(m.ProcessGone("3", "stopped"))
+    assert counts(bench) == (4, 2, 1)
+    bench.take(9)
+    bench.tell(m.ProcessGone("4", "exit 1"))
+    assert counts(bench) == (5, 3, 1), "its place had been taken already"
+    assert bench.policy.counts.figures() == {"started": 5, "crashed": 3, "restarted": 1}
+
+
 def test_backoff_doubles_up_to_its_cap_with_full_jitter() -> None:
     """FLT-U3: always one half of the bound, by this bench's dice."""
     bench = Bench()

@@ -225,7 +225,12 @@ def test_child_is_replaced_while_others_serve() -> None:
     bench = Bench()
     bench.ready("1", "2")
     assert bench.tell(m.ProcessGone("1", "killed")) == []
+    counts = bench.policy.counts
+    assert (counts.started, counts.crashed, counts.restarted) == (2, 1, 0)
     assert bench.ring() == [e.StartProcess("3")]
+    assert (counts.started, counts.crashed, counts.restarted) == (3, 1, 1)
+    bench.tell(m.ProcessGone("1", "killed"))
+    assert counts.crashed == 1, "it was gone already"
 
 
 def test_children_that_end_together_are_one_failure() -> None:

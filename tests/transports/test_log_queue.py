@@ -53,6 +53,7 @@ def test_blocked_destination_blocks_nobody_and_the_loss_is_told() -> None:
     assert destination.lines == [
         "first", *(f"n={number}" for number in range(5)), "log_records_dropped count=15"
     ]
+    assert queue.dropped_total == 15, "metrics count from the start, whatever has been told"
 
 
 def test_arguments_are_formatted_when_they_are_logged() -> None:
