@@ -34,8 +34,8 @@ class Kind(StrEnum):
     TIMER = "timer"
 
 
-class Metric(msgspec.Struct, frozen=True):
-    """One row of the table. `template` is the name below the prefix."""
+class Metric(msgspec.Struct, frozen=True, eq=False):
+    """One row of the table, equal to none but itself. `template` is the name below the prefix."""
 
     template: str
     kind: Kind

@@ -9,6 +9,8 @@ kernel.
 from __future__ import annotations
 
 import logging
+import math
+from functools import partial
 from typing import assert_never
 
 from proxy_actors import metrics
@@ -28,13 +30,13 @@ from proxy_actors.metrics import Row
 from proxy_actors.policy.metric_names import MetricNames
 from proxy_actors.policy.metric_tree import TreeRows
 from proxy_actors.policy.metrics import MetricsPolicy
-from proxy_actors.world.base import MetricSink, World
+from proxy_actors.world.base import MetricSink, Waiter, World
 
 OPEN_S_MAX = 10.0
 WALK_S_MAX = 5.0
 ANSWER_S_MAX = 1.0
 # Idle actors answer on the stack of who asks: so many of them, then it is the others' turn.
-ASKED_AT_ONCE = 500
+ASKED_AT_ONCE = 200
 
 logger = logging.getLogger("proxy_actors.metrics")
 
@@ -115,10 +117,12 @@ class Metrics(Actor):
                     self._use_opened()
                 case m.DescribeTree():
                     self.world.spawn("metrics walk", self._walk)
-                case m.Send(told):
-                    self._send(told)
-                case m.Forget():
-                    self._meters.take()
+                case m.Gather(actors):
+                    self._tree.add(actors)
+                case m.Send(complete):
+                    self._send(complete)
+                case m.Forget(complete):
+                    self._take(complete)
                 case m.LogUnreachable(text):
                     logger.warning("statsd_not_reached error=%r", text)
                 case m.LogReachable():
@@ -126,17 +130,20 @@ class Metrics(Actor):
                 case _:
                     assert_never(effect)
 
-    def _send(self, told: m.TreeDescribed) -> None:
+    def _send(self, complete: bool) -> None:
         assert self._sink is not None
-        greenlets = sum(self.world.tasks().values())
-        rows = self._tree.rows(told, self.world.process_figures(), greenlets)
-        rows += self._meters.take()
-        rows.append(Row(metrics.PACKETS_LOST, (), (self._lost,)))
+        rows = [*self._take(complete), Row(metrics.PACKETS_LOST, (), (self._lost,))]
         figures = self._names.figures(rows)
         lost, error = self._sink.send(figures)
         self._lost += lost
         self._sent += len(figures)
         self._apply(self._policy.handle(m.FiguresSent(error), self.world.now_s()))
+
+    def _take(self, complete: bool) -> list[Row]:
+        """Take what was counted and told since the last time."""
+        greenlets = sum(self.world.tasks().values())
+        told = self._tree.rows(complete, self.world.process_figures(), greenlets)
+        return told + self._meters.take()
 
     def _use_opened(self) -> None:
         if self._sink is not None:
@@ -167,24 +174,22 @@ class Metrics(Actor):
             self._close()
 
     def _walk(self) -> None:
-        seen: list[SeenActor] = []
         complete = False
         try:
-            if self._root.ref is not None:
-                complete = self._ask_all(self._root.ref, seen)
+            complete = self._root.ref is not None and self._ask_all(self._root.ref)
         finally:
-            self.ref.tell(m.TreeDescribed(tuple(seen), complete))
+            self.ref.tell(m.TreeDescribed(complete))
 
-    def _ask_all(self, root: Ref, seen: list[SeenActor]) -> bool:
+    def _ask_all(self, root: Ref) -> bool:
         """Ask an actor and all below it, as far as there is time; whether all were asked."""
         late_s = self.world.now_s() + WALK_S_MAX
         complete = True
+        seen: list[SeenActor] = []
         to_ask = [root]
         while to_ask and self.ref.is_alive():
             ref = to_ask.pop()
-            now_s = self.world.now_s()
+            deadline_s = min(self.world.now_s() + ANSWER_S_MAX, late_s)
             try:
-                deadline_s = min(now_s + ANSWER_S_MAX, late_s)
                 state: ActorState = ref.ask(DescribeState(), deadline_s)
             except ActorStoppedError:
                 continue
@@ -193,12 +198,19 @@ class Metrics(Actor):
                 continue
             seen.append(SeenActor(ref.incarnation, state))
             to_ask += ref.children()
-            if not len(seen) % ASKED_AT_ONCE:
+            if len(seen) >= ASKED_AT_ONCE:
+                self.ref.tell(m.ActorsDescribed(tuple(seen)))
+                seen = []
                 self._give_way()
+        self.ref.tell(m.ActorsDescribed(tuple(seen)))
         return complete
 
     def _give_way(self) -> None:
-        try:
-            self.world.waiter().wait(self.world.now_s())
-        except DeadlineError:
-            pass
+        """Let whoever is ready run first."""
+        waiter = self.world.waiter()
+        self.world.spawn("metrics walk", partial(_resume, waiter))
+        waiter.wait(math.inf)
+
+
+def _resume(waiter: Waiter) -> None:
+    waiter.set()

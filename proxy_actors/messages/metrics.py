@@ -54,14 +54,20 @@ class SinkFailed(Message, frozen=True):
     text: str
 
 
-class TreeDescribed(Message, frozen=True):
-    """Walker to metrics: what the actors have told of themselves.
-
-    `complete` says that those which live and are not among them have only just started.
-    """
+class ActorsDescribed(Message, frozen=True):
+    """Walker to metrics: what some of the actors have told of themselves."""
 
     always_accepted: ClassVar[bool] = True
     actors: tuple[SeenActor, ...]
+
+
+class TreeDescribed(Message, frozen=True):
+    """Walker to metrics: the walk is over.
+
+    `complete` says that those which live and did not tell have only just started.
+    """
+
+    always_accepted: ClassVar[bool] = True
     complete: bool
 
 
@@ -102,14 +108,22 @@ class DescribeTree(Message, frozen=True):
     """Effect: ask all actors what they have to tell."""
 
 
+class Gather(Message, frozen=True):
+    """Effect: take in what these have told."""
+
+    actors: tuple[SeenActor, ...]
+
+
 class Send(Message, frozen=True):
     """Effect: send what was counted and told, and report with FiguresSent."""
 
-    told: TreeDescribed
+    complete: bool
 
 
 class Forget(Message, frozen=True):
-    """Effect: forget what was counted; there is nobody to send it to."""
+    """Effect: forget what was counted and told; there is nobody to send it to."""
+
+    complete: bool
 
 
 class LogUnreachable(Message, frozen=True):
@@ -122,7 +136,15 @@ class LogReachable(Message, frozen=True):
     """Effect: log that figures arrive again."""
 
 
-MetricsMessage = FlushDue | LagProbeDue | SinkOpened | SinkFailed | TreeDescribed | FiguresSent
+MetricsMessage = (
+    FlushDue
+    | LagProbeDue
+    | SinkOpened
+    | SinkFailed
+    | ActorsDescribed
+    | TreeDescribed
+    | FiguresSent
+)
 MetricsEffect = (
     WakeFlush
     | NoteLag
@@ -130,6 +152,7 @@ MetricsEffect = (
     | OpenSink
     | UseSink
     | DescribeTree
+    | Gather
     | Send
     | Forget
     | LogUnreachable

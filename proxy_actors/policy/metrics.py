@@ -63,11 +63,11 @@ class MetricsPolicy:
                 return self._flush(now_s)
             case m.LagProbeDue(due_s):
                 return [m.NoteLag(max(now_s - due_s, 0.0)), *self._probe(now_s)]
-            case m.TreeDescribed():
+            case m.ActorsDescribed(actors):
+                return [m.Gather(actors)]
+            case m.TreeDescribed(complete):
                 self._describing = False
-                if self._has_sink:
-                    return [m.Send(message)]
-                return [] if self._opening else [m.Forget()]
+                return [m.Send(complete) if self._has_sink else m.Forget(complete)]
             case m.SinkOpened():
                 probes = [] if self._has_sink else self._probe(now_s)
                 self._opening, self._has_sink = False, True
@@ -90,7 +90,8 @@ class MetricsPolicy:
         if not self._opening and now_s >= self._open_at_s:
             self._opening = True
             effects.append(m.OpenSink())
-        if not self._describing:
+        awaited = self._opening and not self._has_sink  # what was counted waits for it
+        if not self._describing and not awaited:
             self._describing = True
             effects.append(m.DescribeTree())
         return effects

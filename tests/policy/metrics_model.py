@@ -94,19 +94,20 @@ class MetricsSubject(Subject):
     def _flush(self) -> None:
         was_walking, was_opening = self.walking, self.opening
         effects = self._handle(m.FlushDue())
-        check(self.walking, "nobody is asked")
-        check((m.DescribeTree() in effects) is not was_walking, "two walks at once, or none")
+        awaited = self.opening and not self.has_sink
+        walks = not was_walking and not awaited
+        check((m.DescribeTree() in effects) is walks, "nobody is asked, or for nobody who is there")
         opens = not was_opening and self.now_s >= self.open_at_s
         check((m.OpenSink() in effects) is opens, "a sink is opened too early, or too late")
 
     def _told(self, error: str) -> None:
-        told = m.TreeDescribed((), True)
-        effects = self._handle(told)
+        check(self._handle(m.ActorsDescribed(())) == [m.Gather(())], "what was told is left out")
+        complete = not error  # which of the two makes no difference
+        effects = self._handle(m.TreeDescribed(complete))
+        wanted = m.Send(complete) if self.has_sink else m.Forget(complete)
+        check(effects == [wanted], "what was told is not sent, or kept for nobody")
         if not self.has_sink:
-            wanted: list[Any] = [] if self.opening else [m.Forget()]
-            check(effects == wanted, "counts are kept for nobody, or not for who may come")
             return
-        check(effects == [m.Send(told)], "what was told is not sent")
         self._check_said(self._handle(m.FiguresSent(error)), bool(error), error)
 
     def _check_said(self, effects: list[Any], unsound: bool, text: str) -> None:

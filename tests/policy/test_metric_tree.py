@@ -8,9 +8,9 @@ import pytest
 
 from proxy_actors import metrics
 from proxy_actors.messages.lifecycle import ActorState
-from proxy_actors.messages.metrics import ProcessFigures, SeenActor, TreeDescribed
+from proxy_actors.messages.metrics import ProcessFigures, SeenActor
 from proxy_actors.metrics import Metric
-from proxy_actors.policy.metric_tree import TreeRows
+from proxy_actors.policy.metric_tree import TreeRows, _Kind
 from tests.defects import Defect, planted
 
 IDLE = ProcessFigures(0, 0, 0, 0.0, (0, 0, 0), 0)
@@ -35,7 +35,9 @@ def actor(
 def told(
     rows: TreeRows, *actors: SeenActor, complete: bool = True, process: ProcessFigures = IDLE
 ) -> Told:
-    made = rows.rows(TreeDescribed(actors, complete), process, 3)
+    for one in actors:
+        rows.add([one])
+    made = rows.rows(complete, process, 3)
     assert len({(row.metric, row.labels) for row in made}) == len(made), "told twice"
     return {(row.metric, row.labels): row.values[0] for row in made}
 
@@ -158,18 +160,24 @@ def test_sessions_limits_and_connections_are_told() -> None:
 
 
 DEFECTS = [
-    Defect("the question counts", TreeRows, "rows", "if before is not None:", "if False:"),
+    Defect("the question counts", _Kind, "add", "before.handled - 1", "before.handled"),
     Defect("gauges stay", TreeRows, "rows", "**dict.fromkeys(self._gauged, 0.0),", ""),
     Defect("the late are new", TreeRows, "rows",
-           "{} if told.complete else dict(self._counted)", "{}"),
-    Defect("ages are added up", TreeRows, "rows",
-           "max(worst.get(key, 0.0), value)", "worst.get(key, 0.0) + value"),
-    Defect("incarnations are one", TreeRows, "rows",
-           "counted[state.name, seen.incarnation] = present", "counted[state.name, 1] = present"),
-    Defect("a successor begins at nothing", TreeRows, "_since",
-           "{} if self._known else present", "{}"),
+           "self._seen_now if complete else {**self._seen, **self._seen_now}", "self._seen_now"),
+    Defect("nothing begins anew", TreeRows, "rows", "self._begin()", "pass"),
+    Defect("ages are added up", _Kind, "add",
+           "max(self.age_s, state.mailbox_age_s)", "self.age_s + state.mailbox_age_s"),
+    Defect("incarnations are one", TreeRows, "_before",
+           "before.incarnation == seen.incarnation", "True"),
+    Defect("a successor begins at nothing", TreeRows, "_before", "if self._known:", "if True:"),
+    Defect("what it tells begins at nothing", TreeRows, "_since",
+           "count(present) if self._known else {}", "count(present)"),
     Defect("its restarts count again", TreeRows, "_restarts",
-           "1 if self._known else incarnation", "1"),
+           "seen.incarnation - 1 if self._known else 0", "seen.incarnation - 1"),
+    Defect("a first restart is missed", TreeRows, "_restarts",
+           "seen.incarnation - 1 if self._known else 0", "0"),
+    Defect("streams are told by no table", TreeRows, "add",
+           "if state.kind in _DETAILED:", "if state.kind in _GAUGES:"),
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def test_every_order_keeps_the_rules(rests: bool) -> None:
 
 
 DEFECTS = [
-    Defect("two walks at once", MetricsPolicy, "_flush", "if not self._describing:", "if True:"),
+    Defect("two walks at once", MetricsPolicy, "_flush", "not self._describing and", ""),
     Defect("a walk is never over", MetricsPolicy, "handle", "self._describing = False", "pass"),
     Defect("two sinks at once", MetricsPolicy, "_flush", "not self._opening and", ""),
     Defect("an opening is never over", MetricsPolicy, "handle",
@@ -37,10 +37,10 @@ DEFECTS = [
     Defect("a sink in use is given up", MetricsPolicy, "handle",
            "return [] if self._has_sink else", "self._has_sink = False; return"),
     Defect("sent without a sink", MetricsPolicy, "handle",
-           "if self._has_sink:\n                return [m.Send",
-           "if True:\n                return [m.Send"),
-    Defect("forgotten while a sink is opened", MetricsPolicy, "handle",
-           "[] if self._opening else [m.Forget()]", "[m.Forget()]"),
+           "m.Send(complete) if self._has_sink else m.Forget(complete)", "m.Send(complete)"),
+    Defect("asked while a sink is awaited", MetricsPolicy, "_flush", "and not awaited", ""),
+    Defect("not asked while another sink is opened", MetricsPolicy, "_flush",
+           "self._opening and not self._has_sink", "self._opening"),
     Defect("a missed flush is made up for", MetricsPolicy, "_flush",
            "if self._due_s <= now_s:", "if False:"),
     Defect("said each time", MetricsPolicy, "_unsound", "if self._complained:", "if False:"),
