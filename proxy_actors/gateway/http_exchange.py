@@ -138,7 +138,13 @@ class HttpExchange(EventSource):
         """
         fits = False
         try:
-            messages = self.admit(self._read_body(deadline_s))
+            body = self._read_body(deadline_s)
+            if self._request_id is not None:
+                plain = jsonrpc.plain_answer(body, self._request_id)
+                if plain is not None:
+                    fits = True
+                    return plain
+            messages = self.admit(body)
             fits = len(messages) == 1 and self.is_final(messages[0])
             if not fits:
                 raise self._failed("the upstream answered something else than was asked")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -18,6 +19,13 @@ from tests.protocol.message_oracle import NotAMessage, Verdict, judge, meaning, 
 DEPTH_MAX = 5
 SEEDS = range(10_000)
 
+IDS = re.compile(rb'"id":("[^"\\]{1,100}"|[0-9]{1,100})(?=[,}])')
+
+# Answers to calls as they come by the million, and what is nearly one.
+PLAIN = b'{"result":%b,"id":%b,"jsonrpc":"2.0"}'
+RESULTS = (b"{}", b'{"a":[1]}', b'{"a":"]"}', b"[[[[[[1]]]]]]", b'{"a":\n1}', b'{"a":\r1}', b"{")
+ANSWERED = (b"0", b"7", b'"a"', b'"\\u0061"', b"1.0", b"null", b"[]", b"-0")
+
 Judgement = list[Verdict] | Verdict | tuple[int, object]
 
 
@@ -25,6 +33,7 @@ Judgement = list[Verdict] | Verdict | tuple[int, object]
 def judged() -> list[tuple[int, bytes, Judgement]]:
     """Every seed, its document, and what the second opinion makes of it."""
     documents = [(seed, document(seed)) for seed in SEEDS]
+    documents += [(-1, PLAIN % (result, id)) for result in RESULTS for id in ANSWERED]
     return [(seed, data, expected(data)) for seed, data in documents]
 
 
@@ -88,6 +97,25 @@ def test_what_is_admitted_is_one_line_and_is_admitted_again() -> None:
             assert seen(again) == seen(message)
 
 
+def short_verdicts(data: bytes) -> list[Verdict]:
+    """What the short way says of a document, whichever request it is taken to answer."""
+    ids = {b"0", b'"a"', *IDS.findall(data)}
+    found = (jsonrpc.plain_answer(data, id, depth_max=DEPTH_MAX) for id in ids)
+    taken = [message for message in found if message is not None]
+    assert all(len(message.raw.splitlines()) == 1 for message in taken)
+    return [seen(message) for message in taken]
+
+
+def test_the_short_way_never_says_anything_else() -> None:
+    """And is taken often enough for that to mean something."""
+    taken = 0
+    for _, data, judgement in judged():
+        for verdict in short_verdicts(data):
+            assert verdict == judgement, data
+            taken += 1
+    assert taken > 20
+
+
 @given(st.one_of(st.binary(max_size=40), st.lists(st.sampled_from(CORRUPTIONS)).map(b"".join)))
 def test_any_bytes_are_judged_alike(data: bytes) -> None:
     """FLT-C9: no document raises anything else."""
@@ -95,6 +123,20 @@ def test_any_bytes_are_judged_alike(data: bytes) -> None:
 
 
 DEFECTS = [
+    Defect("the short way takes line ends", jsonrpc, "plain_answer", " or 10 in body", ""),
+    Defect("the short way takes any bytes", jsonrpc, "plain_answer",
+           "not body.isascii() or", ""),
+    Defect("the short way takes other members", jsonrpc, "plain_answer",
+           "len(envelope) == 3", "True"),
+    Defect("the short way takes requests", jsonrpc, "plain_answer", 'and "result" in envelope', ""),
+    Defect("the short way takes any version", jsonrpc, "plain_answer",
+           'and envelope.get("jsonrpc") == _VERSION', ""),
+    Defect("the short way takes any id", jsonrpc, "plain_answer",
+           """and bytes(envelope.get("id", b"")) == request_id""", ""),
+    Defect("the short way takes repeated names", jsonrpc, "plain_answer",
+           "and _ENCODER.encode(envelope) == body", ""),
+    Defect("the short way takes any depth", jsonrpc, "plain_answer",
+           'body.count(b"[") + body.count(b"{") <= depth_max', "True"),
     Defect("UTF-8 is not checked", jsonrpc, "_flattened", "body.decode()", "pass"),
     Defect("a line end in a string becomes a space", jsonrpc, "_flattened",
            "_DOCUMENT.decode(body)", "pass"),
@@ -163,6 +205,8 @@ def errs(data: bytes, judgement: Judgement) -> bool:
     """Whether admission errs, be it with an error that is none of its own."""
     try:
         if any(len(message.raw.splitlines()) != 1 for message in messages_of(data)):
+            return True
+        if any(verdict != judgement for verdict in short_verdicts(data)):
             return True
         return admitted(data) != judgement
     except Exception:
