@@ -20,12 +20,11 @@ import msgspec
 from msgspec import Raw
 
 from proxy_actors.errors import INVALID_PARAMS, PARSE_ERROR, MessageError
-from proxy_actors.protocol import json_depth
+from proxy_actors.protocol import json_depth, jsonrpc_batch
 from proxy_actors.protocol import jsonrpc_names as names
 from proxy_actors.protocol.revisions import CANCELLED, PROGRESS, TOOLS_CALL, URI_METHODS
 
 DEPTH_MAX: Final = 64
-BATCH_MAX: Final = 64
 ID_BYTES_MAX: Final = 1024
 # In each object whose members are examined: a hostile one would be kept at 15 times its bytes.
 MEMBERS_MAX: Final = 1024
@@ -37,6 +36,7 @@ _ENVELOPE_NAMES: Final = frozenset(("jsonrpc", "id", "method", "params", "result
 _ROUTING_NAMES: Final = frozenset(
     ("name", "arguments", "uri", "_meta", "requestId", "progressToken", "protocolVersion", "taskId")
 )
+_PLAIN_NAMES: Final = _ROUTING_NAMES - {"_meta"}
 _TOKEN_NAMES: Final = frozenset(("progressToken",))
 _ABSENT: Final = Raw(b"null")
 
@@ -47,17 +47,6 @@ _DOCUMENT: Final = msgspec.json.Decoder(Raw)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _ENCODER: Final = msgspec.json.Encoder()
-# A list would be built whole before its length is checked, at 60 bytes of memory per byte of a
-# hostile array; an array-like struct stops at the first element that it has no field for.
-_BATCH: Final = msgspec.json.Decoder(
-    msgspec.defstruct(
-        "_Batch",
-        [(f"element_{number}", Raw, None) for number in range(BATCH_MAX)],
-        array_like=True,
-        forbid_unknown_fields=True,
-    )
-)
-
 _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -144,21 +133,23 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
         depth_max: how deep arrays and objects may nest.
 
     Returns:
-        The message; or, for a batch of 1 to `BATCH_MAX` messages, a tuple. Only 2025-03-26 knows
-        batches, so whether one is welcome is the caller's to say (`revisions.allows_batches`).
+        The message; or a tuple, for a batch of 1 to `jsonrpc_batch.BATCH_MAX`. Only 2025-03-26
+        knows batches, so whether one is welcome is the caller's to say
+        (`revisions.allows_batches`).
 
     Raises:
         MessageError: PARSE_ERROR if it is no UTF-8 or no JSON (RFC 8259, hence no byte order mark,
             NaN, Infinity or lone surrogate); INVALID_PARAMS if a parameter that `Message` reads is
             of the wrong type; otherwise INVALID_REQUEST.
     """
+    plain = _plain_request(body, depth_max)
+    if plain is not None:
+        return plain
     try:
-        # An integer asks memchr at once, several times faster than a one-byte string does.
-        plain = body.isascii() and 10 not in body and 13 not in body
-        document = body if plain else _flattened(body)
+        document = _flattened(body)
         members = _members(document)
         if members is None:
-            elements = _elements(document)
+            elements = jsonrpc_batch.elements(document)
     except UnicodeDecodeError as error:
         raise MessageError("the body is not valid UTF-8", code=PARSE_ERROR) from error
     except msgspec.DecodeError as error:
@@ -185,6 +176,34 @@ def answered_id(data: bytes) -> bytes | None:
         return None
 
 
+def _plain_request(body: bytes, depth_max: int) -> Message | None:
+    """Admit what nearly every request is; None if the body needs a closer look, fit or not.
+
+    It is one line with the members that it must have, and params that have none but known names.
+    """
+    if len(body) > _CROWD_BYTES or not body.isascii() or 10 in body or 13 in body:
+        return None
+    try:
+        envelope = _OBJECT.decode(body)
+        if len(envelope) != 4 or envelope.get("jsonrpc") != _VERSION:
+            return None
+        request_id = bytes(envelope["id"])
+        params = _OBJECT.decode(envelope["params"])
+        method = _TEXT.decode(envelope["method"])
+    except (KeyError, msgspec.DecodeError, RecursionError):
+        return None
+    if (
+        (request_id.isdigit() or (request_id[:1] == b'"' and b"\\" not in request_id))
+        and len(request_id) <= ID_BYTES_MAX
+        and _PLAIN_NAMES.issuperset(params)
+        and method not in _METHODS_READ
+        and (len(body) <= 2 * depth_max or body.count(b"[") + body.count(b"{") <= depth_max)
+        and _ENCODER.encode({**envelope, "params": params}) == body
+    ):
+        return Message(REQUEST, body, request_id, method, False, envelope, params, {})
+    return None
+
+
 def plain_answer(
     body: bytes, request_id: bytes, *, depth_max: int = DEPTH_MAX
 ) -> Message | None:
@@ -197,7 +216,8 @@ def plain_answer(
         request_id: as in `Message.id`.
         depth_max: as for `admit`.
     """
-    if not body.isascii() or 10 in body or 13 in body:
+    # An integer asks memchr at once, several times faster than a one-byte string does.
+    if len(body) > _CROWD_BYTES or not body.isascii() or 10 in body or 13 in body:
         return None
     try:
         envelope = _OBJECT.decode(body)
@@ -238,20 +258,6 @@ def _members(document: bytes | Raw) -> dict[str, Raw] | None:
     return members
 
 
-def _elements(document: bytes) -> list[bytes]:
-    try:
-        slots = msgspec.structs.astuple(_BATCH.decode(document))
-    except msgspec.ValidationError as error:
-        _DOCUMENT.decode(document)  # whether it is JSON at all comes first
-        raise MessageError(
-            f"a message must be an object, or an array of up to {BATCH_MAX}"
-        ) from error
-    elements = [bytes(element) for element in slots if element is not None]
-    if not elements:
-        raise MessageError("a batch must not be empty")
-    return elements
-
-
 def _batched(element: bytes) -> Message:
     members = _members(element)
     if members is None:
@@ -260,7 +266,7 @@ def _batched(element: bytes) -> Message:
 
 
 def _message(raw: bytes, envelope: dict[str, Raw]) -> Message:
-    # Here and below: nearly every message has the known names only, and needs no closer look.
+    # Here and below: most messages have the known names only, and need no closer look.
     if not _ENVELOPE_NAMES.issuperset(envelope) and names.other_cases(envelope, _ENVELOPE_NAMES):
         raise MessageError("a member of the message is named in the wrong letter case")
     params = meta = fault = None
@@ -362,8 +368,6 @@ def _identifier(raw: Raw) -> bytes | None:
     text = bytes(raw)
     if len(text) > ID_BYTES_MAX:
         return None
-    if text.isdigit():
-        return text
     if text.startswith(b'"'):
         return _ENCODER.encode(_TEXT.decode(text)) if b"\\" in text else text
     return text if _is_integer(text) else None

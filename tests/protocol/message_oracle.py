@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy_actors.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from proxy_actors.protocol.jsonrpc import BATCH_MAX, Message
+from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.protocol.jsonrpc_batch import BATCH_MAX
 
 ENVELOPE = ("jsonrpc", "id", "method", "params", "result", "error")
 ROUTING = (

@@ -11,7 +11,6 @@ from msgspec import Raw
 from proxy_actors.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, MessageError
 from proxy_actors.protocol import jsonrpc, jsonrpc_names
 from proxy_actors.protocol.jsonrpc import (
-    BATCH_MAX,
     DEPTH_MAX,
     ID_BYTES_MAX,
     MEMBERS_MAX,
@@ -19,6 +18,7 @@ from proxy_actors.protocol.jsonrpc import (
     Message,
     admit,
 )
+from proxy_actors.protocol.jsonrpc_batch import BATCH_MAX
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":%b}'
 NOTICE = b'{"jsonrpc":"2.0","method":"notifications/message","params":%b}'

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_actors.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, MessageError
-from proxy_actors.protocol import json_depth, jsonrpc, jsonrpc_names
+from proxy_actors.protocol import json_depth, jsonrpc, jsonrpc_batch, jsonrpc_names
 from proxy_actors.protocol.stdio_framing import encode_frame
 from tests.defects import Defect, planted
 from tests.protocol.message_documents import CORRUPTIONS, document
@@ -24,6 +24,15 @@ IDS = re.compile(rb'"id":("[^"\\]{1,100}"|[0-9]{1,100})(?=[,}])')
 # Answers to calls as they come by the million, and what is nearly one.
 PLAIN = b'{"result":%b,"id":%b,"jsonrpc":"2.0"}'
 RESULTS = (b"{}", b'{"a":[1]}', b'{"a":"]"}', b"[[[[[[1]]]]]]", b'{"a":\n1}', b'{"a":\r1}', b"{")
+CALLS = (
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{}}}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{\n}}}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":[[[[[1]]]]]}}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"Name":"a","name":"b"}}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"progressToken":[]}}}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{},"result":1}',
+    b'{"jsonrpc":"2.1","id":1,"method":"tools/call","params":{}}',
+)
 ANSWERED = (b"0", b"7", b'"a"', b'"\\u0061"', b"1.0", b"null", b"[]", b"-0")
 
 Judgement = list[Verdict] | Verdict | tuple[int, object]
@@ -34,6 +43,7 @@ def judged() -> list[tuple[int, bytes, Judgement]]:
     """Every seed, its document, and what the second opinion makes of it."""
     documents = [(seed, document(seed)) for seed in SEEDS]
     documents += [(-1, PLAIN % (result, id)) for result in RESULTS for id in ANSWERED]
+    documents += [(-2, data) for data in CALLS]
     return [(seed, data, expected(data)) for seed, data in documents]
 
 
@@ -123,6 +133,24 @@ def test_any_bytes_are_judged_alike(data: bytes) -> None:
 
 
 DEFECTS = [
+    Defect("plain requests take line ends", jsonrpc, "_plain_request",
+           " or 10 in body", ""),
+    Defect("plain requests take any bytes", jsonrpc, "_plain_request",
+           "not body.isascii() or", ""),
+    Defect("plain requests take other members", jsonrpc, "_plain_request",
+           "len(envelope) != 4 or", ""),
+    Defect("plain requests take any version", jsonrpc, "_plain_request",
+           'or envelope.get("jsonrpc") != _VERSION', ""),
+    Defect("plain requests take escaped ids", jsonrpc, "_plain_request",
+           r"""and b"\\" not in request_id""", ""),
+    Defect("plain requests take any params", jsonrpc, "_plain_request",
+           "_PLAIN_NAMES.issuperset(params)", "True"),
+    Defect("plain requests take what is read of params", jsonrpc, "_plain_request",
+           "and method not in _METHODS_READ", ""),
+    Defect("plain requests take any depth", jsonrpc, "_plain_request",
+           'body.count(b"[") + body.count(b"{") <= depth_max', "True"),
+    Defect("plain requests take repeated names", jsonrpc, "_plain_request",
+           'and _ENCODER.encode({**envelope, "params": params}) == body', ""),
     Defect("the short way takes line ends", jsonrpc, "plain_answer", " or 10 in body", ""),
     Defect("the short way takes any bytes", jsonrpc, "plain_answer",
            "not body.isascii() or", ""),
@@ -186,7 +214,7 @@ DEFECTS = [
     Defect("a request with a result", jsonrpc, "_call",
            '"result" in envelope or "error" in envelope', '"error" in envelope'),
     Defect("params are a scalar", jsonrpc, "_call", '.startswith(b"[")', ""),
-    Defect("an empty batch", jsonrpc, "_elements", "if not elements:", "if False:"),
+    Defect("an empty batch", jsonrpc_batch, "elements", "if not found:", "if False:"),
     Defect("a token is anything", jsonrpc, "_unfit",
            "_is_no_identifier(message._token())", "False"),
     Defect("a cancelled id is anything", jsonrpc, "_unfit",
