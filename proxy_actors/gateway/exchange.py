@@ -72,7 +72,7 @@ class Exchange:
         id: unique in this process.
         accepted: its head.
         client: whose connection it came on.
-        deadline_s: when the answer must have come.
+        began_s, deadline_s: when it had come, and when the answer must have.
         route: the upstream; only a request to an MCP endpoint has one.
         message: the JSON-RPC message of the body, the first one of a batch; unset before it is
             admitted.
@@ -87,8 +87,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "accepted", "batch", "client", "deadline_s", "id", "keeper", "message", "messages",
-        "opens_session", "parted", "principal", "request", "route", "session", "tier",
+        "accepted", "batch", "began_s", "client", "deadline_s", "id", "keeper", "message",
+        "messages", "opens_session", "parted", "principal", "request", "route", "session", "tier",
     )  # fmt: skip
     route: Route
     message: Message
@@ -99,12 +99,14 @@ class Exchange:
         request: Request,
         accepted: AcceptedHead,
         client: Client,
+        began_s: float,
         deadline_s: float,
     ) -> None:
         self.id = exchange_id
         self.request = request
         self.accepted = accepted
         self.client = client
+        self.began_s = began_s
         self.deadline_s = deadline_s
         if accepted.route is not None:
             self.route = accepted.route
@@ -149,7 +151,9 @@ class Exchange:
 
     def for_message(self, message: Message, exchange_id: int) -> Exchange:
         """Make the exchange of one message of a batch."""
-        one = Exchange(exchange_id, self.request, self.accepted, self.client, self.deadline_s)
+        one = Exchange(
+            exchange_id, self.request, self.accepted, self.client, self.began_s, self.deadline_s
+        )
         one.keeper = None
         one.message, one.messages = message, (message,)
         one.principal = self.principal

@@ -108,15 +108,18 @@ class ClientConnection:
         response: Response | None = None
         reader: Reader | None = None
         written = False
-        exchange_id, began_s = next(wiring.exchange_ids), wiring.world.now_s()
+        clock = wiring.world.now_s
+        exchange_id, began_s = next(wiring.exchange_ids), clock()
         try:
             try:
                 accepted = self._accepted
                 if accepted is None or accepted.head is not request.head:
                     accepted = self._accept(request.head)
                 route = accepted.route
-                deadline_s = began_s + (CALL_S_MAX if route is None else route.call_s_max)
-                exchange = Exchange(exchange_id, request, accepted, self._client, deadline_s)
+                call_s_max = CALL_S_MAX if route is None else route.call_s_max
+                exchange = Exchange(
+                    exchange_id, request, accepted, self._client, began_s, began_s + call_s_max
+                )
                 response = answer(exchange, wiring)
                 if response.stream is not None:
                     reader = Reader(response.stream, wiring)
@@ -135,7 +138,7 @@ class ClientConnection:
             return goes_on
         finally:
             self._client.holder.end()
-            seconds = wiring.world.now_s() - began_s
+            seconds = clock() - began_s
             if response is not None and exchange is not None:
                 last = response.body if reader is None else reader.subscriber.last
                 count_exchange(exchange, response, last, written, seconds)
@@ -157,10 +160,10 @@ class ClientConnection:
             RefusedError, FailedError: what has come cannot be served, and the connection neither.
         """
         parser = self._parser
-        limits = self._wiring.limits
+        limits, clock = self._wiring.limits, self._wiring.world.now_s
         began_s: float | None = None
         while (request := parser.take()) is None:
-            now_s = self._wiring.world.now_s()
+            now_s = clock()
             if not (begun := parser.mid_message):
                 if self._held_bytes:
                     self._hold(0)

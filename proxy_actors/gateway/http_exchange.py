@@ -138,7 +138,8 @@ class HttpExchange(EventSource):
         """
         fits = False
         try:
-            body = self._read_body(deadline_s)
+            parser = self._parser
+            body = parser.take_body() if parser.complete else self._read_body(deadline_s)
             if self._request_id is not None:
                 plain = jsonrpc.plain_answer(body, self._request_id)
                 if plain is not None:

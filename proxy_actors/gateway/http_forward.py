@@ -146,7 +146,8 @@ class HttpForwarder(Forwarder, HttpTasks):
         if session is None:
             raise session_required()
         try:
-            parts = self._post(exchange, message.raw, session)
+            body, forwarded = message.raw, exchange.accepted.forwarded
+            parts = [self._fields.head_of_post(forwarded, session, len(body)), body]
             upstream, head = self._send(
                 _Outgoing(
                     exchange.id, b"POST", parts, _CALL, deadline_s, message.id,

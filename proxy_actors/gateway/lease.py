@@ -103,7 +103,8 @@ class Keeper:
         """Keep a lease whose exchange is over."""
         if self._lease is not None:
             self.close()
-        now_s = self._now_s()
+        clock = self._now_s
+        now_s = clock()
         kept_s_max = KEPT_S_MAX if idle_s_max is None else min(KEPT_S_MAX, idle_s_max)
         self._pool, self._lease, self._since_s = pool, lease, now_s
         pool.table.kept[lease.id] = now_s + kept_s_max
@@ -117,7 +118,8 @@ class Keeper:
         until_s = pool.table.kept.pop(lease.id, None)
         if until_s is None:
             return None  # the pool has taken it back
-        now_s = self._now_s()
+        clock = self._now_s
+        now_s = clock()
         if until_s <= now_s or now_s - self._since_s > idle_s_max:
             self._give_back(pool, lease)
             return None

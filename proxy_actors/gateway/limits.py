@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -110,8 +110,11 @@ class Limits:
         self._x_ratelimit = x_ratelimit
         self._refused: Counter[str] = Counter() if refused is None else refused
 
-    def take(self, exchange: Exchange, now_s: float) -> None:
+    def take(self, exchange: Exchange, clock: Callable[[], float]) -> None:
         """Draw for every request of the exchange, from all buckets that concern it, or refuse.
+
+        Args:
+            clock: `World.now_s`.
 
         Raises:
             FailedError: rate-limited; nothing was drawn.
@@ -121,7 +124,7 @@ class Limits:
         requests = [x for x in exchange.messages if x.kind is REQUEST]
         buckets = [bucket for x in requests for bucket in self._buckets(exchange, x)]
         if buckets:
-            limited = self.limiter.ask(Take(tuple(buckets)), now_s + TAKE_S_MAX)
+            limited = self.limiter.ask(Take(tuple(buckets)), clock() + TAKE_S_MAX)
             if isinstance(limited, Limited):
                 raise self.refusal(limited, exchange)
 

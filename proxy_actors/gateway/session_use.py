@@ -61,7 +61,8 @@ class SessionHolder:
             self.close()
         else:
             row.state = KEPT
-            row.used_s = self._now_s()
+            clock = self._now_s
+            row.used_s = clock()
 
     def close(self) -> None:
         """End the use, unless the registry has taken it back. Idempotent."""

@@ -66,7 +66,7 @@ def take_address(exchange: Exchange, wiring: Wiring) -> None:
         FailedError: rate-limited, under the request's id where it can be read.
     """
     client = exchange.client
-    limited = client.tokens.take(client.peer, wiring.world.now_s())
+    limited = client.tokens.take(client.peer, exchange.began_s)
     if limited is None:
         return
     if exchange.accepted.head.method == b"POST":
@@ -145,7 +145,7 @@ def check_batch(exchange: Exchange, wiring: Wiring) -> None:
 
 def take_rules(exchange: Exchange, wiring: Wiring) -> None:
     """Refuse what the rules on rates do not let pass now."""
-    wiring.rates.take(exchange, wiring.world.now_s())
+    wiring.rates.take(exchange, wiring.world.now_s)
 
 
 STEPS_OF_POST: tuple[Step, ...] = (

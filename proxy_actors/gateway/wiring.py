@@ -140,4 +140,5 @@ class Wiring:
     def write_deadline_s(self, data_bytes: int) -> float:
         """Say when a client must have accepted so many bytes that are written now."""
         limits = self.limits
-        return self.world.now_s() + limits.write_s_max + data_bytes / limits.write_rate_min
+        clock = self.world.now_s
+        return clock() + limits.write_s_max + data_bytes / limits.write_rate_min

@@ -86,9 +86,10 @@ class Parking:
             if not sweep.ticking:
                 sweep.start()
         self.greenlet = getcurrent()
+        switch = sweep.switch_to_hub
         # A greenlet that is killed here leaves through `finally` like any other.
         try:
-            return sweep.switch_to_hub()
+            return switch()
         finally:
             self.greenlet = None
             sweep.parked.discard(self)

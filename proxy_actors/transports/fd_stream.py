@@ -96,8 +96,10 @@ class FdStream:
         if self._writer.greenlet is not None:
             raise RuntimeError("two greenlets write to the same stream")
         data = parts[0] if len(parts) == 1 else b"".join(parts)
+        # To call an attribute that is no method costs more than to look it up first.
+        send = self._send
         try:
-            sent = self._send(data)
+            sent = send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -154,8 +156,9 @@ class FdStream:
         if self._reader.greenlet is None:
             self._read_ahead()
             return
+        receive = self._receive
         try:
-            data = self._receive(self._read_bytes_max)
+            data = receive(self._read_bytes_max)
         except BlockingIOError:
             return
         except OSError as error:
