@@ -167,13 +167,6 @@ class HttpExchange(EventSource):
         finally:
             self._release(fits)
 
-    def discard_body(self, deadline_s: float) -> None:
-        """Read and forget the body, and give the lease back; never fails."""
-        try:
-            self.body(deadline_s)
-        except FailedError:
-            pass  # the answer's status was all that mattered
-
     def first_message(self, deadline_s: float) -> jsonrpc.Message | None:
         """Read an event stream up to its first message; None when none comes by the deadline.
 

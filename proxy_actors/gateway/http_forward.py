@@ -7,14 +7,10 @@ forwards: the client's credentials and cookies, its session id, hop-by-hop field
 
 from __future__ import annotations
 
-import itertools
-
-import msgspec
 from msgspec import Raw
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
-from proxy_actors.actors.meters import CallMeter
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import (
     Executed,
@@ -35,13 +31,8 @@ from proxy_actors.gateway.forwarder import (
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.http_exchange import JSON, HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
-from proxy_actors.gateway.lease import (
-    IDLE_REPEATABLE_S_MAX,
-    IDLE_S_MAX,
-    IDLE_S_NEW,
-    Keeper,
-    Pool,
-)
+from proxy_actors.gateway.http_send import HttpSender, Outgoing
+from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
 from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
 from proxy_actors.messages.http_upstream import (
     ClientAnswered,
@@ -54,31 +45,13 @@ from proxy_actors.messages.http_upstream import (
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import EndReason, EndSession, Session
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
-from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead
-from proxy_actors.protocol.http1_write import request_head
 from proxy_actors.world.base import World
 
 DECIDE_S_MAX = 1.0
 _ACCEPTED = frozenset({200, 202, 204})
 _CALL = Purpose.CALL
-
-
-class _Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A request to the upstream. `repeatable`: sending it twice does no harm; `meter`: whose times
-    are taken.
-    """
-
-    exchange_id: int
-    method: bytes
-    parts: list[bytes]
-    purpose: Purpose
-    deadline_s: float
-    request_id: bytes | None = None
-    repeatable: bool = False
-    keeper: Keeper | None = None
-    meter: CallMeter | None = None
 
 
 class HttpForwarder(Forwarder, HttpTasks):
@@ -104,12 +77,11 @@ class HttpForwarder(Forwarder, HttpTasks):
         self._world = world
         self._slot = slot
         self._pool = pool
+        self._sender = HttpSender(world, pool, fields.target, limits)
         self._fields = fields
         self._handshake = handshake
         self._registry = registry
-        self._limits = limits
         self._sources: dict[int, EventSource] = {}
-        self._own_ids = itertools.count(1)
 
     # For clients.
 
@@ -117,8 +89,8 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Forward `initialize`; the answer becomes JSON whatever the upstream made of it."""
         message = exchange.message
         deadline_s = self._world.now_s() + INITIALIZE_S_MAX
-        upstream, head = self._send(
-            _Outgoing(
+        upstream, head = self._sender.send(
+            Outgoing(
                 exchange.id, b"POST", self._post(exchange, message.raw, None), _CALL,
                 deadline_s, message.id, repeatable=True, meter=exchange.meter,
             )
@@ -148,8 +120,8 @@ class HttpForwarder(Forwarder, HttpTasks):
         try:
             body, forwarded = message.raw, exchange.accepted.forwarded
             parts = [self._fields.head_of_post(forwarded, session, len(body)), body]
-            upstream, head = self._send(
-                _Outgoing(
+            upstream, head = self._sender.send(
+                Outgoing(
                     exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
                     message.method in REPEATABLE, exchange.keeper, exchange.meter,
                 )
@@ -170,8 +142,8 @@ class HttpForwarder(Forwarder, HttpTasks):
             self._slot.tell(ClientCancelled(session.key, cancelled))
         deadline_s = self._world.now_s() + HEAD_S_MAX
         parts = self._post(exchange, message.raw, session)
-        upstream, head = self._send(
-            _Outgoing(exchange.id, b"POST", parts, Purpose.RESERVED, deadline_s)
+        upstream, head = self._sender.send(
+            Outgoing(exchange.id, b"POST", parts, Purpose.RESERVED, deadline_s)
         )
         body = upstream.body(deadline_s)
         if head.status not in _ACCEPTED:
@@ -188,8 +160,8 @@ class HttpForwarder(Forwarder, HttpTasks):
         try:
             self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
             parts = [self._fields.head_of_get(exchange.accepted.forwarded, session)]
-            upstream, head = self._send(
-                _Outgoing(exchange.id, b"GET", parts, Purpose.STREAM, deadline_s)
+            upstream, head = self._sender.send(
+                Outgoing(exchange.id, b"GET", parts, Purpose.STREAM, deadline_s)
             )
             if head.status != 200 or not upstream.is_event_stream:
                 upstream.body(deadline_s)
@@ -208,7 +180,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         now_s = self._world.now_s()
         try:
             lease = self._pool.checkout(
-                -next(self._own_ids), Purpose.RESERVED, now_s, now_s + HEAD_S_MAX, IDLE_S_MAX
+                self._sender.next_own_id(), Purpose.RESERVED, now_s, now_s + HEAD_S_MAX, IDLE_S_MAX
             )
         except ProxyActorsError:
             return False
@@ -218,7 +190,7 @@ class HttpForwarder(Forwarder, HttpTasks):
     def delete_session(self, upstream_session_id: str, version: str) -> None:
         """Send DELETE; an upstream that refuses it (405) or is gone has nothing to free."""
         fields = self._fields.own(upstream_session_id, version)
-        self._send_own(b"DELETE", fields)
+        self._sender.send_own(b"DELETE", fields)
 
     def take_source(self, exchange_id: int) -> EventSource | None:
         """Hand a source over to its stream's actor, if it is still to be had."""
@@ -244,57 +216,6 @@ class HttpForwarder(Forwarder, HttpTasks):
             self._finish(upstream)
             return json_response(first.raw)
         return self._detach(exchange, session, upstream)
-
-    def _send(self, outgoing: _Outgoing) -> tuple[HttpExchange, ResponseHead]:
-        """Send a request and read the head of its answer.
-
-        The upstream may close an idle connection just as a request leaves on it. What can be
-        repeated is then sent once more, on a new connection (RFC 9112 section 9.3.1).
-        """
-        repeatable = outgoing.repeatable
-        upstream = self._exchange(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
-        try:
-            return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
-        except FailedError as error:
-            closed = error.reason is Reason.UPSTREAM_CLOSED and upstream.found_closed
-            if not repeatable or not closed:
-                raise
-            found_closed = error
-        try:
-            upstream = self._exchange(outgoing, IDLE_S_NEW)
-        except ProxyActorsError as error:
-            raise found_closed from error  # which says that it may have been executed
-        upstream.repeats = True
-        return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
-
-    def _exchange(self, outgoing: _Outgoing, idle_s_max: float) -> HttpExchange:
-        pool, keeper, meter = self._pool, outgoing.keeper, outgoing.meter
-        lease = None if keeper is None else keeper.take(pool, idle_s_max)
-        if lease is None:
-            began_s = self._world.now_s()
-            lease = pool.checkout(
-                outgoing.exchange_id, outgoing.purpose, began_s, outgoing.deadline_s,
-                idle_s_max, keeper,
-            )
-            if meter is not None:
-                meter.queue.add(self._world.now_s() - began_s)
-        return HttpExchange(
-            self._world, lease, outgoing.method, self._limits, pool.upstream,
-            outgoing.exchange_id, outgoing.request_id, meter,
-        )
-
-    def _send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:
-        """Send a request of the proxy's own, whose answer does not matter."""
-        parts = [request_head(method, self._fields.target, fields), body]
-        deadline_s = self._world.now_s() + HEAD_S_MAX
-        exchange_id = -next(self._own_ids)
-        try:
-            upstream, _ = self._send(
-                _Outgoing(exchange_id, method, parts, Purpose.RESERVED, deadline_s)
-            )
-            upstream.discard_body(deadline_s)
-        except ProxyActorsError:
-            return  # the upstream forgets sessions, and finishes calls, without being told too
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
         forwarded = exchange.accepted.forwarded
@@ -384,7 +305,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         params = {"requestId": Raw(request_id), "reason": "deadline"}
         body = jsonrpc_rewrite.notification("notifications/cancelled", params)
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))
-        self._send_own(b"POST", fields, body)
+        self._sender.send_own(b"POST", fields, body)
 
     def _refusal(
         self,

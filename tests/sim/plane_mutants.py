@@ -10,7 +10,7 @@ from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.gateway.handle import ClientConnection
 from proxy_actors.gateway.http_exchange import HttpExchange
-from proxy_actors.gateway.http_forward import HttpForwarder
+from proxy_actors.gateway.http_send import HttpSender
 from proxy_actors.gateway.lease import Keeper, Lease, Pool
 from proxy_actors.gateway.relay import Reader
 from proxy_actors.gateway.session_use import SessionHolder
@@ -29,7 +29,7 @@ MUTANTS = (
            "if until_s is None:", "if False:"),
     Defect("what a client has kept is not given back", Keeper, "close",
            "self._give_back(pool, lease)", "pass"),
-    Defect("a call is sent again", HttpForwarder, "_send",
+    Defect("a call is sent again", HttpSender, "send",
            "not repeatable or not closed", "not closed"),
     Defect("an answer to nothing is passed on", HttpExchange, "_tell", "continue", "pass"),
     Defect("an event is told twice", EventStream, "_perform",

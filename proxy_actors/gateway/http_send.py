@@ -1,0 +1,124 @@
+"""Sends requests to an HTTP upstream, each on a connection of its pool.
+
+Owns the one case in which a request is sent twice. Never reads more of an answer than its head,
+save for requests of the proxy's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+
+from proxy_actors.actors.meters import CallMeter
+from proxy_actors.errors import FailedError, ProxyActorsError, Reason
+from proxy_actors.gateway.forwarder import HEAD_S_MAX
+from proxy_actors.gateway.http_exchange import HttpExchange
+from proxy_actors.gateway.lease import (
+    IDLE_REPEATABLE_S_MAX,
+    IDLE_S_MAX,
+    IDLE_S_NEW,
+    Keeper,
+    Pool,
+)
+from proxy_actors.messages.pool import Purpose
+from proxy_actors.protocol.headers import Fields
+from proxy_actors.protocol.http1_framing import HttpLimits
+from proxy_actors.protocol.http1_response import ResponseHead
+from proxy_actors.protocol.http1_write import request_head
+from proxy_actors.world.base import World
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A request to the upstream.
+
+    Attributes:
+        exchange_id: whose it is; below 0 for one of the proxy's own.
+        parts: what is written, in order.
+        purpose: what budget its connection is drawn from.
+        request_id: the raw JSON id that its answer will carry; None when there is none.
+        repeatable: whether sending it twice does no harm.
+        keeper: keeps the connection for the next exchange.
+        meter: where its times are counted.
+    """
+
+    exchange_id: int
+    method: bytes
+    parts: list[bytes]
+    purpose: Purpose
+    deadline_s: float
+    request_id: bytes | None = None
+    repeatable: bool = False
+    keeper: Keeper | None = None
+    meter: CallMeter | None = None
+
+
+class HttpSender:
+    """Sends to one upstream.
+
+    Args:
+        target: of the requests of the proxy's own.
+    """
+
+    def __init__(self, world: World, pool: Pool, target: bytes, limits: HttpLimits) -> None:
+        self._world = world
+        self._pool = pool
+        self._target = target
+        self._limits = limits
+        self._own_ids = itertools.count(1)
+
+    def next_own_id(self) -> int:
+        """Mint the id of an exchange of the proxy's own."""
+        return -next(self._own_ids)
+
+    def send(self, outgoing: Outgoing) -> tuple[HttpExchange, ResponseHead]:
+        """Send a request and read the head of its answer.
+
+        The upstream may close an idle connection just as a request leaves on it. What can be
+        repeated is then sent once more, on a new connection (RFC 9112 section 9.3.1).
+
+        Raises:
+            FailedError: there is no connection to be had, or the exchange failed.
+        """
+        repeatable = outgoing.repeatable
+        upstream = self._exchange(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
+        try:
+            return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
+        except FailedError as error:
+            closed = error.reason is Reason.UPSTREAM_CLOSED and upstream.found_closed
+            if not repeatable or not closed:
+                raise
+            found_closed = error
+        try:
+            upstream = self._exchange(outgoing, IDLE_S_NEW)
+        except ProxyActorsError as error:
+            raise found_closed from error  # which says that it may have been executed
+        upstream.repeats = True
+        return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
+
+    def send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:
+        """Send a request of the proxy's own, whose answer does not matter."""
+        parts = [request_head(method, self._target, fields), body]
+        deadline_s = self._world.now_s() + HEAD_S_MAX
+        outgoing = Outgoing(self.next_own_id(), method, parts, Purpose.RESERVED, deadline_s)
+        try:
+            upstream, _ = self.send(outgoing)
+            upstream.body(deadline_s)
+        except ProxyActorsError:
+            return  # the upstream forgets sessions, and finishes calls, without being told too
+
+    def _exchange(self, outgoing: Outgoing, idle_s_max: float) -> HttpExchange:
+        pool, keeper, meter = self._pool, outgoing.keeper, outgoing.meter
+        lease = None if keeper is None else keeper.take(pool, idle_s_max)
+        if lease is None:
+            began_s = self._world.now_s()
+            lease = pool.checkout(
+                outgoing.exchange_id, outgoing.purpose, began_s, outgoing.deadline_s,
+                idle_s_max, keeper,
+            )
+            if meter is not None:
+                meter.queue.add(self._world.now_s() - began_s)
+        return HttpExchange(
+            self._world, lease, outgoing.method, self._limits, pool.upstream,
+            outgoing.exchange_id, outgoing.request_id, meter,
+        )
