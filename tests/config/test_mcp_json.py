@@ -78,6 +78,14 @@ def test_file_of_claude_code_is_served(tmp_path: Path) -> None:
     assert "canary" not in loaded.problems.render()
 
 
+def test_url_may_be_secure(tmp_path: Path) -> None:
+    """With the system's authorities: these files know no others."""
+    text = '{"mcpServers": {"a": {"url": "https://mcp.example.com/mcp"}}}'
+    loaded = read_json(tmp_path, text)
+    assert told(loaded) == []
+    assert config_of(loaded).upstreams["a"] == Upstream(url="https://mcp.example.com/mcp")
+
+
 def test_variable_that_is_unset_is_told_where_it_is_used(tmp_path: Path) -> None:
     assert told(read_json(tmp_path, CLAUDE_CODE, {"ROOT": "/opt"}))[0] == (
         "6:36 error: upstreams.api.headers.Authorization:"
