@@ -54,6 +54,7 @@ class FdStream:
         self._read_bytes_max = 0
         self._ahead = b""
         self._on_departure: Callable[[], None] | None = None
+        self._on_ahead: Callable[[], None] | None = None
         # Why there is no more input: None while there may be, "" for a clean end.
         self._input_end: str | None = None
         # Why there can be no more output: None while there can.
@@ -185,6 +186,8 @@ class FdStream:
                 self._ahead += data
                 if len(self._ahead) == AHEAD_BYTES_MAX:
                     self._read_watcher.stop()
+                if self._on_ahead is not None:
+                    self._sweep.run_callback(self._on_ahead)
                 return
             self._end_input()
         self._sweep.run_callback(self._announce_departure)

@@ -8,6 +8,7 @@ through the plain socket type, whether or not the process is monkey-patched: wai
 from __future__ import annotations
 
 import _socket
+from collections.abc import Callable
 
 from proxy_actors.errors import DeadlineError, StreamClosedError
 from proxy_actors.transports.deadlines import DeadlineSweep
@@ -35,6 +36,14 @@ class SocketStream(FdStream):
     def take_ahead(self) -> bytes:
         """Return what the loop has read ahead, b"" where that is nothing. Never waits."""
         return self._take_ahead(AHEAD_BYTES_MAX) if self._ahead else b""
+
+    def on_ahead(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called by the loop soon after each time that bytes were read ahead."""
+        self._on_ahead = callback
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have the loop call `callback` once."""
+        self._sweep.run_callback(callback)
 
     def write_now(self, data: bytes) -> None:
         """Send of some last words what the kernel takes at once. Never waits, never fails."""

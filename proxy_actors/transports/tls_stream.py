@@ -76,6 +76,7 @@ class TlsStream:
         # Why there is no more input: None while there may be, "" for a clean end.
         self._input_end: str | None = None
         self._closed = False
+        self._on_departure: Callable[[], None] | None = None
 
     def handshake(self, deadline_s: float) -> None:
         """See `ByteStream.handshake`; for a client too."""
@@ -90,6 +91,7 @@ class TlsStream:
                 raise _failure(error) from error
             else:
                 self._send_records(deadline_s)
+                self._inner.on_ahead(self._look_ahead)
                 return
 
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
@@ -99,7 +101,7 @@ class TlsStream:
         while (data := self._decrypted(bytes_max)) is None:
             self._take_in(self._inner.read(READ_BYTES_MAX, deadline_s))
         if not data:
-            self._inner.on_departure(None)  # who reads sees it: there is nobody to tell
+            self.on_departure(None)  # who reads sees it: there is nobody to tell
         return data
 
     def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
@@ -114,17 +116,13 @@ class TlsStream:
     def close(self) -> None:
         """See `ByteStream.close`. Says close_notify, and does not wait for the peer's."""
         if not self._closed:
-            self._end_output()
-            self._closed = True
-            self._ahead = b""
+            self._end()
             self._inner.close()
 
     def close_lingering(self, deadline_s: float) -> None:
         """See `ByteStream.close_lingering`; what is discarded is not decrypted."""
         if not self._closed:
-            self._end_output()
-            self._closed = True
-            self._ahead = b""
+            self._end()
             self._inner.close_lingering(deadline_s)
 
     def is_quiet(self) -> bool:
@@ -150,8 +148,25 @@ class TlsStream:
         return not (self._ahead or self._closed) and self._input_end is None
 
     def on_departure(self, callback: Callable[[], None] | None) -> None:
-        """See `ByteStream.on_departure`."""
-        self._inner.on_departure(callback)
+        """See `ByteStream.on_departure`. A farewell is one, though the connection may last."""
+        self._on_departure = callback
+        self._inner.on_departure(None if callback is None else self._announce_departure)
+        if callback is not None and self._input_end is not None:
+            self._inner.call_soon(self._announce_departure)
+
+    def _announce_departure(self) -> None:
+        callback, self._on_departure = self._on_departure, None
+        if callback is not None:
+            callback()
+
+    def _look_ahead(self) -> None:
+        """See whether what came while nobody reads is the peer's farewell.
+
+        No further than to the first byte of data: what lies behind it is bounded by the stream
+        below, and seen when it is read.
+        """
+        if self._on_departure is not None and not self.is_quiet() and self._input_end is not None:
+            self._announce_departure()
 
     def _decrypted(self, bytes_max: int) -> bytes | None:
         """Return decrypted bytes, b"" at the end of input, None when there are none yet."""
@@ -209,6 +224,12 @@ class TlsStream:
             self._inner.write_now(_PLAIN_HTTP_ANSWER)
         elif self._outgoing.pending:
             self._inner.write_now(self._outgoing.read())
+
+    def _end(self) -> None:
+        self._end_output()
+        self._closed = True
+        self._ahead = b""
+        self._on_departure = None
 
     def _end_output(self) -> None:
         """Say close_notify, or the alert that is due.

@@ -17,7 +17,7 @@ from proxy_actors.transports.tls_stream import TlsStream
 from proxy_actors.world.base import ByteStream, Listener, TlsClient, TlsServer, World
 from proxy_actors.world.gevent_world import GeventWorld
 from tests.certificates import LOCAL_NAMES, Authority
-from tests.contracts.staging import SHORT_S, connected, pass_time, read_exactly, soon
+from tests.contracts.staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
 from tests.contracts.suites import CONTRACTS, Contract
 from tests.contracts.test_gevent_world import keep
 
@@ -154,6 +154,34 @@ def test_farewell_without_an_end_is_an_end_of_input(tmp_path: Path) -> None:
             assert read_exactly(world, far, 10) == b"still here"
 
     keep(inspect, TlsWorld(tmp_path))
+
+
+def test_farewell_is_a_departure_though_the_connection_lasts(tmp_path: Path) -> None:
+    """Many a peer says it and waits half a minute for ours before it closes."""
+
+    def inspect(world: World) -> None:
+        box = Box(world)
+        with sessions(world) as (near, far), sessions(world) as (other, other_far):
+            near.on_departure(lambda: tell(box, "near"))
+            pass_time(world)
+            assert box.mail == []  # tickets are no departure
+            far._end_output()
+            assert box.wait_for(1) == ["near"]
+            near.on_departure(lambda: tell(box, "again"))
+            assert box.wait_for(2) == ["near", "again"]
+            other.on_departure(lambda: tell(box, "other"))
+            other.on_departure(None)
+            other_far._end_output()
+            far.close()
+            pass_time(world)
+            assert box.mail == ["near", "again"]
+            assert near.read(1, soon(world)) == b""
+
+    keep(inspect, TlsWorld(tmp_path))
+
+
+def tell(box: Box, message: str) -> None:
+    box.tell(message)
 
 
 def test_closing_under_a_writer_is_no_farewell(tmp_path: Path) -> None:
