@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from proxy_actors.actors.base import Actor
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.meters import Meters
-from proxy_actors.actors.metrics import Metrics, StatsdTarget
 from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
@@ -182,7 +182,9 @@ class App:
             self._world, self._registry, limits, store, self._uses, upstreams, endpoints
         )
 
-    def _make_metrics(self) -> Metrics:
+    def _make_metrics(self) -> Actor:
+        from proxy_actors.actors.metrics import Metrics, StatsdTarget  # most runs need neither
+
         settings = self._config.metrics
         host, port = parse_statsd(settings.statsd)
         target = StatsdTarget(

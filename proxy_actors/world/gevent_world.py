@@ -24,7 +24,6 @@ from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter
 from proxy_actors.transports.guardian_client import GuardianClient
 from proxy_actors.transports.listener import SocketListener, adopt, bind
 from proxy_actors.transports.process_figures import process_figures
-from proxy_actors.transports.statsd_sink import StatsdSink
 from proxy_actors.transports.tasks import TaskTable
 from proxy_actors.transports.timers import TimerService
 from proxy_actors.world.base import (
@@ -33,6 +32,7 @@ from proxy_actors.world.base import (
     ChildCommand,
     ExitStatus,
     Listener,
+    MetricSink,
     TlsClient,
     TlsServer,
 )
@@ -118,8 +118,10 @@ class GeventWorld:
             return self._connector.connect(host, port, deadline_s)
         return self._tls_connector().connect(host, port, deadline_s, tls)
 
-    def open_metrics(self, host: str, port: int, prefix: str, deadline_s: float) -> StatsdSink:
+    def open_metrics(self, host: str, port: int, prefix: str, deadline_s: float) -> MetricSink:
         """See `World.open_metrics`."""
+        from proxy_actors.transports.statsd_sink import StatsdSink  # most runs do not need it
+
         return StatsdSink(self._connector.resolve(host, port, deadline_s), port, prefix)
 
     def process_figures(self) -> ProcessFigures:
