@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -88,14 +89,27 @@ def nginx() -> Iterator[Running]:
 
 @contextmanager
 def proxy_actors() -> Iterator[Running]:
-    """This project, with its defaults."""
+    """This project, with its defaults, and metrics that go to a statsd server."""
     port, behind = free_port(), free_port()
-    argv = [
+    with upstream(behind, LOAD_CORE), _statsd() as statsd:
+        argv = [*_run(port, statsd), f"http://127.0.0.1:{behind}/mcp"]
+        with Pinned(argv, PROXY_CORE, port) as process:
+            yield Running(f"http://127.0.0.1:{port}/mcp", process)
+
+
+def _run(port: int, statsd: int) -> list[str]:
+    return [
         python(), "-m", "proxy_actors", "run", "--listen", f"127.0.0.1:{port}",
-        f"http://127.0.0.1:{behind}/mcp",
+        "--statsd", f"127.0.0.1:{statsd}",
     ]
-    with upstream(behind, LOAD_CORE), Pinned(argv, PROXY_CORE, port) as process:
-        yield Running(f"http://127.0.0.1:{port}/mcp", process)
+
+
+@contextmanager
+def _statsd() -> Iterator[int]:
+    """Listen where figures are sent to; the kernel drops what nobody reads."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        yield int(listening.getsockname()[1])
 
 
 def _stdio_server() -> list[str]:
@@ -123,11 +137,12 @@ def pypi_mcp_proxy() -> AbstractContextManager[Running]:
     return _in_front_of_stdio([str(PEERS / "venv/bin/mcp-proxy"), *options], port)
 
 
-def proxy_actors_stdio() -> AbstractContextManager[Running]:
-    """This project in front of a command, with its defaults: a process for each session."""
+@contextmanager
+def proxy_actors_stdio() -> Iterator[Running]:
+    """This project in front of a command, likewise: a process for each session."""
     port = free_port()
-    argv = [python(), "-m", "proxy_actors", "run", "--listen", f"127.0.0.1:{port}", "--"]
-    return _in_front_of_stdio(argv, port)
+    with _statsd() as statsd, _in_front_of_stdio([*_run(port, statsd), "--"], port) as running:
+        yield running
 
 
 Contender = Callable[[], AbstractContextManager[Running]]

@@ -10,6 +10,7 @@ from collections import Counter
 
 from proxy_actors import metrics
 from proxy_actors.metrics import Metric, Row
+from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.protocol.revisions import CLIENT_METHODS
 
 SAMPLES_MAX = 64
@@ -38,8 +39,8 @@ class Samples:
 
     def add(self, seconds: float) -> None:
         """Note one time."""
-        self._count += 1
-        if self._count % self._stride:
+        count = self._count = self._count + 1
+        if count % self._stride:
             return
         self._kept.append(seconds)
         if len(self._kept) > SAMPLES_MAX:
@@ -101,6 +102,11 @@ class UpstreamMeters:
         rows = [row for method, meter in self._methods.items() for row in meter.take(name, method)]
         rows += [Row(metrics.UPSTREAM_ERRORS, (name, why), (n,)) for why, n in errors.items()]
         return rows + self.connect.take(metrics.CONNECT, name)
+
+
+def meter_of(meters: UpstreamMeters, message: Message) -> CallMeter:
+    """Return where a message of a client is counted."""
+    return meters.of(RESPONSE if message.method is None else message.method)
 
 
 class Meters:

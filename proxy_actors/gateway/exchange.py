@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxy_actors.actors.meters import OTHER, CallMeter
+from proxy_actors.actors.meters import CallMeter, meter_of
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
 from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity
@@ -77,6 +77,7 @@ class Exchange:
         message: the JSON-RPC message of the body, the first one of a batch; unset before it is
             admitted.
         messages: all messages of the body.
+        meter: where `message` is counted; unset like it.
         batch: whether the body was an array.
         parted: whether its messages, those of a batch, have become exchanges of their own.
         opens_session: whether it is `initialize`, alone in its body.
@@ -88,10 +89,12 @@ class Exchange:
 
     __slots__ = (
         "accepted", "batch", "began_s", "client", "deadline_s", "id", "keeper", "message",
-        "messages", "opens_session", "parted", "principal", "request", "route", "session", "tier",
+        "messages", "meter", "opens_session", "parted", "principal", "request", "route", "session",
+        "tier",
     )  # fmt: skip
     route: Route
     message: Message
+    meter: CallMeter
 
     def __init__(
         self,
@@ -134,11 +137,6 @@ class Exchange:
             return None
         return self.message.id
 
-    @property
-    def meter(self) -> CallMeter:
-        """Where the request in the body is counted."""
-        return self.route.meters.of(self.message.method or OTHER)
-
     def in_session(self) -> Session:
         """Return the session of a request that has passed the stack.
 
@@ -156,6 +154,7 @@ class Exchange:
         )
         one.keeper = None
         one.message, one.messages = message, (message,)
+        one.meter = meter_of(self.route.meters, message)
         one.principal = self.principal
         one.tier = self.tier
         one.session = self.session

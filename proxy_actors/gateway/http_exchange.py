@@ -95,7 +95,8 @@ class HttpExchange(EventSource):
         Raises:
             FailedError: the upstream closed, broke the protocol or was late. The lease is over.
         """
-        began_s = self._world.now_s()
+        clock = self._world.now_s
+        began_s = clock()
         try:
             try:
                 self._lease.stream.write(parts, deadline_s)
@@ -108,7 +109,7 @@ class HttpExchange(EventSource):
             while (head := self._parser.head) is None:
                 self._read(deadline_s)
             if self._meter is not None:
-                self._meter.first_byte.add(self._world.now_s() - began_s)
+                self._meter.first_byte.add(clock() - began_s)
             return head
         except BaseException:
             self.abandon()

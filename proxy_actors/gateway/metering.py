@@ -11,11 +11,10 @@ import msgspec
 from msgspec import Raw
 
 from proxy_actors.actors import meters as m
-from proxy_actors.actors.meters import UpstreamMeters
+from proxy_actors.actors.meters import CallMeter, UpstreamMeters, meter_of
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response
-from proxy_actors.protocol.jsonrpc import Message
 
 TOOL_ERROR = "tool"
 JSON_RPC = "json-rpc"
@@ -83,28 +82,26 @@ def count_exchange(
     if http_method == b"POST":
         what = what or ("" if written else CLIENT_LEFT)
         if not exchange.messages:
-            _count(meters, m.UNREAD, what, seconds)
+            _count(meters, meters.of(m.UNREAD), what, seconds)
         elif not exchange.parted:
             what = what or outcome(last)
+            if not exchange.batch:
+                _count(meters, exchange.meter, what, seconds)
+                return
             for message in exchange.messages:
-                _count(meters, _method(message), what, seconds)
+                _count(meters, meter_of(meters, message), what, seconds)
     elif http_method == b"DELETE":
-        _count(meters, m.DELETE, what, seconds)
+        _count(meters, meters.of(m.DELETE), what, seconds)
     elif http_method == b"GET":
-        _count(meters, m.LISTEN, what, None)
+        _count(meters, meters.of(m.LISTEN), what, None)
 
 
 def count_message(exchange: Exchange, what: str, seconds: float) -> None:
     """Count a message that has parted from its batch, and what became of it."""
-    _count(exchange.route.meters, _method(exchange.message), what, seconds)
+    _count(exchange.route.meters, exchange.meter, what, seconds)
 
 
-def _method(message: Message) -> str:
-    return m.RESPONSE if message.method is None else message.method
-
-
-def _count(meters: UpstreamMeters, method: str, what: str, seconds: float | None) -> None:
-    meter = meters.of(method)
+def _count(meters: UpstreamMeters, meter: CallMeter, what: str, seconds: float | None) -> None:
     meter.requests += 1
     if seconds is not None:
         meter.latency.add(seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy_actors.actors.meters import meter_of
 from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
 from proxy_actors.gateway.exchange import AcceptedHead, Exchange, session_required
 from proxy_actors.gateway.http_fields import forwarded_fields
@@ -85,6 +86,7 @@ def admit_body(exchange: Exchange, wiring: Wiring) -> None:
     else:
         exchange.message, exchange.messages = admitted[0], admitted
         exchange.batch = True
+    exchange.meter = meter_of(exchange.route.meters, exchange.message)
 
 
 def authenticate(exchange: Exchange, wiring: Wiring) -> None:
