@@ -12,14 +12,16 @@ import select
 import socket
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from proxy_actors.transports.guardian import MESSAGE_BYTES_MAX, Process
 from proxy_actors.transports.guardian_launch import launch
 
+from .waiting import PATIENCE_S
+
 ENV = {"PATH": os.environ["PATH"]}
-GONE_WITHIN_S = 1.0
 
 # Starts one relative of the kind argv[1], then goes on as argv[2], a line of shell. Both print
 # their numbers, the relative first, ignore TERM, HUP and INT, and do not care for their stdin.
@@ -124,9 +126,21 @@ class Peer:
         return sorted(os.listdir(f"/proc/{self.pid}/fd"))
 
 
+@contextmanager
+def watched(pids: Iterable[int]) -> Iterator[list[int]]:
+    """Process descriptors of all these that are not gone: what starts something may end at once."""
+    with ExitStack() as stack:
+        pidfds = []
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(pid))
+                stack.callback(os.close, pidfds[-1])
+        yield pidfds
+
+
 def wait_gone(*pidfds: int) -> None:
     """Wait until all these processes have ended."""
-    deadline_s = time.monotonic() + GONE_WITHIN_S
+    deadline_s = time.monotonic() + PATIENCE_S
     for pidfd in pidfds:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)

@@ -27,7 +27,7 @@ from typing import Any
 
 from proxy_actors.transports.guardian import ProcessTable
 
-from .guardian_peer import wait_gone
+from .guardian_peer import wait_gone, watched
 from .waiting import PATIENCE_S, eventually
 
 VERSION = "2025-11-25"
@@ -315,15 +315,11 @@ class ProxyProcess:
 
     def stop(self) -> None:
         """Ask it to end, and see that it does so cleanly and with everybody below it."""
-        pidfds = [os.pidfd_open(pid) for pid in (self.pid, *self.descendants())]
-        try:
+        with watched([self.pid, *self.descendants()]) as pidfds:
             self.leave()
             self.signal(signal.SIGTERM)
             assert self.wait() == 0, self.log()
             wait_gone(*pidfds)
-        finally:
-            for pidfd in pidfds:
-                os.close(pidfd)
         assert "Traceback" not in self.log(), self.log()
 
     def leave(self) -> None:

@@ -54,6 +54,13 @@ def fds():
 def descendants_of(pid):
     return guardian_client.ProcessTable().descendants(pid)
 
+def wait_for_descendants(pid, count):
+    "Wait until there are so many: a process that was sent KILL ends when it is next scheduled."
+    deadline_s = time.monotonic() + 20
+    while len(found := descendants_of(pid)) != count:
+        assert time.monotonic() < deadline_s, found
+        gevent.sleep(0.005)
+
 client = GuardianClient.start()
 """
 
@@ -221,7 +228,7 @@ def test_spawn_that_misses_its_deadline_leaves_no_child() -> None:
         ends = Ends()
         close(spawn(client, "cat", on_exit=ends))
         ends.wait()
-        assert len(descendants_of(guardian_pid)) == 1, "the first cat"
+        wait_for_descendants(guardian_pid, 1)  # the first cat
         client.close()
         """
     )
@@ -236,11 +243,8 @@ def test_asker_killed_while_it_waits_leaves_no_child() -> None:
         asker.kill()
         ends = Ends()
         close(spawn(client, "true", on_exit=ends))
-        ends.wait()
-        ended = Ends()
-        close(spawn(client, "true", on_exit=ended))
-        ended.wait()
-        guardian_pid, = descendants_of(os.getpid())
+        ends.wait()  # by now the guardian has started what nobody waits for
+        wait_for_descendants(os.getpid(), 1)  # the guardian
         assert len(fds()) == len(before)
         client.close()
         """

@@ -381,13 +381,13 @@ def test_upstream_that_cannot_be_trusted_is_told_apart(
 @contextmanager
 def served(kind: str, context: ssl.SSLContext) -> Iterator[int]:
     """Have a port at which there is something of a kind."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
+        if kind != "nobody":  # whose port stays taken, or another process could listen there
+            listening.listen()
         match kind:
-            case "nobody":
-                listening.close()
-                yield port
-            case "silent":
+            case "nobody" | "silent":
                 yield port
             case "plain":
                 with refuser(listening):
