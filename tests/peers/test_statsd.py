@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from peers.statsd_server import StatsdServer, statsd_server
-from wire.http_proxy import HttpProxy, running
+from wire.proxy_process import ProxyProcess, running
 from wire.socket_upstream import SocketUpstream
 from wire.waiting import eventually
 
@@ -57,7 +57,7 @@ def configuration(statsd: StatsdServer, upstream: SocketUpstream) -> str:
     """
 
 
-def make_calls(proxy: HttpProxy) -> str:
+def make_calls(proxy: ProxyProcess) -> str:
     """Call tools at the web upstream until some calls are refused; return the session."""
     with proxy.wire() as wire:
         opened = wire.ask(request(initialize(), path="/mcp/web"))
@@ -75,7 +75,7 @@ def make_calls(proxy: HttpProxy) -> str:
     return session
 
 
-def kill_child(proxy: HttpProxy) -> None:
+def kill_child(proxy: ProxyProcess) -> None:
     """Kill the server process, and wait for its successor."""
     _, child = ProcessTable().descendants(proxy.process.pid)
     os.kill(child, signal.SIGKILL)
@@ -87,7 +87,7 @@ def kill_child(proxy: HttpProxy) -> None:
     eventually(replaced)
 
 
-def is_ready(proxy: HttpProxy) -> bool:
+def is_ready(proxy: ProxyProcess) -> bool:
     with proxy.wire() as wire:
         said = wire.ask(request(None, "GET", path="/ready"), "GET").message
         return bool(said["upstreams"] == {"web": "ready", "files": "ready"})
@@ -98,7 +98,7 @@ def test_figures_are_those_that_the_traffic_made(statsd: StatsdServer, tmp_path:
     file = tmp_path / "config.toml"
     with SocketUpstream() as upstream:
         file.write_text(configuration(statsd, upstream))
-        with running("127.0.0.1:0", "--config", str(file)) as proxy:
+        with running("--config", str(file)) as proxy:
             eventually(lambda: is_ready(proxy))
             session = make_calls(proxy)
             with proxy.wire() as wire:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +16,10 @@ FAR_APART = {"proxy_actors.policy.stdio_shared_children.STEADY_S": 0.0}
 Served = tuple[ProxyProcess, tuple[int, int]]
 
 
-def serve(mode: str, directory: Path, settings: Mapping[str, object] = {}) -> Iterator[Served]:
+def serve(mode: str, settings: Mapping[str, object] = {}) -> Iterator[Served]:
     """Yield a proxy, and what it has at rest."""
     settings = {**FAR_APART, **settings}
-    with running(directory, *SCRIPTED, options=("--stdio", mode), settings=settings) as proxy:
+    with running("--stdio", mode, "--", *SCRIPTED, settings=settings) as proxy:
         yield proxy, proxy.take_stock(CHILDREN_AT_REST[mode])
 
 
@@ -32,9 +31,9 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def served(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(mode: str) -> Iterator[Served]:
     """A proxy that all tests share."""
-    yield from serve(mode, tmp_path_factory.mktemp(mode))
+    yield from serve(mode)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .proxy_process import Answer, ProxyProcess, Session, check_failure
+from .proxy_process import ProxyProcess
+from .session_client import Answer, Session, check_failure
 from .waiting import eventually
 
 

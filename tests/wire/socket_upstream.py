@@ -98,7 +98,7 @@ class SocketUpstream:
     Args:
         sessions: whether it hands out session ids.
         standalone: whether it offers GET streams.
-        port: where to listen; 0 takes a free one.
+        listening: a bound socket to listen on; None makes one.
         slow: whether a pause lasts as long as it says.
         tls: how to speak TLS, if at all.
     """
@@ -107,7 +107,7 @@ class SocketUpstream:
         self,
         sessions: bool = True,
         standalone: bool = True,
-        port: int = 0,
+        listening: socket.socket | None = None,
         slow: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -115,7 +115,8 @@ class SocketUpstream:
         self._tls = tls
         self._resumed = threading.Event()
         self.server = ScriptedServer(self._pause, ThreadSignal, sessions, standalone)
-        self._listening = socket.create_server(("127.0.0.1", port))
+        self._listening = listening or socket.create_server(("127.0.0.1", 0))
+        self._listening.listen()
         self.port: int = self._listening.getsockname()[1]
         self._links: dict[SocketLink, threading.Thread] = {}
         self._acceptor = threading.Thread(target=self._accept)

@@ -15,7 +15,7 @@ from signal import SIGUSR2
 import pytest
 
 from tests.sim.virtual import Answer, call, initialize, request
-from tests.wire.http_proxy import HttpProxy, running
+from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -37,7 +37,7 @@ def new_key(name: str) -> tuple[str, str]:
     return first.split()[1], rows
 
 
-def open_session(proxy: HttpProxy, path: str, fields: Mapping[str, str | None]) -> Answer:
+def open_session(proxy: ProxyProcess, path: str, fields: Mapping[str, str | None]) -> Answer:
     with proxy.wire() as wire:
         return wire.ask(request(initialize(), path=path, fields=dict(fields)))
 
@@ -76,7 +76,7 @@ def test_what_a_file_says_is_served(tmp_path: Path, upstream: SocketUpstream) ->
         burst = 1
         tiers = {{ gold = {{ rate = 0.001, burst = 3 }} }}
     """)
-    with running("127.0.0.1:0", "--config", str(file)) as proxy:
+    with running("--config", str(file)) as proxy:
         proxy.wait_ready()
         with proxy.wire() as wire:
             def both_ready() -> bool:
@@ -99,7 +99,7 @@ def test_what_a_file_says_is_served(tmp_path: Path, upstream: SocketUpstream) ->
         assert ann not in str(seen) and bob not in str(seen)
 
 
-def spend(proxy: HttpProxy, fields: dict[str, str | None]) -> int:
+def spend(proxy: ProxyProcess, fields: dict[str, str | None]) -> int:
     """Call at /mcp until it is refused; return how many calls were answered."""
     opened = open_session(proxy, "/mcp", fields)
     assert server_of(opened) == "scripted"
@@ -126,7 +126,7 @@ def test_one_connection_may_go_to_several_upstreams(tmp_path: Path) -> None:
             [upstreams.b]
             url = "{b.url}?b"
         """)
-        with running("127.0.0.1:0", "--config", str(file)) as proxy, proxy.wire() as wire:
+        with running("--config", str(file)) as proxy, proxy.wire() as wire:
             for name in ("a", "b", "a"):
                 assert wire.ask(request(initialize(), path=f"/mcp/{name}")).status == 200
         assert [x.field("authorization") for x in a.server.seen] == [CANARY, CANARY]
@@ -144,7 +144,7 @@ def test_file_of_a_client_is_served(tmp_path: Path, upstream: SocketUpstream) ->
         "off": {"command": "false", "disabled": True},
         "web": {"type": "http", "url": upstream.url, "headers": {"X-Token": CANARY}},
     }}))
-    with running("127.0.0.1:0", "--mcp-json", str(file)) as proxy:
+    with running("--mcp-json", str(file)) as proxy:
         assert server_of(open_session(proxy, "/mcp", {})) == "proxy-actors-demo"
         assert server_of(open_session(proxy, "/mcp/my-demo", {})) == "proxy-actors-demo"
         assert server_of(open_session(proxy, "/mcp/web", {})) == "scripted"
@@ -168,7 +168,7 @@ def test_secrets_of_a_file_are_told_nowhere(tmp_path: Path, upstream: SocketUpst
         command = ["/nowhere/server", "{CANARY}"]
         env = {{ TOKEN = "{CANARY}" }}
     """)
-    with running("127.0.0.1:0", "--config", str(file), "--log-level", "debug") as proxy:
+    with running("--config", str(file), "--log-level", "debug") as proxy:
         proxy.errors.add("spawn_failed")
         assert server_of(open_session(proxy, "/mcp/web", {})) == "scripted"
         assert server_of(open_session(proxy, "/mcp/demo", {})) == "proxy-actors-demo"
@@ -202,5 +202,5 @@ def test_bad_file_is_told_and_nothing_is_started(
 def test_address_of_the_command_line_goes_before_that_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f'listen = "127.0.0.1:1"\n[upstreams.demo]\ncommand = {DEMO}')
-    with running("127.0.0.1:0", "--config", str(file)) as proxy:
+    with running("--config", str(file)) as proxy:
         assert proxy.page("/health") == 200

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +19,9 @@ CALL = (sys.executable, "-m", "proxy_actors", "call")
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[ProxyProcess]:
+def demo() -> Iterator[ProxyProcess]:
     """What `make run` starts."""
-    with running(tmp_path, *DEMO) as proxy:
+    with running("--", *DEMO) as proxy:
         yield proxy
 
 
@@ -47,13 +46,13 @@ def test_a_call_prints_what_the_tool_returned_and_nothing_else(demo: ProxyProces
     assert (done.returncode, done.stdout, done.stderr) == (0, b"42\n", b"")
 
 
-def test_the_log_tells_when_the_server_is_not_there_and_when_it_is(tmp_path: Path) -> None:
+def test_the_log_tells_when_the_server_is_not_there_and_when_it_is() -> None:
     """Once each, however often the proxy looks."""
     looks_often = {"proxy_actors.policy.http_upstream.PROBE_INTERVAL_S": 0.01}
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))  # and does not listen yet
         port = server.getsockname()[1]
-        with running(tmp_path, f"http://127.0.0.1:{port}/mcp", settings=looks_often) as proxy:
+        with running(f"http://127.0.0.1:{port}/mcp", settings=looks_often) as proxy:
             eventually(lambda: "upstream_unreachable" in proxy.log())
             server.listen()
             eventually(lambda: "upstream_reached" in proxy.log())

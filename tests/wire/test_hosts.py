@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.virtual import Answer, call, initialize, request
-from tests.wire.http_proxy import HttpProxy, http_proxy
+from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.socket_upstream import SocketUpstream
 
 LISTEN = ["127.0.0.1:0", "[::1]:0", "127.0.0.2:0", "0.0.0.0:0"]
@@ -44,32 +44,32 @@ def listen(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def proxy(upstream: SocketUpstream, listen: str) -> Iterator[HttpProxy]:
-    with http_proxy(upstream.url, listen) as proxy:
+def proxy(upstream: SocketUpstream, listen: str) -> Iterator[ProxyProcess]:
+    with running(upstream.url, listen=listen) as proxy:
         yield proxy
 
 
-def ask(proxy: HttpProxy, method: str, path: str, fields: dict[str, str | None]) -> Answer:
+def ask(proxy: ProxyProcess, method: str, path: str, fields: dict[str, str | None]) -> Answer:
     body = initialize() if method == "POST" else None
     with proxy.wire() as wire:
         return wire.ask(request(body, method, path=path, fields=fields), method)
 
 
 def test_proxy_serves_where_it_listens(
-    proxy: HttpProxy, upstream: SocketUpstream, listen: str
+    proxy: ProxyProcess, upstream: SocketUpstream, listen: str
 ) -> None:
     """MCP-H-4: there, over either family of addresses, and it says so."""
     host, port = proxy.address
     assert host == listen.rpartition(":")[0].strip("[]")
     assert f"listening host={host} port={port}" in proxy.log()
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as wire:
         assert wire.ask(request(call(1), session=session)).status == 200
     peer = upstream.server.seen[-1].field("x-forwarded-for")
     assert peer == ("::1" if ":" in host else "127.0.0.1")
 
 
-def test_own_names_are_served_with_any_port(proxy: HttpProxy, listen: str) -> None:
+def test_own_names_are_served_with_any_port(proxy: ProxyProcess, listen: str) -> None:
     for name in OWN[listen]:
         for host in (name, f"{name}:{proxy.address[1]}", f"{name}:1"):
             for origin in (None, f"http://{name}", f"https://{name}:3000"):
@@ -79,7 +79,7 @@ def test_own_names_are_served_with_any_port(proxy: HttpProxy, listen: str) -> No
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
 def test_foreign_names_are_421_and_foreign_pages_403(
-    proxy: HttpProxy, upstream: SocketUpstream, listen: str, method: str, path: str
+    proxy: ProxyProcess, upstream: SocketUpstream, listen: str, method: str, path: str
 ) -> None:
     """MCP-H-2, H-3, H-5: an error without an id, and the upstream sees nothing of it."""
     seen = len(upstream.server.seen)

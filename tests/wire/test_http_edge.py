@@ -18,7 +18,7 @@ from proxy_actors.policy.pool_limits import PoolLimits
 from tests.peers.processes import free_port
 from tests.sim.virtual import Answer, call, initialize, request
 from tests.wire.http_client import Wire
-from tests.wire.http_proxy import HttpProxy, http_proxy
+from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.plane_thread import PlaneThread
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import eventually
@@ -36,14 +36,14 @@ def upstream() -> Iterator[SocketUpstream]:
 
 
 @pytest.fixture(scope="module")
-def proxy(upstream: SocketUpstream) -> Iterator[HttpProxy]:
-    with http_proxy(upstream.url) as proxy:
+def proxy(upstream: SocketUpstream) -> Iterator[ProxyProcess]:
+    with running(upstream.url) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def session(proxy: HttpProxy) -> str:
-    return proxy.session()
+def session(proxy: ProxyProcess) -> str:
+    return proxy.session_id()
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def n(upstream: SocketUpstream) -> Iterator[int]:
 
 
 @pytest.fixture
-def wire(proxy: HttpProxy) -> Iterator[Wire]:
+def wire(proxy: ProxyProcess) -> Iterator[Wire]:
     with proxy.wire() as wire:
         yield wire
 
@@ -451,7 +451,7 @@ def test_via_names_each_hop_once(
 def test_proxy_in_front_of_itself_does_not_go_round() -> None:
     """HTTP-F2."""
     port = free_port()
-    with http_proxy(f"http://127.0.0.1:{port}/mcp", f"127.0.0.1:{port}") as proxy:
+    with running(f"http://127.0.0.1:{port}/mcp", listen=f"127.0.0.1:{port}") as proxy:
         with proxy.wire() as wire:
             answer = wire.ask(request(initialize()))
         assert answer.status == 502
@@ -612,7 +612,7 @@ def test_client_that_has_ended_its_side_gets_its_answer(
     ids=" ".join,
 )
 def test_call_of_a_client_that_has_left_runs_to_its_end(
-    proxy: HttpProxy,
+    proxy: ProxyProcess,
     session: str,
     upstream: SocketUpstream,
     n: int,
@@ -634,16 +634,16 @@ def test_call_of_a_client_that_has_left_runs_to_its_end(
     assert not [seen for seen in upstream.server.seen if "cancelled" in str(seen.body)]
 
 
-def lent(proxy: HttpProxy) -> int:
+def lent(proxy: ProxyProcess) -> int:
     ledger = proxy.pool()
     return ledger["leased"] + ledger["streaming"]
 
 
 def test_client_that_leaves_its_standalone_stream_frees_it(
-    proxy: HttpProxy, upstream: SocketUpstream
+    proxy: ProxyProcess, upstream: SocketUpstream
 ) -> None:
     """MCP-S-28: so that it can be opened again."""
-    session = proxy.session()
+    session = proxy.session_id()
     get = request(None, "GET", session)
     for leave in (Wire.close, Wire.reset):
         with proxy.wire() as wire, proxy.wire() as second:
@@ -658,7 +658,7 @@ def test_client_that_leaves_its_standalone_stream_frees_it(
         end_standalone(upstream)
 
 
-def streaming(proxy: HttpProxy) -> Any:
+def streaming(proxy: ProxyProcess) -> Any:
     return proxy.pool()["streaming"]
 
 

@@ -18,7 +18,7 @@ import pytest
 from proxy_actors.gateway.wiring import ConnectionLimits
 from tests.sim.virtual import Answer, call, initialize, request
 from tests.wire.http_client import Wire
-from tests.wire.http_proxy import http_proxy
+from tests.wire.proxy_process import running
 from tests.wire.plane_thread import PlaneThread
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import eventually
@@ -220,7 +220,7 @@ def test_process_out_of_descriptors_serves_whom_it_has_and_recovers(
     upstream: SocketUpstream,
 ) -> None:
     """P5: whoever finds no room is let go at once, and is not left hanging."""
-    with http_proxy(upstream.url) as proxy, proxy.wire() as first:
+    with running(upstream.url) as proxy, proxy.wire() as first:
         assert first.ask(HEALTH, "GET").status == 200
         pid = proxy.process.pid
         room = len(os.listdir(f"/proc/{pid}/fd")) + 20
@@ -234,7 +234,7 @@ def test_process_out_of_descriptors_serves_whom_it_has_and_recovers(
             wire.close()
         eventually(lambda: proxy.page("/health") == 200)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
-        session = proxy.session()
+        session = proxy.session_id()
         assert first.ask(request(call(1), session=session)).status == 200
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim.virtual import call, request
-from tests.wire.http_proxy import HttpProxy, running
+from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -38,15 +38,15 @@ def upstream() -> Iterator[SocketUpstream]:
         yield upstream
 
 
-def serves(proxy: HttpProxy) -> None:
+def serves(proxy: ProxyProcess) -> None:
     """Have it serve a session and some calls."""
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as wire:
         for n in range(CALLS):
             assert wire.ask(request(call(n), session=session)).status == 200
 
 
-def ends_well(proxy: HttpProxy) -> None:
+def ends_well(proxy: ProxyProcess) -> None:
     proxy.process.terminate()
     assert proxy.wait() == 0, proxy.log()
     assert "Traceback" not in proxy.log()
@@ -55,7 +55,7 @@ def ends_well(proxy: HttpProxy) -> None:
 def test_figures_come_and_the_last_of_them_at_the_end(upstream: SocketUpstream) -> None:
     """What was counted in the last moment is sent before the process ends."""
     with datagram_socket() as statsd:
-        with running("127.0.0.1:0", "--statsd", address_of(statsd), upstream.url) as proxy:
+        with running("--statsd", address_of(statsd), upstream.url) as proxy:
             serves(proxy)
             ends_well(proxy)
         statsd.settimeout(0.0)
@@ -76,7 +76,7 @@ def test_server_that_is_not_there_harms_nothing(upstream: SocketUpstream) -> Non
     """That is told, once. A socket with a peer takes its port and refuses everybody else."""
     with datagram_socket() as bound, datagram_socket() as peer:
         bound.connect(peer.getsockname())
-        with running("127.0.0.1:0", "--statsd", address_of(bound), upstream.url) as proxy:
+        with running("--statsd", address_of(bound), upstream.url) as proxy:
             serves(proxy)
             eventually(lambda: "statsd_not_reached error=" in proxy.log())
             serves(proxy)
@@ -85,7 +85,7 @@ def test_server_that_is_not_there_harms_nothing(upstream: SocketUpstream) -> Non
 
 
 def test_server_whose_name_nobody_knows_harms_nothing(upstream: SocketUpstream) -> None:
-    with running("127.0.0.1:0", "--statsd", "nowhere.invalid:8125", upstream.url) as proxy:
+    with running("--statsd", "nowhere.invalid:8125", upstream.url) as proxy:
         serves(proxy)
         eventually(lambda: "statsd_not_reached error=" in proxy.log())
         serves(proxy)
@@ -98,7 +98,7 @@ def test_resolver_that_does_not_answer_harms_nothing(
 ) -> None:
     """RFC 5737: nobody has this address. Where there is a way to it, the look-up never ends."""
     monkeypatch.setenv("GEVENTARES_SERVERS", "192.0.2.1")
-    with running("127.0.0.1:0", "--statsd", "statsd.example:8125", upstream.url) as proxy:
+    with running("--statsd", "statsd.example:8125", upstream.url) as proxy:
         serves(proxy)
         ends_well(proxy)
         assert proxy.log().count("statsd_") <= 1, proxy.log()
@@ -108,7 +108,7 @@ def test_server_that_swallows_everything_harms_nothing(upstream: SocketUpstream)
     """It never reads: when its buffer is full, the kernel drops what comes, without a word."""
     with datagram_socket() as statsd:
         statsd.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        with running("127.0.0.1:0", "--statsd", address_of(statsd), upstream.url) as proxy:
+        with running("--statsd", address_of(statsd), upstream.url) as proxy:
             eventually(lambda: drops(statsd) > 0)
             serves(proxy)
             ends_well(proxy)
@@ -135,7 +135,7 @@ def test_file_says_where_figures_go(tmp_path: Path) -> None:
             prefix = "of.${{NOBODY:-me}}"
             flush-interval-s = 0.1
         """)
-        with running("127.0.0.1:0", "--config", str(file)) as proxy:
+        with running("--config", str(file)) as proxy:
             for _ in range(3):
                 assert statsd.recv(65_536).startswith(b"of.me.")
             ends_well(proxy)

@@ -25,8 +25,7 @@ from proxy_actors.storage.open import FILE_NAME
 from tests.scripted_server import Link, ScriptedServer, Seen
 from tests.sim.virtual import Answer, call, initialize, note, request
 from tests.wire.http_client import Wire
-from tests.wire.http_proxy import HttpProxy, running
-from tests.wire.proxy_process import SCRIPTED
+from tests.wire.proxy_process import SCRIPTED, ProxyProcess, running
 from tests.wire.socket_upstream import SocketUpstream, ThreadSignal
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -35,7 +34,6 @@ SEQUENCES = 200
 CLIENTS = 8
 # How many things happen between two signals, drawn from the seed.
 GAP = (60, 220)
-ANYWHERE = "127.0.0.1:0"
 DEMO = ("--", sys.executable, "-m", "proxy_actors.demo")
 ENDS = {signal.SIGTERM: 0, signal.SIGKILL: -signal.SIGKILL}
 
@@ -51,13 +49,13 @@ def upstream() -> Iterator[SocketUpstream]:
         yield upstream
 
 
-def stop(proxy: HttpProxy, end: signal.Signals) -> None:
+def stop(proxy: ProxyProcess, end: signal.Signals) -> None:
     """End it, and see that it ends so."""
     proxy.signal(end)
     assert proxy.wait() == ENDS[end]
 
 
-def ask(proxy: HttpProxy, data: bytes, method: str = "POST") -> Answer:
+def ask(proxy: ProxyProcess, data: bytes, method: str = "POST") -> Answer:
     with proxy.wire() as wire:
         return wire.ask(data, method)
 
@@ -67,7 +65,7 @@ def tool(name: str, **arguments: object) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 
-def echo(proxy: HttpProxy, session: str, text: str) -> str:
+def echo(proxy: ProxyProcess, session: str, text: str) -> str:
     """Have the demo server say something."""
     answer = ask(proxy, request(tool("echo", message=text), session=session))
     said: str = answer.message["result"]["content"][0]["text"]
@@ -94,18 +92,18 @@ def look(state: Path, copy: Path) -> bytes:
 def test_session_at_an_http_upstream_goes_on(state: Path, upstream: SocketUpstream) -> None:
     """The same session of the upstream's, calls and stream alike; stopping has ended nothing."""
     server, words = upstream.server, ("--state-dir", str(state), upstream.url)
-    with running(ANYWHERE, *words) as proxy:
-        session, other = proxy.session(), proxy.session()
+    with running(*words) as proxy:
+        session, other = proxy.session_id(), proxy.session_id()
         assert ask(proxy, request(call(1), session=session)).status == 200
         stop(proxy, signal.SIGTERM)
     assert server.deleted == []
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         assert ask(proxy, request(call(2), session=session)).status == 200
         assert ask(proxy, request(call(2), session=other)).status == 200
         assert ask(proxy, delete(other), "DELETE").status == 200
         eventually(lambda: server.deleted == ["up-2"])
         stop(proxy, signal.SIGKILL)
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         before = len(server.seen)
         assert ask(proxy, request(note("notifications/initialized"), session=session)).status == 202
         with proxy.wire() as wire:
@@ -121,14 +119,14 @@ def test_session_at_an_http_upstream_goes_on(state: Path, upstream: SocketUpstre
 @pytest.mark.parametrize("mode", ["shared", "pool"])
 def test_session_at_shared_children_goes_on(mode: str, state: Path) -> None:
     words = ("--state-dir", str(state), "--stdio", mode, *DEMO)
-    with running(ANYWHERE, *words) as proxy:
-        session, other = proxy.session(), proxy.session()
+    with running(*words) as proxy:
+        session, other = proxy.session_id(), proxy.session_id()
         stop(proxy, signal.SIGTERM)
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         assert echo(proxy, session, "after TERM") == "after TERM"
         assert ask(proxy, delete(other), "DELETE").status == 200
         stop(proxy, signal.SIGKILL)
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         assert echo(proxy, session, "after kill -9") == "after kill -9"
         assert ask(proxy, request(tool("echo", message="x"), session=other)).status == 404
 
@@ -139,11 +137,11 @@ def test_session_never_goes_on_at_another_server(
     """THR-T5: the id that one server gave is no business of another's under the same name."""
     with SocketUpstream() as other:
         for first, second in ((upstream, other), (other, upstream)):
-            with running(ANYWHERE, "--state-dir", str(state), first.url) as proxy:
-                session = proxy.session()
+            with running("--state-dir", str(state), first.url) as proxy:
+                session = proxy.session_id()
                 assert ask(proxy, request(call(1), session=session)).status == 200
                 stop(proxy, signal.SIGTERM)
-            with running(ANYWHERE, "--state-dir", str(state), second.url) as proxy:
+            with running("--state-dir", str(state), second.url) as proxy:
                 before = len(second.server.seen)
                 for data, method in ((request(call(1), session=session), "POST"),
                                      (request(None, "GET", session=session), "GET"),
@@ -152,7 +150,7 @@ def test_session_never_goes_on_at_another_server(
                 assert second.server.seen[before:] == []
                 stop(proxy, signal.SIGTERM)
             assert first.server.deleted == []
-            with running(ANYWHERE, "--state-dir", str(state), first.url) as proxy:
+            with running("--state-dir", str(state), first.url) as proxy:
                 assert ask(proxy, request(call(1), session=session)).status == 404, "it has ended"
 
 
@@ -164,10 +162,10 @@ def test_session_never_goes_on_at_another_server(
 )  # fmt: skip
 def test_session_goes_on_at_the_same_command_alone(other: tuple[str, ...], state: Path) -> None:
     """How many processes there are is no matter, but whether a session has one of its own."""
-    with running(ANYWHERE, "--state-dir", str(state), "--stdio", "shared", *DEMO) as proxy:
-        session = proxy.session()
+    with running("--state-dir", str(state), "--stdio", "shared", *DEMO) as proxy:
+        session = proxy.session_id()
         stop(proxy, signal.SIGTERM)
-    with running(ANYWHERE, "--state-dir", str(state), *other) as proxy:
+    with running("--state-dir", str(state), *other) as proxy:
         answer = ask(proxy, request(tool("echo", message="x"), session=session))
         assert answer.status == (200 if "pool" in other else 404)
 
@@ -176,15 +174,15 @@ def test_new_shared_child_is_told_what_clients_of_the_old_one_had_set(state: Pat
     """Level and subscriptions are in the row; who has subscribed hears of the resource again."""
     words = ("--state-dir", str(state), "--stdio", "shared", "--", *SCRIPTED)
     uri = "file:///watched"
-    with running(ANYWHERE, *words) as proxy:
-        session = proxy.session()
+    with running(*words) as proxy:
+        session = proxy.session_id()
         for method, params in (
             ("logging/setLevel", {"level": "warning"}), ("resources/subscribe", {"uri": uri})
         ):
             message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
             assert ask(proxy, request(message, session=session)).message["result"] == {}
         stop(proxy, signal.SIGTERM)
-    with running(ANYWHERE, *words) as proxy, proxy.wire() as stream:
+    with running(*words) as proxy, proxy.wire() as stream:
 
         def told() -> str:
             return ask(proxy, request(tool("lines"), session=session)).body.decode()
@@ -204,21 +202,21 @@ def test_session_with_a_child_of_its_own_ends_with_it(state: Path) -> None:
     words = ("--state-dir", str(state), *DEMO)
     ended: list[str] = []
     for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
-        with running(ANYWHERE, *words) as proxy:
+        with running(*words) as proxy:
             for session in ended:
                 answer = ask(proxy, request(tool("echo", message="x"), session=session))
                 assert answer.status == 404
-            ended.append(proxy.session())
+            ended.append(proxy.session_id())
             assert echo(proxy, ended[-1], "hello") == "hello"
             stop(proxy, end)
 
 
 def test_without_a_state_directory_sessions_end_with_the_proxy(upstream: SocketUpstream) -> None:
-    with running(ANYWHERE, upstream.url) as proxy:
-        session = proxy.session()
+    with running(upstream.url) as proxy:
+        session = proxy.session_id()
         stop(proxy, signal.SIGTERM)
     assert upstream.server.deleted == []
-    with running(ANYWHERE, upstream.url) as proxy:
+    with running(upstream.url) as proxy:
         assert ask(proxy, request(call(1), session=session)).status == 404
 
 
@@ -230,12 +228,12 @@ def test_disk_that_fails_refuses_what_it_cannot_keep_and_nothing_else(
 ) -> None:
     """FLT-P6: calls go on, /ready says so, and all is well when there is room again."""
 
-    def sessions(proxy: HttpProxy) -> object:
+    def sessions(proxy: ProxyProcess) -> object:
         return ask(proxy, request(None, "GET", path="/ready"), "GET").message["sessions"]
 
     words = ("--state-dir", str(state), upstream.url)
-    with running(ANYWHERE, *words) as proxy:
-        session, other = proxy.session(), proxy.session()
+    with running(*words) as proxy:
+        session, other = proxy.session_id(), proxy.session_id()
         limits = resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE)
         bytes_max = (state / f"{FILE_NAME}-wal").stat().st_size
         resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (bytes_max, limits[1]))
@@ -245,12 +243,12 @@ def test_disk_that_fails_refuses_what_it_cannot_keep_and_nothing_else(
         assert sessions(proxy) == "not stored"
         assert ask(proxy, request(call(1), session=session)).status == 200
         resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, limits)
-        third = proxy.session()
+        third = proxy.session_id()
         assert sessions(proxy) == "stored"
         eventually(lambda: upstream.server.deleted == ["up-3"])  # it was opened in vain
         stop(proxy, signal.SIGKILL)
         proxy.errors.add("session_write_failed")
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         for front_id in (session, third):
             assert ask(proxy, request(call(2), session=front_id)).status == 200
 
@@ -260,18 +258,18 @@ def test_damaged_file_costs_the_sessions_and_not_the_service(
 ) -> None:
     """FLT-P7: set aside, loudly; clients hear 404 and open others."""
     words = ("--state-dir", str(state), upstream.url)
-    with running(ANYWHERE, *words) as proxy:
-        session = proxy.session()
+    with running(*words) as proxy:
+        session = proxy.session_id()
         stop(proxy, signal.SIGTERM)
     with (state / FILE_NAME).open("r+b") as file:
         file.write(b"no database")
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         assert ask(proxy, request(call(1), session=session)).status == 404
-        session = proxy.session()
+        session = proxy.session_id()
         stop(proxy, signal.SIGKILL)
         proxy.errors.add("session_file_set_aside")
     assert (state / f"{FILE_NAME}.damaged-1").read_bytes().startswith(b"no database")
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         assert ask(proxy, request(call(2), session=session)).status == 200
 
 
@@ -282,9 +280,9 @@ def test_second_proxy_on_one_directory_ends_with_one_line_and_harms_nobody(
     state: Path, upstream: SocketUpstream
 ) -> None:
     words = ("--state-dir", str(state), upstream.url)
-    command = [sys.executable, "-m", "proxy_actors", "run", "--listen", ANYWHERE, *words]
-    with running(ANYWHERE, *words) as proxy:
-        session = proxy.session()
+    command = [sys.executable, "-m", "proxy_actors", "run", "--listen", "127.0.0.1:0", *words]
+    with running(*words) as proxy:
+        session = proxy.session_id()
         second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         assert (second.returncode, second.stdout) == (78, "")
         assert second.stderr == (
@@ -292,9 +290,9 @@ def test_second_proxy_on_one_directory_ends_with_one_line_and_harms_nobody(
             "each proxy needs a directory of its own\n"
         )
         assert ask(proxy, request(call(1), session=session)).status == 200
-        other = proxy.session()
+        other = proxy.session_id()
         stop(proxy, signal.SIGTERM)
-    with running(ANYWHERE, *words) as proxy:
+    with running(*words) as proxy:
         for front_id in (session, other):
             assert ask(proxy, request(call(2), session=front_id)).status == 200
 
@@ -313,12 +311,12 @@ class Nemesis:
         self._lock = threading.Lock()
         self._clients = 0
         self._left = 0
-        self._proxy: HttpProxy | None = None
+        self._proxy: ProxyProcess | None = None
         self._up = threading.Event()
         self._over = threading.Event()
         self.ends: list[signal.Signals] = []
 
-    def strike(self, proxy: HttpProxy) -> bool:
+    def strike(self, proxy: ProxyProcess) -> bool:
         """Let clients use this proxy until it is struck and has ended; False if they are done."""
         with self._lock:
             if not self._clients:
@@ -448,7 +446,7 @@ class Client:
         return answer
 
 
-def check(proxy: HttpProxy, clients: list[Client], checked: set[str]) -> None:
+def check(proxy: ProxyProcess, clients: list[Client], checked: set[str]) -> None:
     """No acknowledged session is lost, no deleted one alive; those checked already are left out."""
     with proxy.wire() as wire:
         for client in clients:
@@ -477,13 +475,13 @@ def test_two_hundred_sessions_keep_their_promises_through_every_end(
         checked: set[str] = set()
         struck = True
         while struck:
-            with running(ANYWHERE, *words) as proxy:
+            with running(*words) as proxy:
                 check(proxy, clients, checked)
                 struck = nemesis.strike(proxy)
             disk += look(state, tmp_path / "copy")
         for client in clients:
             client.join()
-        with running(ANYWHERE, *words) as proxy:
+        with running(*words) as proxy:
             check(proxy, clients, set())
     known = [front_id for client in clients for front_id in client.open | client.ended]
     assert len(known) == SEQUENCES

@@ -11,16 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR2, Signals
 
 import pytest
 
-from tests.peers.processes import free_port
 from tests.sim.virtual import call, initialize, note, request
-from tests.wire import proxy_process
-from tests.wire.http_client import Wire
-from tests.wire.http_proxy import HttpProxy, http_proxy, running
+from tests.wire.proxy_process import SCRIPTED, ProxyProcess, running
+from tests.wire.session_client import check_failure
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -34,8 +31,8 @@ def upstream() -> Iterator[SocketUpstream]:
 
 
 @pytest.fixture
-def proxy(upstream: SocketUpstream) -> Iterator[HttpProxy]:
-    with http_proxy(upstream.url) as proxy:
+def proxy(upstream: SocketUpstream) -> Iterator[ProxyProcess]:
+    with running(upstream.url) as proxy:
         yield proxy
 
 
@@ -50,10 +47,10 @@ def refuses(address: tuple[str, int]) -> bool:
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_calls_that_run_are_answered_before_the_process_ends(
-    proxy: HttpProxy, upstream: SocketUpstream, number: Signals
+    proxy: ProxyProcess, upstream: SocketUpstream, number: Signals
 ) -> None:
     """P1: JSON and events; and the standalone stream is ended properly once they are over."""
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as plain, proxy.wire() as events, proxy.wire() as standalone:
         standalone.send(request(None, "GET", session))
         waiting = standalone.head()
@@ -87,13 +84,13 @@ def test_calls_that_run_are_answered_before_the_process_ends(
 
 
 def test_many_calls_and_streams_are_ended_in_one_drain(
-    proxy: HttpProxy, upstream: SocketUpstream
+    proxy: ProxyProcess, upstream: SocketUpstream
 ) -> None:
     """P1: all answered, every stream with its last chunk."""
     calls = range(1, 51)
     with ExitStack() as stack:
         streams = []
-        for session in [proxy.session() for _ in range(100)]:
+        for session in [proxy.session_id() for _ in range(100)]:
             wire = stack.enter_context(proxy.wire())
             wire.send(request(None, "GET", session))
             streams.append((wire, wire.head()))
@@ -122,10 +119,10 @@ def test_many_calls_and_streams_are_ended_in_one_drain(
 
 
 def test_new_work_is_refused_while_running_calls_end(
-    proxy: HttpProxy, upstream: SocketUpstream
+    proxy: ProxyProcess, upstream: SocketUpstream
 ) -> None:
     """P1: 503 where the request was on its way already, no connection to anyone else."""
-    session = proxy.session()
+    session = proxy.session_id()
     late = request(call(2), session=session)
     opening = request(initialize())
     answers = request({"jsonrpc": "2.0", "id": "x", "result": {}}, session=session)
@@ -155,8 +152,8 @@ def test_new_work_is_refused_while_running_calls_end(
     assert upstream.server.executions[2] == 0
 
 
-def test_process_without_work_ends_as_soon_as_its_clients_do(proxy: HttpProxy) -> None:
-    session = proxy.session()
+def test_process_without_work_ends_as_soon_as_its_clients_do(proxy: ProxyProcess) -> None:
+    session = proxy.session_id()
     with proxy.wire() as idle, proxy.wire() as standalone:
         assert idle.ask(HEALTH, "GET").status == 200
         standalone.send(request(None, "GET", session))
@@ -171,10 +168,10 @@ def test_process_without_work_ends_as_soon_as_its_clients_do(proxy: HttpProxy) -
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_second_signal_ends_the_process_at_once(
-    proxy: HttpProxy, upstream: SocketUpstream, number: Signals
+    proxy: ProxyProcess, upstream: SocketUpstream, number: Signals
 ) -> None:
     """P2: in the middle of a drain that a call holds up."""
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as wire:
         wire.send(request(call(1, "pause 1", "json"), session=session))
         upstream.wait_for(1)
@@ -186,14 +183,13 @@ def test_second_signal_ends_the_process_at_once(
 
 
 def test_call_that_outlasts_the_drain_is_answered_all_the_same(
-    upstream: SocketUpstream, tmp_path: Path
+    upstream: SocketUpstream,
 ) -> None:
     """P1: with an error under its id that says that it may have been executed."""
     settings = {"proxy_actors.service.DRAIN_S_MAX": 0.1}
-    with proxy_process.running(tmp_path, upstream.url, settings=settings) as proxy:
-        address = ("127.0.0.1", proxy.port)
-        session = proxy.session().id
-        with Wire(address) as plain, Wire(address) as events:
+    with running(upstream.url, settings=settings) as proxy:
+        session = proxy.session_id()
+        with proxy.wire() as plain, proxy.wire() as events:
             plain.send(request(call(1, "pause 1", "json"), session=session))
             events.send(request(call(2, "sse", "note", "pause 1", "answer"), session=session))
             streamed = events.head()
@@ -213,21 +209,20 @@ def test_call_that_outlasts_the_drain_is_answered_all_the_same(
         upstream.resume()
 
 
-def test_call_of_a_process_that_outlasts_the_drain_is_answered_too(tmp_path: Path) -> None:
+def test_call_of_a_process_that_outlasts_the_drain_is_answered_too() -> None:
     settings = {"proxy_actors.service.DRAIN_S_MAX": 0.1}
-    server = proxy_process.SCRIPTED
-    with proxy_process.running(tmp_path, *server, settings=settings) as proxy:
+    with running("--", *SCRIPTED, settings=settings) as proxy:
         session = proxy.session()
         assert session.call("echo").status == 200
         silent = session.begin("silence", id=7)
         proxy.signal(SIGTERM)
-        proxy_process.check_failure(silent.answer(), 502, "process-exited", "unknown", id=7)
+        check_failure(silent.answer(), 502, "process-exited", "unknown", id=7)
         assert proxy.wait() == 0
 
 
-def test_hangup_changes_nothing(proxy: HttpProxy, upstream: SocketUpstream) -> None:
+def test_hangup_changes_nothing(proxy: ProxyProcess, upstream: SocketUpstream) -> None:
     """P2: there is no configuration to read again."""
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as wire:
         wire.send(request(call(1, "pause 1", "json"), session=session))
         upstream.wait_for(1)
@@ -238,9 +233,9 @@ def test_hangup_changes_nothing(proxy: HttpProxy, upstream: SocketUpstream) -> N
         assert wire.ask(HEALTH, "GET").status == 200
 
 
-def test_actors_are_written_to_the_log_when_asked_for(proxy: HttpProxy) -> None:
+def test_actors_are_written_to_the_log_when_asked_for(proxy: ProxyProcess) -> None:
     """Every one with its mailbox and restarts, and no session's id."""
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as wire:
         wire.send(request(None, "GET", session))
         assert wire.head().status == 200
@@ -260,7 +255,7 @@ def test_process_may_open_whatever_it_is_allowed_and_its_server_what_it_was() ->
     server = ["--", "sh", "-c", "echo may open $(ulimit -Sn) >&2; exec cat"]
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
     try:
-        with running("127.0.0.1:0", *server) as proxy:
+        with running(*server) as proxy:
             assert resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE) == (most, most)
             eventually(lambda: f"may open {few}" in proxy.log())
     finally:
@@ -299,24 +294,25 @@ def start(url: str, listen: str) -> subprocess.CompletedProcess[str]:
 
 def test_proxy_starts_without_its_upstream_and_finds_it_later() -> None:
     """/ready tells; calls are refused meanwhile, and the process lives."""
-    port = free_port()
-    with http_proxy(f"http://127.0.0.1:{port}/mcp") as proxy:
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    with running(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp") as proxy:
         eventually(lambda: proxy.page("/ready") == 503)
         assert proxy.page("/health") == proxy.page("/admin/health") == 200
         with proxy.wire() as wire:
             answer = wire.ask(request(initialize()))
         assert (answer.status, answer.error["data"]["reason"]) == (502, "connect-failed")
-        with SocketUpstream(port=port) as upstream:
+        with SocketUpstream(listening=listening) as upstream:
             proxy.wait_ready()
             assert upstream.server.seen == []  # a probe is a connection, not a request
-            session = proxy.session()
+            session = proxy.session_id()
             with proxy.wire() as wire:
                 assert wire.ask(request(call(1), session=session)).status == 200
 
 
-def test_readiness_is_over_in_a_drain(proxy: HttpProxy, upstream: SocketUpstream) -> None:
+def test_readiness_is_over_in_a_drain(proxy: ProxyProcess, upstream: SocketUpstream) -> None:
     """RELIABILITY 1.9: whoever asks on a connection that still stands."""
-    session = proxy.session()
+    session = proxy.session_id()
     ready = request(None, "GET", path="/ready")
     with proxy.wire() as running, proxy.wire() as asking:
         running.send(request(call(1, "pause 1", "json"), session=session))
@@ -332,10 +328,10 @@ def test_readiness_is_over_in_a_drain(proxy: HttpProxy, upstream: SocketUpstream
 
 
 def test_notification_reaches_its_stream_to_the_last(
-    proxy: HttpProxy, upstream: SocketUpstream
+    proxy: ProxyProcess, upstream: SocketUpstream
 ) -> None:
     """RELIABILITY 1.9: what the upstream said before the end of the stream is not lost."""
-    session = proxy.session()
+    session = proxy.session_id()
     with proxy.wire() as running, proxy.wire() as standalone:
         standalone.send(request(None, "GET", session))
         answer = standalone.head()

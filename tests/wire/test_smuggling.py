@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.virtual import Answer, call
-from tests.wire.http_proxy import HttpProxy, http_proxy
+from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.smuggling import HIDDEN, SESSION, Payload, payloads
 from tests.wire.socket_upstream import SocketUpstream
 
@@ -26,21 +26,21 @@ def upstream() -> Iterator[SocketUpstream]:
 
 
 @pytest.fixture(scope="module")
-def proxy(upstream: SocketUpstream) -> Iterator[HttpProxy]:
-    with http_proxy(upstream.url) as proxy:
+def proxy(upstream: SocketUpstream) -> Iterator[ProxyProcess]:
+    with running(upstream.url) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def session(proxy: HttpProxy) -> bytes:
-    session = proxy.session().encode()
+def session(proxy: ProxyProcess) -> bytes:
+    session = proxy.session_id().encode()
     assert len(session) == len(SESSION)
     return session
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: payload.name)
 def test_upstream_sees_what_the_framing_gives(
-    proxy: HttpProxy, upstream: SocketUpstream, session: bytes, payload: Payload
+    proxy: ProxyProcess, upstream: SocketUpstream, session: bytes, payload: Payload
 ) -> None:
     upstream.server.seen.clear()
     answers = answers_to(proxy, payload.data.replace(SESSION, session))
@@ -56,7 +56,7 @@ def test_upstream_sees_what_the_framing_gives(
         assert [name for name in framing if name in FRAMING] == ["content-length"]
 
 
-def answers_to(proxy: HttpProxy, data: bytes) -> list[Answer]:
+def answers_to(proxy: ProxyProcess, data: bytes) -> list[Answer]:
     """Send all, end, and read every answer to the end of the connection."""
     answers = []
     with proxy.wire() as wire:

@@ -14,7 +14,8 @@ from proxy_actors.transports.guardian import ProcessTable
 
 from .conftest import Served, serve
 from .fates import working
-from .proxy_process import SCRIPTED, ProxyProcess, check_failure, running
+from .proxy_process import SCRIPTED, ProxyProcess, running
+from .session_client import check_failure
 from .waiting import eventually
 
 SETTINGS = {
@@ -26,9 +27,9 @@ TEXT_BYTES = 100 * 1024
 
 
 @pytest.fixture(scope="module")
-def served(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(mode: str) -> Iterator[Served]:
     """A proxy with these settings, in the place of the one that other modules share."""
-    yield from serve(mode, tmp_path_factory.mktemp(mode), SETTINGS)
+    yield from serve(mode, SETTINGS)
 
 
 def stopped(proxy: ProxyProcess) -> list[int]:
@@ -68,7 +69,7 @@ def test_call_ends_when_the_file_says_so(mode: str, tmp_path: Path) -> None:
         command = {json.dumps(SCRIPTED)}
         stdio = "{mode}"
     """)
-    with running(tmp_path, options=("--config", str(file))) as proxy:
+    with running("--config", str(file)) as proxy:
         patient = proxy.session(path="/mcp/patient")
         gate = tmp_path / "gate"
         os.mkfifo(gate)

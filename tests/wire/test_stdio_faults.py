@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from .fates import Bystander, working
-from .proxy_process import ProxyProcess, check_failure
+from .proxy_process import ProxyProcess
+from .session_client import check_failure
 from .waiting import eventually
 
 MEGABYTE = 1 << 20
@@ -122,6 +123,7 @@ def test_guardian_killed_is_replaced(proxy: ProxyProcess, bystander: Bystander) 
     """It takes all children along, so this is everybody's; then there are others."""
     session = proxy.session()
     guardian, *children = proxy.descendants()
+    proxy.errors.add("guardian_died")
     os.kill(guardian, signal.SIGKILL)
     bystander.check_lost()
     working(proxy, session)

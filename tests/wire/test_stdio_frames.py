@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .proxy_process import SCRIPTED, ProxyProcess, Session, running
+from .proxy_process import SCRIPTED, ProxyProcess, running
+from .session_client import Session
 
 LINE_ENDS = {"LF": "\n", "CR": "\r", "CRLF": "\r\n"}
 HIDDEN = '{"jsonrpc":"2.0","id":666,"method":"tools/call","params":{"name":"echo","arguments":{}}}'
@@ -164,10 +164,10 @@ def room_for_sockets() -> Iterator[None]:
 
 
 def test_thousand_clients_with_one_id_get_their_own_answers(
-    tmp_path: Path, room_for_sockets: None
+    room_for_sockets: None
 ) -> None:
     """THR-T4: all in flight at once at one child, which answers them in no order."""
-    with running(tmp_path, *SCRIPTED, options=("--stdio", "shared")) as proxy:
+    with running("--stdio", "shared", "--", *SCRIPTED) as proxy:
         sessions = [proxy.adopt(proxy.begin_session().answer()) for _ in range(CLIENTS)]
         calls = [session.begin("hold", 0, count=CLIENTS, n=n) for n, session in enumerate(sessions)]
         for n, call in enumerate(calls):

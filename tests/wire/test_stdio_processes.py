@@ -17,7 +17,8 @@ import pytest
 
 from .conftest import CHILDREN_AT_REST, FAR_APART
 from .guardian_peer import FAMILY, wait_gone, watched
-from .proxy_process import SCRIPTED, ProxyProcess, check_failure, running
+from .proxy_process import SCRIPTED, ProxyProcess, running
+from .session_client import check_failure
 from .waiting import PATIENCE_S, eventually
 
 MODES = list(CHILDREN_AT_REST)
@@ -45,9 +46,9 @@ def starts(proxy: ProxyProcess) -> int:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_proxy_killed_leaves_no_process(tmp_path: Path, mode: str) -> None:
+def test_proxy_killed_leaves_no_process(mode: str) -> None:
     """FLT-U6: whatever they ignore and wherever they have gone; no clock decides when."""
-    with running(tmp_path, *family(KINDS[mode]), options=("--stdio", mode)) as proxy:
+    with running("--stdio", mode, "--", *family(KINDS[mode])) as proxy:
         proxy.take_stock(2 * CHILDREN_AT_REST[mode])
         session = proxy.session()
         session.begin("silence").leave()
@@ -60,20 +61,18 @@ def test_proxy_killed_leaves_no_process(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_proxy_asked_to_stop_leaves_no_process(tmp_path: Path, mode: str) -> None:
+def test_proxy_asked_to_stop_leaves_no_process(mode: str) -> None:
     """FLT-U5: `running` asks, and sees to it; each step of the ladder is shorter here."""
-    with running(
-        tmp_path, *family(KINDS[mode]), options=("--stdio", mode), settings=QUICK_STEPS
-    ) as proxy:
+    with running("--stdio", mode, "--", *family(KINDS[mode]), settings=QUICK_STEPS) as proxy:
         proxy.take_stock(2 * CHILDREN_AT_REST[mode])
         proxy.session()
         proxy.stop()
-    assert proxy.log().count(" signal=9") >= CHILDREN_AT_REST[mode]
+        assert proxy.log().count(" signal=9") >= CHILDREN_AT_REST[mode]
 
 
-def test_end_of_a_session_leaves_nothing_of_its_child(tmp_path: Path) -> None:
+def test_end_of_a_session_leaves_nothing_of_its_child() -> None:
     """FLT-U5, MCP-I-4: and touches nobody else's."""
-    with running(tmp_path, *family("daemon"), settings=QUICK_STEPS) as proxy:
+    with running("--", *family("daemon"), settings=QUICK_STEPS) as proxy:
         stock = proxy.take_stock(2)
         session, other = proxy.session(), proxy.session()
         child = session.call("echo").pid
@@ -117,7 +116,8 @@ def test_command_that_cannot_be_started_is_tried_again(
         [upstreams.other]
         command = {json.dumps(SCRIPTED)}
     """)
-    with running(tmp_path, options=("--config", str(file))) as proxy:
+    with running("--config", str(file)) as proxy:
+        proxy.errors.add("spawn_failed")
         eventually(lambda: "spawn_failed upstream=default " in proxy.log())
         eventually(lambda: proxy.pages() == (200, 200, 200))
         for _ in range(3):
@@ -172,16 +172,14 @@ def test_command_is_looked_for_in_the_path_of_the_child(tmp_path: Path) -> None:
     script.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in SCRIPTED) + "\n")
     script.chmod(0o755)
     path = f"PATH={tmp_path}:{os.environ['PATH']}"
-    with running(tmp_path, "server-of-mine", options=("--env", path)) as proxy:
+    with running("--env", path, "--", "server-of-mine") as proxy:
         assert proxy.session().call("echo", n=1).value == {"n": 1}
 
 
 @pytest.mark.parametrize("mode", ["session", "pool"])
-def test_crash_loop_is_slowed_down(tmp_path: Path, mode: str) -> None:
+def test_crash_loop_is_slowed_down(mode: str) -> None:
     """FLT-U3: clients are refused at once and cause no start; the next one is days away here."""
-    with running(
-        tmp_path, *SCRIPTED, "crash", options=("--stdio", mode), settings=RARELY
-    ) as proxy:
+    with running("--stdio", mode, "--", *SCRIPTED, "crash", settings=RARELY) as proxy:
         count = CHILDREN_AT_REST[mode]
         eventually(lambda: proxy.log().count(" code=3 ") == count)
         for _ in range(60):
@@ -191,9 +189,9 @@ def test_crash_loop_is_slowed_down(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["session", "shared"])
-def test_child_that_ends_in_the_handshake_fails_it(tmp_path: Path, mode: str) -> None:
+def test_child_that_ends_in_the_handshake_fails_it(mode: str) -> None:
     """FLT-U2: and no session is opened."""
-    with running(tmp_path, *SCRIPTED, "quit", options=("--stdio", mode)) as proxy:
+    with running("--stdio", mode, "--", *SCRIPTED, "quit") as proxy:
         answer = proxy.begin_session().answer()
         if mode == "session":
             check_failure(answer, 502, "process-exited", "unknown")
@@ -212,7 +210,7 @@ def test_handshakes_wait_for_a_slow_start(tmp_path: Path, mode: str) -> None:
     """FLT-U14."""
     started = tmp_path / "started"
     command = (*SCRIPTED, "until", str(started))
-    with running(tmp_path, *command, options=("--stdio", mode)) as proxy:
+    with running("--stdio", mode, "--", *command) as proxy:
         eventually(lambda: starts(proxy) == CHILDREN_AT_REST[mode])
         assert proxy.pages() == (200, 200 if mode == "session" else 503, 200)
         opening = [proxy.begin_session() for _ in range(5)]
@@ -229,9 +227,7 @@ def test_calls_wait_for_a_slow_restart_in_bounded_number(tmp_path: Path) -> None
     started.touch()
     command = (*SCRIPTED, "until", str(started))
     settings = FAR_APART | {"proxy_actors.policy.stdio_calls.CALLS_MAX": 5}
-    with running(
-        tmp_path, *command, options=("--stdio", "shared"), settings=settings
-    ) as proxy:
+    with running("--stdio", "shared", "--", *command, settings=settings) as proxy:
         session = proxy.session()
         started.unlink()
         before = starts(proxy)
@@ -256,11 +252,10 @@ def test_calls_wait_for_a_slow_restart_in_bounded_number(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("mode", "whose"), [("session", "proxy"), ("shared", "proxy"), ("shared", "guardian")]
 )
-def test_start_without_descriptors_is_tried_again(
-    tmp_path: Path, mode: str, whose: str
-) -> None:
+def test_start_without_descriptors_is_tried_again(mode: str, whose: str) -> None:
     """FLT-U15: EMFILE here or there; nothing leaks, nothing spins, and it heals."""
-    with running(tmp_path, *SCRIPTED, options=("--stdio", mode), settings=FAR_APART) as proxy:
+    with running("--stdio", mode, "--", *SCRIPTED, settings=FAR_APART) as proxy:
+        proxy.errors.add("spawn_failed")
         stock = proxy.take_stock(1)
         session = proxy.session()
         pid = proxy.pid if whose == "proxy" else proxy.descendants()[0]
@@ -284,9 +279,9 @@ def test_start_without_descriptors_is_tried_again(
 # FLT-U16: how many there are.
 
 
-def test_session_longest_unused_makes_room(tmp_path: Path) -> None:
+def test_session_longest_unused_makes_room() -> None:
     """FLT-U16: sessions beyond the cap get a child, and never are there more than it allows."""
-    with running(tmp_path, *SCRIPTED, settings=FEW) as proxy:
+    with running("--", *SCRIPTED, settings=FEW) as proxy:
         stock = proxy.take_stock(1)
         busy, listening = proxy.session(), proxy.session()
         call, stream = busy.begin("silence"), listening.listen()
@@ -312,9 +307,9 @@ def opened(proxy: ProxyProcess) -> object:
     return None
 
 
-def test_processes_that_do_not_end_count_against_the_cap(tmp_path: Path) -> None:
+def test_processes_that_do_not_end_count_against_the_cap() -> None:
     """FLT-U16: sessions that come and go leave no crowd of stubborn ones behind."""
-    with running(tmp_path, *SCRIPTED, "stubborn", settings=FEW) as proxy:
+    with running("--", *SCRIPTED, "stubborn", settings=FEW) as proxy:
         proxy.take_stock(1)
         statuses = []
         for _ in range(20):
@@ -329,9 +324,9 @@ def test_processes_that_do_not_end_count_against_the_cap(tmp_path: Path) -> None
         assert proxy.wait() == -signal.SIGKILL
 
 
-def test_sessions_that_are_all_in_use_keep_their_processes(tmp_path: Path) -> None:
+def test_sessions_that_are_all_in_use_keep_their_processes() -> None:
     """FLT-U16: the next one is refused."""
-    with running(tmp_path, *SCRIPTED, settings=FEW) as proxy:
+    with running("--", *SCRIPTED, settings=FEW) as proxy:
         stock = proxy.take_stock(1)
         sessions = [proxy.session() for _ in range(4)]
         streams = [session.listen() for session in sessions]

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from .proxy_process import SCRIPTED, ProxyProcess, Session, running
+from .proxy_process import SCRIPTED, ProxyProcess, running
+from .session_client import Session
 from .waiting import eventually
 
 LOGGING = """
@@ -59,12 +60,12 @@ def logging_option(tmp_path: Path) -> tuple[str, str]:
     return "--logging", str(ini)
 
 
-def test_child_gets_a_minimal_environment(tmp_path: Path) -> None:
+def test_child_gets_a_minimal_environment() -> None:
     """THR-T12, MCP-I-8: what it needs to run, and what it was given by name."""
     secrets = {"API_TOKEN": "canary", "AWS_SECRET_ACCESS_KEY": "canary", "PATH_": "canary"}
     env = {**secrets, "LC_TIME": "C", "TZ": "UTC", "PASSED_ON": "passed on"}
     options = ("--env", "PASSED_ON", "--env", "GIVEN=a=b", "--env", "TZ=CET")
-    with running(tmp_path, *SCRIPTED, options=options, env=env) as proxy:
+    with running(*options, "--", *SCRIPTED, env=env) as proxy:
         environment = proxy.session().call("environ").value
     own = {"GIVEN": "a=b", "PASSED_ON": "passed on", "TZ": "CET", "LC_TIME": "C"}
     assert {name: environment.pop(name) for name in own} == own
@@ -77,13 +78,14 @@ def test_output_of_a_child_cannot_forge_log_records(
     tmp_path: Path, logging_option: tuple[str, str]
 ) -> None:
     """THR-T13: that of stderr, and that of stdout which is no message."""
-    with running(tmp_path, *SCRIPTED, options=logging_option) as proxy:
+    with running(*logging_option, "--", *SCRIPTED) as proxy:
         session = proxy.session()
         data = base64.b64encode(POISON + b"\n" + b"y" * 5_000 + b"\n").decode()
         session.call("complain", data=data)
         session.call("say", text=POISON.decode("latin-1") + "\n")
         eventually(lambda: proxy.log().count("forged") == 2)
-    text = (tmp_path / "proxy.log").read_bytes()
+        proxy.stop()
+        text = proxy.log().encode(errors="surrogateescape")
     as_json = (tmp_path / "log.json").read_bytes()
     for log in (text, as_json):
         assert not re.search(rb"[^\x20-\x7e\n]", log)
@@ -147,10 +149,11 @@ def test_secrets_stand_in_no_output(
     """THR-T14: neither in logs, nor in files, errors, the process list or what USR2 tells."""
     canaries = Canaries()
     state = tmp_path / "state"
+    options = ("--stdio", mode, "--state-dir", str(state), "--env", "TOKEN", *logging_option)
     with running(
-        tmp_path,
+        *options,
+        "--",
         *SCRIPTED,
-        options=("--stdio", mode, "--state-dir", str(state), "--env", "TOKEN", *logging_option),
         env={"TOKEN": canaries["--env"], "SECRET": canaries["environment"]},
         fields={
             "Authorization": f"Bearer {canaries['Authorization']}",
@@ -176,17 +179,21 @@ def test_secrets_stand_in_no_output(
         canaries.check_absent("failure", session.call("die", a=canaries["argument"]).body)
         proxy.signal(signal.SIGKILL)
         proxy.wait()
-        for path in tmp_path.rglob("*"):
-            if path.is_file():
-                canaries.check_absent(path.name, path.read_bytes())
+        check_files(proxy, tmp_path, canaries)
         assert (tmp_path / "log.json").stat().st_size and any(state.iterdir())
 
 
-def check_everything_written(proxy: ProxyProcess, directory: Path, canaries: Canaries) -> None:
-    """Nothing is told by the files below the directory, or by what a process list shows."""
+def check_files(proxy: ProxyProcess, directory: Path, canaries: Canaries) -> None:
+    """Nothing is told by the log, or by the files below the directory."""
+    canaries.check_absent("log", proxy.log().encode(errors="surrogateescape"))
     for path in directory.rglob("*"):
         if path.is_file():
             canaries.check_absent(path.name, path.read_bytes())
+
+
+def check_everything_written(proxy: ProxyProcess, directory: Path, canaries: Canaries) -> None:
+    """Nothing is told by what was written, or by what a process list shows."""
+    check_files(proxy, directory, canaries)
     guardian, *children = proxy.descendants()
     for pid in (proxy.pid, guardian, *children):
         for name in ("cmdline", "comm"):

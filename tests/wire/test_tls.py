@@ -26,9 +26,8 @@ from tests.certificates import LOCAL_NAMES, Authority
 from tests.contracts.test_gevent_world import descriptors
 from tests.sim.virtual import Answer, call, initialize, request
 from tests.wire.http_client import Wire
-from tests.wire.http_proxy import running
 from tests.wire.plane_thread import PlaneThread
-from tests.wire.proxy_process import running as running_with_settings
+from tests.wire.proxy_process import running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -129,7 +128,7 @@ def test_calls_go_from_tls_to_tls_and_both_sides_know_each_other(
             {listener_of(files, files.authority.path)}
         """)
         mutual = files.client(files.client_certificate, files.client_key)
-        with running("127.0.0.1:0", "--config", str(file), tls=mutual) as proxy:
+        with running("--config", str(file), tls=mutual) as proxy:
             with proxy.wire() as wire:
                 assert isinstance(wire.socket, ssl.SSLSocket)
                 assert wire.socket.version() == "TLSv1.3"
@@ -163,7 +162,7 @@ def test_client_must_show_a_certificate_of_the_right_authority(
         {listener_of(files, files.authority.path)}
     """)
     good = files.client(files.client_certificate, files.client_key)
-    with running("127.0.0.1:0", "--config", str(file), tls=good) as proxy:
+    with running("--config", str(file), tls=good) as proxy:
         for bad, alert in ((files.client(), "alert"), (stranger, "unknown ca")):
             bad.maximum_version = version
             with pytest.raises(ssl.SSLError, match=alert.replace(" ", "[ _]")):
@@ -246,7 +245,7 @@ def test_drain_does_not_wait_for_handshakes(
         url = "{upstream.url}"
         {listener_of(files)}
     """)
-    with running("127.0.0.1:0", "--config", str(file), tls=files.client()) as proxy:
+    with running("--config", str(file), tls=files.client()) as proxy:
         with Wire(proxy.address) as stalled:
             assert proxy.page("/health") == 200
             proxy.process.terminate()
@@ -364,8 +363,8 @@ def test_upstream_that_cannot_be_trusted_is_told_apart(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     late = {"proxy_actors.actors.connection_pool.CONNECT_S_MAX": SOON_S}
-    with served(kind, context) as port, running_with_settings(
-        tmp_path, f"https://127.0.0.1:{port}/mcp", settings=late if kind == "silent" else {},
+    with served(kind, context) as port, running(
+        f"https://127.0.0.1:{port}/mcp", settings=late if kind == "silent" else {},
         env={"SSL_CERT_FILE": str(files.authority.path)},
     ) as proxy:
         ready = eventually(lambda: cause_of(proxy.get("/ready").message))
@@ -447,7 +446,7 @@ def test_upstream_that_wants_another_certificate_is_told_once(
 
 def test_files_of_the_command_line_are_used(files: Files, upstream: SocketUpstream) -> None:
     words = ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key)]
-    with running("127.0.0.1:0", *words, upstream.url, tls=files.client()) as proxy:
+    with running(*words, upstream.url, tls=files.client()) as proxy:
         assert proxy.page("/health") == 200
 
 
