@@ -281,6 +281,10 @@ class _Exchange:
         """Let the result say that the tool has failed."""
         self.result["isError"] = True
 
+    def do_field(self, line: str) -> None:
+        """Let the head have a field more."""
+        self.fields += f"{line}\r\n"
+
     def do_sse(self, _: str) -> None:
         self._send(self._head("text/event-stream", "Transfer-Encoding: chunked"))
 

@@ -132,7 +132,8 @@ class ClientConnection:
             else:
                 with reader:
                     goes_on = write_events(
-                        self._stream, reader.subscriber, request.head, wiring, close
+                        self._stream, reader.subscriber, request.head, wiring, close,
+                        response.fields,
                     )
             written = True
             return goes_on

@@ -9,6 +9,7 @@ from proxy_actors.errors import Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response, json_response
 from proxy_actors.messages.sessions import CreateSession, SessionCreated
+from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.protocol.revisions import SESSION_VERSIONS
 
@@ -36,12 +37,14 @@ class Handshake:
         version: str,
         upstream_session_id: str | None = None,
         child: str = "",
+        returned: Fields = [],
     ) -> Response:
         """Create the session and return the client's answer, once the session is durable.
 
         Args:
             child: the session's own process, with which it ends; "" where it can go on after a
                 restart of the proxy.
+            returned: fields of the upstream's answer that pass on.
 
         Raises:
             FailedError: the registry has no room, or could not store the session.
@@ -60,7 +63,7 @@ class Handshake:
         created: SessionCreated = self._registry.ask(ask, exchange.deadline_s)
         exchange.session = created.session
         session_id = (b"mcp-session-id", created.front_id.encode("ascii"))
-        return json_response(answer.raw, [session_id])
+        return json_response(answer.raw, [session_id, *returned])
 
 
 def agreed_version(request: Message, version: str) -> str:

@@ -35,7 +35,7 @@ READ_BYTES_MAX = 65_536
 BODY_BYTES_MAX = 16 * 1024 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 EVENT_STREAM = b"text/event-stream"
-JSON = b"application/json"
+JSON_TYPE = b"application/json"
 # Servers send the end of a stream in a segment of its own, right behind the answer.
 TAIL_S_MAX = 1.0
 _KINDS = {

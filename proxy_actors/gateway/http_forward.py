@@ -29,7 +29,7 @@ from proxy_actors.gateway.forwarder import (
     Forwarder,
 )
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
-from proxy_actors.gateway.http_exchange import JSON, HttpExchange
+from proxy_actors.gateway.http_exchange import JSON_TYPE, HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
@@ -97,12 +97,14 @@ class HttpForwarder(Forwarder, HttpTasks):
         )
         answer = self._answer(upstream, head, deadline_s, None)
         if answer.is_error:
-            return json_response(answer.raw)
+            return json_response(answer.raw, head.returned)
         session_id = session_id_of(head.fields)
         version = negotiated_version(answer, self._pool.upstream)
         created = False
         try:
-            response = self._handshake.create(exchange, answer, version, session_id)
+            response = self._handshake.create(
+                exchange, answer, version, session_id, returned=head.returned
+            )
             created = True
             return response
         finally:
@@ -126,8 +128,11 @@ class HttpForwarder(Forwarder, HttpTasks):
                     message.method in REPEATABLE, exchange.keeper, exchange.meter,
                 )
             )
-            if head.status == 200 and head.media_type == JSON:
-                return Response(200, JSON_FIELDS, upstream.answer(deadline_s).raw)
+            if head.status == 200 and head.media_type == JSON_TYPE:
+                raw = upstream.answer(deadline_s).raw
+                if head.returned:
+                    return json_response(raw, head.returned)
+                return Response(200, JSON_FIELDS, raw)
             return self._unusual(exchange, session, upstream, head)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
@@ -168,7 +173,7 @@ class HttpForwarder(Forwarder, HttpTasks):
                 raise self._refusal(head, session, opens_stream=True)
             ask = OpenStandaloneStream(exchange.id, session.key)
             name = self._ask_for_stream(exchange.id, upstream, ask)
-            return Response(200, stream=name)
+            return Response(200, head.returned, stream=name)
         finally:
             if name is None:
                 self._slot.tell(ReleaseStandalone(session.key, exchange.id))
@@ -209,13 +214,14 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Answer a call that was not answered with JSON."""
         deadline_s = exchange.deadline_s
         if head.status != 200 or not upstream.is_event_stream:
-            return json_response(self._answer(upstream, head, deadline_s, session).raw)
+            answer = self._answer(upstream, head, deadline_s, session)
+            return json_response(answer.raw, head.returned)
         upstream.became_stream()
         first = upstream.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
         if first is not None and upstream.is_final(first):
             self._finish(upstream)
-            return json_response(first.raw)
-        return self._detach(exchange, session, upstream)
+            return json_response(first.raw, head.returned)
+        return Response(200, head.returned, stream=self._detach(exchange, session, upstream))
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
         forwarded = exchange.accepted.forwarded
@@ -264,12 +270,13 @@ class HttpForwarder(Forwarder, HttpTasks):
             return None
         return messages[0] if len(messages) == 1 else None
 
-    def _detach(self, exchange: Exchange, session: Session, upstream: HttpExchange) -> Response:
+    def _detach(self, exchange: Exchange, session: Session, upstream: HttpExchange) -> str:
+        """Hand the exchange over to a stream's actor; return the stream's name."""
         message = exchange.message
         assert message.id is not None
         upstream.on_cancel = lambda: self._cancel_later(session, message.id)
         ask = OpenCallStream(exchange.id, session.key, message.id, exchange.deadline_s)
-        return Response(200, stream=self._ask_for_stream(exchange.id, upstream, ask))
+        return self._ask_for_stream(exchange.id, upstream, ask)
 
     def _ask_for_stream(
         self,

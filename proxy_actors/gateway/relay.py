@@ -106,9 +106,17 @@ def write_response(
 
 
 def write_events(
-    client: ByteStream, subscriber: Subscriber, head: RequestHead, wiring: Wiring, close: bool
+    client: ByteStream,
+    subscriber: Subscriber,
+    head: RequestHead,
+    wiring: Wiring,
+    close: bool,
+    fields: Fields,
 ) -> bool:
     """Write an event stream to its end; say whether the connection can carry another request.
+
+    Args:
+        fields: what of the upstream's answer passes on.
 
     Raises:
         StreamClosedError, DeadlineError: the client has gone, or reads too slowly.
@@ -119,7 +127,7 @@ def write_events(
         # its sending side only, and the call must run to its end (MCP-S-21).
         client.on_departure(subscriber.end)
     try:
-        return _Writer(client, head, wiring, close).write(subscriber)
+        return _Writer(client, head, wiring, close).write(subscriber, fields)
     finally:
         client.on_departure(None)
 
@@ -148,8 +156,9 @@ class _Writer:
         self._chunked = head.version == (1, 1)
         self._close = close or not self._chunked
 
-    def write(self, subscriber: Subscriber) -> bool:
-        fields = list(_EVENT_STREAM)
+    def write(self, subscriber: Subscriber, returned: Fields) -> bool:
+        ours = [name for name, _ in _EVENT_STREAM]
+        fields = [*_EVENT_STREAM, *(field for field in returned if field[0] not in ours)]
         if self._chunked:
             fields.append((b"transfer-encoding", b"chunked"))
         if self._close:

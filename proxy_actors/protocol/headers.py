@@ -64,6 +64,14 @@ _NEVER_NOMINATED = frozenset(
 )
 _NEVER_NOMINATED_PREFIXES = (b"mcp-", b"x-forwarded-", b"x-real-ip")
 
+# What an answer says of the connection it came on, or of its origin: to clients that is the proxy.
+_OF_THE_UPSTREAM = HOP_BY_HOP | {
+    b"alt-svc", b"clear-site-data", b"content-encoding", b"content-type", b"date",
+    b"mcp-session-id", b"server", b"set-cookie", b"strict-transport-security", b"www-authenticate",
+    b"x-accel-buffering",
+}  # fmt: skip
+_OF_THE_UPSTREAM_PREFIXES = (b"access-control-", b"proxy-", b"x-accel-", b"x-proxy-actors-")
+
 _LIST_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _QUALITY = re.compile(rb"[ \t]*[Qq]=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)[ \t]*")
 _DELAY_S_DIGITS_MAX = 9
@@ -98,6 +106,22 @@ def members(value: bytes) -> tuple[bytes, ...]:
     """Return the members of a comma-separated list of tokens, in lower case, without empty ones."""
     stripped = (member.strip(b" \t") for member in value.lower().split(b","))
     return tuple(member for member in stripped if member)
+
+
+def returnable(fields: Fields) -> Fields:
+    """Return what of an upstream's answer is passed on to the client, order kept (HTTP-F3).
+
+    Everything but what is of the connection (RFC 9110 section 7.6.1), fields that its Connection
+    names included, and of the upstream as an origin of its own: cookies, CORS, challenges.
+    """
+    nominated = members(b",".join(all_of(fields, b"connection")))
+    return [
+        (name, value)
+        for name, value in fields
+        if name not in _OF_THE_UPSTREAM
+        and name not in nominated
+        and not name.startswith(_OF_THE_UPSTREAM_PREFIXES)
+    ]
 
 
 def forwardable(fields: Fields) -> Fields:

@@ -15,7 +15,7 @@ import msgspec
 from httptools import HttpResponseParser
 
 from proxy_actors.errors import Executed, FailedError, FramingError, Reason
-from proxy_actors.protocol.headers import Fields, combined, media_type, members
+from proxy_actors.protocol.headers import Fields, combined, media_type, members, returnable
 from proxy_actors.protocol.http1_framing import (
     CONTENT_LENGTH_DIGITS_MAX,
     ChunkedBody,
@@ -40,7 +40,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     `content_length` is None when absent or chunked; of a response to HEAD or a 304 it describes a
     body that does not follow. `media_type` is that of Content-Type, in lower case and without
     parameters; empty when absent. `keep_alive_timeout_s` is how long the upstream says that it
-    keeps an idle connection.
+    keeps an idle connection. `returned` are the fields that pass on to the client.
     """
 
     status: int
@@ -50,6 +50,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     chunked: bool
     keep_alive_timeout_s: float | None
     media_type: bytes = b""
+    returned: Fields = []
 
 
 class ResponseParser:
@@ -245,6 +246,7 @@ def _read_head(raw: bytes, fields_max: int) -> ResponseHead:
         status, fields, keep_alive, content_length, chunked,
         _keep_alive_timeout_s(by_name.get(b"keep-alive")),
         media_type(by_name.get(b"content-type", b"")),
+        returnable(fields),
     )  # fmt: skip
 
 

@@ -54,6 +54,54 @@ def test_answer_alone_comes_as_json(scene: Scene, steps: list[str]) -> None:
     assert scene.server.executions[1] == 1
 
 
+STRANGE = ["field X-Strange: a", "field X-Strange: b", "field Retry-After: 7"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [["json"], ["chunked"], ["sse", "answer", "end"], ["sse", "note", "answer", "end"]],
+    ids=" ".join,
+)
+def test_fields_of_the_answer_pass_on(scene: Scene, steps: list[str]) -> None:
+    """HTTP-F3: unknown ones too, in their order, whatever form the answer has."""
+    answer = ask(scene, *STRANGE, *steps)
+    assert answer.status == 200
+    assert [value for name, value in answer.fields if name == b"x-strange"] == [b"a", b"b"]
+    assert answer.field(b"retry-after") == b"7"
+
+
+def test_fields_of_the_answer_to_initialize_pass_on(scene: Scene) -> None:
+    """HTTP-F3."""
+    body = initialize("2025-11-25", *STRANGE, "json")
+    answer = scene.ask(request(body))
+    assert answer.field(b"x-strange") == b"a"
+    assert answer.field(b"mcp-session-id") is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Set-Cookie: a=b", "Server: inside/1", "Access-Control-Allow-Origin: *", "Keep-Alive: max=9",
+     "WWW-Authenticate: Basic", "Proxy-Status: inside", "Mcp-Session-Id: of-the-upstream",
+     "X-Accel-Buffering: yes", "Date: Fri, 01 Jan 1999 00:00:00 GMT"],
+)
+@pytest.mark.parametrize("steps", [["json"], ["sse", "note", "answer", "end"]], ids=" ".join)
+def test_what_the_upstream_says_for_its_own_origin_does_not_pass(
+    scene: Scene, steps: list[str], line: str
+) -> None:
+    """HTTP-F1, THR-T9: nor what is of one connection."""
+    name, _, value = line.partition(": ")
+    answer = ask(scene, f"field {line}", *steps)
+    assert answer.status == 200
+    assert (name.lower().encode(), value.encode()) not in answer.fields
+
+
+def test_field_that_the_answers_connection_names_does_not_pass(scene: Scene) -> None:
+    """HTTP-F1."""
+    answer = ask(scene, "field Connection: x-hop", "field X-Hop: 1", "field X-End: 2", "json")
+    assert answer.field(b"x-hop") is None
+    assert answer.field(b"x-end") == b"2"
+
+
 @pytest.mark.parametrize("id", [0, 1, -7, "1", "", "caf\u00e9 \U0001f600", 2**63])
 def test_id_comes_back_as_it_was(scene: Scene, id: Any) -> None:
     """MCP-G-1, G-5: with its type; 0 and "" are ids like others."""
