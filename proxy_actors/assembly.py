@@ -22,8 +22,7 @@ from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.config.model import Config, Upstream
-from proxy_actors.errors import ConnectError, FailedError
-from proxy_actors.gateway import rescue
+from proxy_actors.errors import ConnectError
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
@@ -150,7 +149,8 @@ class Assembly:
         def make_session() -> StdioUpstream:
             return StdioUpstream(
                 self._world, slot, name, command, self._registry, self._streams, processes,
-                self._subscribers, _failure, ChildrenLimits(sessions_max=settings.sessions_max),
+                self._subscribers, forwarder.failure,
+                ChildrenLimits(sessions_max=settings.sessions_max),
             )
 
         def make_shared() -> StdioShared:
@@ -158,7 +158,7 @@ class Assembly:
             limits = SharedChildrenLimits(children=settings.children if pool else 1)
             return StdioShared(
                 self._world, slot, name, command, pool, self._streams, processes,
-                self._subscribers, _failure, limits,
+                self._subscribers, forwarder.failure, limits,
             )
 
         return make_session if mode is StdioMode.SESSION else make_shared, forwarder
@@ -188,7 +188,3 @@ def http_limits(config: Config) -> HttpLimits:
 def _client_tls(settings: Upstream) -> TlsClient:
     tls = settings.tls
     return TlsClient(tls.ca, tls.certificate, tls.key, tls.server_name)
-
-
-def _failure(id: bytes, error: FailedError) -> bytes:
-    return rescue.message(error, id)

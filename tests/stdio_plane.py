@@ -18,8 +18,6 @@ from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
-from proxy_actors.errors import FailedError
-from proxy_actors.gateway import rescue
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.keys import Keyring
@@ -157,11 +155,11 @@ class StdioPlane:
         if self.mode is StdioMode.SESSION:
             return StdioUpstream(
                 self.world, self.upstream, UPSTREAM, self._command, self.registry, self.streams,
-                self.processes, self.subscribers, failure, self._children,
+                self.processes, self.subscribers, self.forwarder.failure, self._children,
             )  # fmt: skip
         return StdioShared(
             self.world, self.upstream, UPSTREAM, self._command, self.mode is StdioMode.POOL,
-            self.streams, self.processes, self.subscribers, failure, self._shared,
+            self.streams, self.processes, self.subscribers, self.forwarder.failure, self._shared,
         )  # fmt: skip
 
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
@@ -169,8 +167,3 @@ class StdioPlane:
             self.world, self.registry, limits, self.store, self.uses,
             {UPSTREAM: self.upstream}, {UPSTREAM: ""},
         )
-
-
-def failure(id: bytes, error: FailedError) -> bytes:
-    """Answer a call with an error."""
-    return rescue.message(error, id)

@@ -81,7 +81,7 @@ class StdioProcess(Actor):
         upstream: str,
         streams: Directory,
         subscribers: Subscribers,
-        failure: Callable[[bytes, FailedError], bytes],
+        failure: Callable[[int, bytes, FailedError], bytes],
     ) -> None:
         super().__init__(world, name)
         self._policy = policy
@@ -286,7 +286,7 @@ class StdioProcess(Actor):
             self.world,
             name,
             self._subscribers,
-            lambda error: self._failure(request_id, error),
+            lambda error: self._failure(call_id, request_id, error),
         )
         self._streams.enter(stream.slot)
         self._call_streams[call_id] = stream.slot

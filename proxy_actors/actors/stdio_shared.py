@@ -77,7 +77,7 @@ class StdioShared(Actor):
         streams: Directory,
         processes: Directory,
         subscribers: Subscribers,
-        failure: Callable[[bytes, FailedError], bytes],
+        failure: Callable[[int, bytes, FailedError], bytes],
         limits: SharedChildrenLimits = SharedChildrenLimits(),
     ) -> None:
         super().__init__(world, slot.name)

@@ -50,7 +50,7 @@ class StdioUpstream(Actor):
         streams: Directory,
         processes: Directory,
         subscribers: Subscribers,
-        failure: Callable[[bytes, FailedError], bytes],
+        failure: Callable[[int, bytes, FailedError], bytes],
         limits: ChildrenLimits = ChildrenLimits(),
     ) -> None:
         super().__init__(world, slot.name)

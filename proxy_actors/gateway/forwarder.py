@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.errors import FailedError
+from proxy_actors.gateway import rescue
+from proxy_actors.gateway.exchange import Exchange, request_name
 from proxy_actors.gateway.response import Response
 
 CALL_S_MAX = 300.0
@@ -24,7 +26,12 @@ REPEATABLE = frozenset(
 class Forwarder(ABC):
     """Carries exchanges to one upstream. Every method runs in the client's greenlet, may wait,
     and raises the errors of `proxy_actors.errors`.
+
+    Attributes:
+        upstream: its configured name.
     """
+
+    upstream: str
 
     @abstractmethod
     def initialize(self, exchange: Exchange) -> Response:
@@ -41,3 +48,8 @@ class Forwarder(ABC):
     @abstractmethod
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's standalone event stream."""
+
+    def failure(self, exchange_id: int, request_id: bytes, error: FailedError) -> bytes:
+        """Make the error that answers a call whose answer has become an event stream."""
+        error.upstream = self.upstream
+        return rescue.message(error, request_id, request_name(exchange_id))

@@ -19,8 +19,8 @@ from proxy_actors.errors import (
     Reason,
     RefusedError,
 )
-from proxy_actors.gateway import rescue, upstream_status
-from proxy_actors.gateway.exchange import Exchange, request_name, session_required
+from proxy_actors.gateway import upstream_status
+from proxy_actors.gateway.exchange import Exchange, session_required
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
@@ -77,6 +77,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         self._world = world
         self._slot = slot
         self._pool = pool
+        self.upstream = pool.upstream
         self._sender = HttpSender(world, pool, fields.target, limits)
         self._fields = fields
         self._handshake = handshake
@@ -200,11 +201,6 @@ class HttpForwarder(Forwarder, HttpTasks):
     def take_source(self, exchange_id: int) -> EventSource | None:
         """Hand a source over to its stream's actor, if it is still to be had."""
         return self._sources.pop(exchange_id, None)
-
-    def failure(self, exchange_id: int, request_id: bytes, error: FailedError) -> bytes:
-        """Make the error that answers a call."""
-        error.upstream = self._pool.upstream
-        return rescue.message(error, request_id, request_name(exchange_id))
 
     # Inside.
 

@@ -2,7 +2,8 @@
 
 Owns the error contract towards clients: a JSON-RPC error under the caller's own id where it could
 be read, with `data` of reason, upstream, executed, retryable, retryAfterMs and requestId for
-failures. It tells clients nothing of the inside: no path, address, secret or traceback.
+failures. It tells clients nothing of the inside: no path, address, secret or traceback. The log
+has more: each failure of an upstream, once, under the same requestId and with its cause.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.headers import Fields
 
 RETRY_AFTER_S = 1.0
+# What an upstream did, or did not do in time. That the proxy has no room may happen at any rate,
+# and is counted in metrics alone.
+_LOGGED = frozenset({502, 504})
 REFUSED = "refused"
 # What is over when others have finished, or when somebody has been started again (HTTP-F8).
 _PASSING = frozenset(
@@ -70,8 +74,14 @@ def failure_of(error: GatewayError) -> str:
     return error.reason.value if isinstance(error, FailedError) else REFUSED
 
 
-def message(error: GatewayError, id: bytes | None, request_id: str = "") -> bytes:
-    """Make the JSON-RPC error of an error."""
+def message(error: GatewayError, id: bytes | None, request_id: str) -> bytes:
+    """Make the JSON-RPC error of an error, and log a failure of the upstream's."""
+    if isinstance(error, FailedError) and error.status in _LOGGED:
+        logger.warning(
+            "upstream_failed request=%s upstream=%s reason=%s executed=%s error=%s cause=%s",
+            request_id, error.upstream or "-", error.reason, error.executed, error.text,
+            error.__cause__ or "-",
+        )
     data = error.data if isinstance(error, RefusedError) else _contract(error, request_id)
     return jsonrpc_rewrite.error(id, error.code, error.text, data)
 

@@ -82,7 +82,7 @@ class StdioForwarder(Forwarder):
         self._mode = mode
         self._handshake = handshake
         self._registry = registry
-        self._upstream = slot.name.rpartition("/")[2]
+        self.upstream = slot.name.rpartition("/")[2]
         self._shared = shared_name(slot)
         self._seen: set[str] = set()
         self._seen_by = 0
@@ -143,13 +143,13 @@ class StdioForwarder(Forwarder):
                 text = "the upstream's answer to initialize was no single message"
                 raise FailedError(
                     Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN,
-                    upstream=self._upstream,
+                    upstream=self.upstream,
                 )
             answer = jsonrpc.admit(response.body)
             assert isinstance(answer, Message)
             if answer.is_error:
                 return response
-            version = negotiated_version(answer, self._upstream)
+            version = negotiated_version(answer, self.upstream)
             response = self._handshake.create(exchange, answer, version, child=child)
             bound = self._slot.tell(BindChild(child, exchange.in_session().key))
             return response
@@ -215,7 +215,7 @@ class StdioForwarder(Forwarder):
         except DeadlineError as error:
             text = "the upstream did not answer in time"
             raise FailedError(
-                Reason.UPSTREAM_TIMEOUT, text, executed=Executed.UNKNOWN, upstream=self._upstream
+                Reason.UPSTREAM_TIMEOUT, text, executed=Executed.UNKNOWN, upstream=self.upstream
             ) from error
         except ActorStoppedError as error:
             raise self._gone(Executed.UNKNOWN if running else Executed.NO) from error
@@ -242,4 +242,4 @@ class StdioForwarder(Forwarder):
         if self._mode is not StdioMode.SESSION and executed is Executed.NO:
             # It is being started anew: what took nothing can be repeated in a moment (FLT-U3).
             reason, text = Reason.UPSTREAM_UNAVAILABLE, "no server process is running"
-        return FailedError(reason, text, executed=executed, upstream=self._upstream)
+        return FailedError(reason, text, executed=executed, upstream=self.upstream)

@@ -78,6 +78,6 @@ def test_whatever_is_logged_of_a_request_names_it(caplog: pytest.LogCaptureFixtu
     told = [(x.getMessage().split()[0], NAMED.findall(x.getMessage())) for x in caplog.records]
     first, second = (answer.error["data"]["requestId"] for answer in (dropped, failed))
     assert told == [
-        ("event_dropped", [first]), ("request_served", [first]),
+        ("event_dropped", [first]), ("upstream_failed", [first]), ("request_served", [first]),
         ("request_failed", [second]), ("request_served", [second]),
     ]

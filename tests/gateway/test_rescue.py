@@ -154,9 +154,36 @@ def test_what_nobody_foresaw_is_logged_with_its_traceback(
     assert record.exc_info is not None
 
 
-def test_foreseen_errors_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    answer(RefusedError(404, "no"))
-    answer(FailedError(Reason.CONNECT_FAILED, "no"))
+def test_failure_of_an_upstream_is_logged_once_with_its_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The answer's requestId finds it."""
+    error = FailedError(
+        Reason.UPSTREAM_CLOSED, "it has gone", executed=Executed.UNKNOWN, upstream="files"
+    )
+    error.__cause__ = StreamClosedError("Connection reset by peer")
+    answer(error)
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == (
+        "WARNING",
+        "upstream_failed request=1f upstream=files reason=upstream-closed executed=unknown "
+        "error=it has gone cause=Connection reset by peer",
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefusedError(404, "no"),
+        FailedError(Reason.RATE_LIMITED, "no"),
+        FailedError(Reason.OVERLOADED, "no"),
+        MessageError("no"),
+    ],
+)
+def test_what_may_come_at_any_rate_is_not_logged(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    answer(error)
     assert caplog.records == []
 
 

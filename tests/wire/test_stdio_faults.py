@@ -99,8 +99,11 @@ def test_streamed_call_is_answered_when_its_child_ends(proxy: ProxyProcess) -> N
     answer = session.send("tools/call", params).answer()
     first, last = answer.messages
     assert first["params"] == {"progressToken": "a", "progress": 1}
-    assert last["error"]["data"]["reason"] == "process-exited"
-    assert last["error"]["data"]["executed"] == "unknown"
+    data = last["error"]["data"]
+    assert (data["reason"], data["executed"]) == ("process-exited", "unknown")
+    assert data["upstream"] == "default"
+    told = f"upstream_failed request={data['requestId']} upstream=default reason=process-exited "
+    assert proxy.log().count(told) == 1
     working(proxy, session)
 
 
