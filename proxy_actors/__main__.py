@@ -44,7 +44,7 @@ output, or the URL of a server that speaks HTTP. Or serve all that a file names,
 """
 _CALL_DESCRIPTION = """\
 Call one tool and print what it returns. A value that is JSON (5, true, null, {"a": 1}, "5") is
-sent as that, any other one as a string.
+sent as that, any other one as a string. An API key is taken from the variable PROXY_ACTORS_KEY.
 """
 
 

@@ -34,7 +34,7 @@ from proxy_actors.world.base import Mailbox, SessionStore, World
 # THR-T5 asks for 128 bits at least.
 ID_RANDOM_BYTES = 24
 RETRY_AFTER_S = 5.0
-_LOGGED_KEY_CHARACTERS = 12
+KEY_CHARACTERS_LOGGED = 12
 
 logger = logging.getLogger("proxy_actors.sessions")
 
@@ -197,11 +197,11 @@ class SessionRegistry(Actor):
             # then the session expires unused.
             self._apply(m.EndSession(session.key, m.EndReason.DELETED))
             return
-        logger.info("session_created key=%s upstream=%s", _brief(session), session.upstream)
         reply.set(m.SessionCreated(front_id, session))
 
     def _tell_ended(self, ended: m.SessionEnded) -> None:
-        logger.info("session_ended key=%s reason=%s", _brief(ended.session), ended.reason)
+        key = ended.session.key[:KEY_CHARACTERS_LOGGED]
+        logger.info("session_ended key=%s reason=%s", key, ended.reason)
         upstream = self._upstreams.get(ended.session.upstream)
         if upstream is not None:
             upstream.tell(ended)
@@ -219,10 +219,6 @@ class SessionRegistry(Actor):
         for reply in self._asks.values():
             reply.fail(ActorStoppedError(f"{self.name} stopped"))
         self._asks.clear()
-
-
-def _brief(session: m.Session) -> str:
-    return session.key[:_LOGGED_KEY_CHARACTERS]
 
 
 def _refused(refusal: m.Refusal) -> GatewayError:

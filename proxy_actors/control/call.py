@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, TextIO
 from urllib.parse import urlsplit
@@ -36,6 +37,7 @@ RESPONSE_BYTES_MAX = 16 * 1024 * 1024
 READ_BYTES_MAX = 64 * 1024
 CONNECT_S_MAX = 5.0
 FAREWELL_S = 2.0
+KEY_VARIABLE = "PROXY_ACTORS_KEY"
 ERROR_FIELDS = ("reason", "upstream", "executed", "retryable", "retryAfterMs", "requestId")
 
 Json = dict[str, Any]  # Any: whatever a JSON object may hold
@@ -43,6 +45,9 @@ Json = dict[str, Any]  # Any: whatever a JSON object may hold
 
 def run(url: str, tool: str, arguments: Json, *, timeout_s: float, as_json: bool) -> bool:
     """Call a tool and print its content, or with `as_json` the whole result, on standard output.
+
+    The API key, if one is needed, is the variable PROXY_ACTORS_KEY of the environment, which the
+    process list does not show.
 
     Args:
         url: the MCP endpoint.
@@ -103,6 +108,8 @@ class _Caller:
                 "User-Agent": f"proxy-actors/{__version__}",
             }
         )
+        if key := os.environ.get(KEY_VARIABLE):
+            http.auth = partial(_show_key, key)
 
     def initialize(self) -> None:
         request = _request(
@@ -200,6 +207,12 @@ class _Caller:
         else:
             answer["error"] = {"code": METHOD_NOT_FOUND, "message": "not offered by this client"}
         self._tell(answer)
+
+
+def _show_key(key: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Show the key as Bearer, whatever a .netrc says of the host."""
+    request.headers["Authorization"] = f"Bearer {key}"
+    return request
 
 
 def _request(request_id: int, method: str, params: Json) -> Json:

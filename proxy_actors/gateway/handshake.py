@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.session_registry import KEY_CHARACTERS_LOGGED
 from proxy_actors.errors import Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response, json_response
@@ -12,6 +15,9 @@ from proxy_actors.messages.sessions import CreateSession, SessionCreated
 from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.protocol.revisions import SESSION_VERSIONS
+
+
+logger = logging.getLogger("proxy_actors.sessions")
 
 
 class _InitializeResult(msgspec.Struct):
@@ -61,7 +67,11 @@ class Handshake:
             resumable=not child,
         )
         created: SessionCreated = self._registry.ask(ask, exchange.deadline_s)
-        exchange.session = created.session
+        session = exchange.session = created.session
+        logger.info(
+            "session_created request=%s key=%s upstream=%s",
+            exchange.request_id, session.key[:KEY_CHARACTERS_LOGGED], session.upstream,
+        )
         session_id = (b"mcp-session-id", created.front_id.encode("ascii"))
         return json_response(answer.raw, [session_id, *returned])
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +159,20 @@ def test_a_call_is_one_whole_session(
     assert far_end.seen[2].message["params"] == {
         "name": "echo", "arguments": {"message": "hello", "times": 2}
     }
+
+
+def test_key_of_the_environment_is_shown_with_every_request(
+    far_end: FarEnd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """MCP-A-10; and not what a .netrc says of the host."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login other password other")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("PROXY_ACTORS_KEY", "pa_secret")
+    far_end.script["tools/call"] = answered(text("hello"))
+    assert main(["call", far_end.url, "echo"]) == 0
+    assert len(far_end.seen) == 4
+    assert {seen.headers["authorization"] for seen in far_end.seen} == {"Bearer pa_secret"}
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,10 @@ def test_whatever_is_logged_of_a_request_names_it(caplog: pytest.LogCaptureFixtu
     """So that the id of an error leads to all that there is about it."""
     scene = Scene()
     scene.plane.wiring.access_log = True
-    session = scene.session()
     caplog.set_level("INFO")
+    session = scene.session()
+    created, *_ = [x.getMessage() for x in caplog.records if "session_created" in x.getMessage()]
+    assert NAMED.findall(created)
     caplog.clear()
     dropped = scene.ask(request(call(1, "sse", "note", "event {nope", "close"), session=session))
 
