@@ -2,7 +2,7 @@
 # make test   lint, then every test
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
-# make bench  measure (see bench/)
+# make bench  measure (see bench/); make bench-streams: event streams
 # make docs   make the tables of docs/configuration.md and docs/metrics.md anew
 # make clean  remove what the others made
 
@@ -20,7 +20,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim bench docs clean
+.PHONY: run test lint peers sim bench bench-streams docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -41,6 +41,9 @@ peers:
 bench: $(VENV)/dev.stamp
 	sh bench/install.sh $(BIN)/python
 	$(BIN)/python bench/run.py
+
+bench-streams: $(VENV)/dev.stamp
+	$(BIN)/python bench/streams.py
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m proxy_actors.config.reference docs/configuration.md

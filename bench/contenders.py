@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from processes import Pinned, free_port
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".bench"
+ECHO_HTTP = ("echo_http.py",)
 ECHO_STDIO = "echo_stdio.py"
 PROXY_CORE, LOAD_CORE = 1, 0
 PROXY_ACTORS = "proxy_actors"
@@ -23,7 +24,7 @@ worker_processes 1;
 daemon off;
 pid {directory}/nginx.pid;
 error_log {directory}/error.log;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 32768; }}
 http {{
   access_log off;
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
@@ -36,6 +37,7 @@ http {{
       proxy_pass http://echo;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
+      proxy_buffering {buffering};
     }}
   }}
 }}
@@ -56,22 +58,24 @@ def python() -> str:
 
 
 @contextmanager
-def upstream(port: int, core: int) -> Iterator[Pinned]:
-    """Run the echo server."""
-    with Pinned([python(), str(HERE / "echo_http.py"), str(port)], core, port) as process:
+def upstream(server: Sequence[str], port: int, core: int) -> Iterator[Pinned]:
+    """Run a server: a script of this directory, and its arguments after the port."""
+    script, *arguments = server
+    argv = [python(), str(HERE / script), str(port), *arguments]
+    with Pinned(argv, core, port) as process:
         yield process
 
 
 @contextmanager
-def alone() -> Iterator[Running]:
-    """The echo server with nothing in front of it."""
+def alone(server: Sequence[str] = ECHO_HTTP) -> Iterator[Running]:
+    """A server with nothing in front of it."""
     port = free_port()
-    with upstream(port, PROXY_CORE) as process:
+    with upstream(server, port, PROXY_CORE) as process:
         yield Running(f"http://127.0.0.1:{port}/mcp", process)
 
 
 @contextmanager
-def nginx() -> Iterator[Running]:
+def nginx(server: Sequence[str] = ECHO_HTTP, buffering: str = "on") -> Iterator[Running]:
     """One nginx worker that passes requests on over kept connections and knows nothing of MCP."""
     binary = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if binary is None:
@@ -80,10 +84,12 @@ def nginx() -> Iterator[Running]:
     with TemporaryDirectory() as directory:
         configuration = Path(directory, "nginx.conf")
         configuration.write_text(
-            _NGINX_CONF.format(directory=directory, port=port, upstream=behind)
+            _NGINX_CONF.format(
+                directory=directory, port=port, upstream=behind, buffering=buffering
+            )
         )
         argv = [binary, "-c", str(configuration), "-p", directory, "-e", f"{directory}/error.log"]
-        with upstream(behind, LOAD_CORE), Pinned(argv, PROXY_CORE, port) as process:
+        with upstream(server, behind, LOAD_CORE), Pinned(argv, PROXY_CORE, port) as process:
             yield Running(f"http://127.0.0.1:{port}/mcp", process)
 
 
@@ -91,7 +97,7 @@ def nginx() -> Iterator[Running]:
 def proxy_actors() -> Iterator[Running]:
     """This project, with its defaults, and metrics that go to a statsd server."""
     port, behind = free_port(), free_port()
-    with upstream(behind, LOAD_CORE), _statsd() as statsd:
+    with upstream(ECHO_HTTP, behind, LOAD_CORE), _statsd() as statsd:
         argv = [*_run(port, statsd), f"http://127.0.0.1:{behind}/mcp"]
         with Pinned(argv, PROXY_CORE, port) as process:
             yield Running(f"http://127.0.0.1:{port}/mcp", process)
@@ -112,14 +118,14 @@ def _statsd() -> Iterator[int]:
         yield int(listening.getsockname()[1])
 
 
-def _stdio_server() -> list[str]:
+def stdio_server() -> list[str]:
     """The command of the stdio server, which moves itself to the core of the load."""
     return ["taskset", "-c", str(LOAD_CORE), python(), str(HERE / ECHO_STDIO)]
 
 
 @contextmanager
 def _in_front_of_stdio(argv: list[str], port: int) -> Iterator[Running]:
-    with Pinned([*argv, *_stdio_server()], PROXY_CORE, port, without=ECHO_STDIO) as process:
+    with Pinned([*argv, *stdio_server()], PROXY_CORE, port, without=ECHO_STDIO) as process:
         yield Running(f"http://127.0.0.1:{port}/mcp", process)
 
 

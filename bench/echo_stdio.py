@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import sys
 
+_CHANGED = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n'
+
 
 def result_of(method: str, params: dict[str, object]) -> dict[str, object]:
     """Answer one request."""
     if method == "initialize":
         return {
             "protocolVersion": params["protocolVersion"],
-            "capabilities": {"tools": {}},
+            "capabilities": {"tools": {"listChanged": True}},
             "serverInfo": {"name": "echo", "version": "1"},
         }
     if method == "tools/call":
@@ -32,6 +34,8 @@ def main() -> None:
     for line in sys.stdin.buffer:
         message = json.loads(line)
         if "id" in message and "method" in message:
+            if (message.get("params") or {}).get("name") == "broadcast":
+                out.write(_CHANGED)
             result = result_of(message["method"], message.get("params") or {})
             answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
             out.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")

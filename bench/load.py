@@ -40,6 +40,15 @@ class Load:
 
 def open_session(url: str) -> dict[str, str]:
     """Open a session and make one call; return the fields that every request then needs."""
+    in_session = open_listener(url)
+    _, body = _post(url, in_session, "tools/call", call())
+    if TEXT.encode() not in body:
+        raise RuntimeError(f"{url} does not echo: {body[:200]!r}")
+    return in_session
+
+
+def open_listener(url: str) -> dict[str, str]:
+    """Open a session and nothing more; return the fields that every request then needs."""
     fields, _ = _post(url, FIELDS, "initialize", {
         "protocolVersion": VERSION, "capabilities": {},
         "clientInfo": {"name": "bench", "version": "1"},
@@ -49,10 +58,12 @@ def open_session(url: str) -> dict[str, str]:
     if session_id:
         in_session["Mcp-Session-Id"] = session_id
     _post(url, in_session, "notifications/initialized", None)
-    _, body = _post(url, in_session, "tools/call", call())
-    if TEXT.encode() not in body:
-        raise RuntimeError(f"{url} does not echo: {body[:200]!r}")
     return in_session
+
+
+def call_tool(url: str, in_session: dict[str, str], tool: str) -> None:
+    """Call a tool once."""
+    _post(url, in_session, "tools/call", {"name": tool, "arguments": {"message": TEXT}})
 
 
 def call() -> dict[str, Any]:

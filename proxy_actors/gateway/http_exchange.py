@@ -32,6 +32,8 @@ from proxy_actors.protocol.sse import SseDecoder
 from proxy_actors.world.base import World
 
 READ_BYTES_MAX = 65_536
+# Of an event stream, so that the events of one that floods us keep nobody waiting for long.
+EVENTS_BYTES_MAX = 4096
 BODY_BYTES_MAX = 16 * 1024 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 EVENT_STREAM = b"text/event-stream"
@@ -297,7 +299,7 @@ class HttpExchange(EventSource):
             if self._parser.complete:
                 return False
             try:
-                self._read(deadline_s)
+                self._read(deadline_s, EVENTS_BYTES_MAX)
             except FailedError as error:
                 if error.reason is Reason.UPSTREAM_TIMEOUT:
                     raise
@@ -346,9 +348,9 @@ class HttpExchange(EventSource):
             raise self._failed(f"the upstream sent no valid JSON-RPC: {error.text}") from error
         return admitted if isinstance(admitted, tuple) else (admitted,)
 
-    def _read(self, deadline_s: float) -> None:
+    def _read(self, deadline_s: float, bytes_max: int = READ_BYTES_MAX) -> None:
         try:
-            data = self._lease.stream.read(READ_BYTES_MAX, deadline_s)
+            data = self._lease.stream.read(bytes_max, deadline_s)
         except DeadlineError as error:
             text = "the upstream did not answer in time"
             raise self._failed(text, Reason.UPSTREAM_TIMEOUT) from error
