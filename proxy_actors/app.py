@@ -6,6 +6,7 @@
       registry          the sessions
       limiter           the token buckets of all rate limits
       server            the listener of clients
+      legacy            the streams of clients of the HTTP+SSE transport
 
 Owns nothing after it has built the tree; `service.py` runs it. The data plane is wired here with
 the stable names of the actors that it asks.
@@ -20,6 +21,7 @@ import msgspec
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.legacy_streams import LegacyStreams
 from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.refs import Ref, Slot
@@ -36,11 +38,13 @@ from proxy_actors.gateway.limits import LimitKey, Limits, Rate, Rule
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
+from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
 from proxy_actors.messages.server import DrainServer, ServerDrained
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode, parse_listen, parse_statsd
+from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import Mailbox, SessionStore, TlsServer, World
@@ -81,11 +85,13 @@ class App:
         self._server = Slot("server")
         self._limiter = Slot("limiter")
         self._metrics = Slot("metrics")
+        self._legacy = Slot(PARENT)
+        self._streams, self._subscribers = Directory(), Subscribers(world)
         self._meters = Meters()
         self._health = Slot("root")
-        streams, subscribers = Directory(), Subscribers(world)
         assembly = Assembly(
-            world, config, self._registry, streams, subscribers, self._meters, environment
+            world, config, self._registry, self._streams, self._subscribers, self._meters,
+            environment,
         )
         assembled = [assembly.upstream(*item) for item in config.upstreams.items()]
         self._listener = world.listen(host, port, tls=_server_tls(config))
@@ -98,14 +104,15 @@ class App:
             self._uses,
             _keyring(config),
             _rates(config, self._limiter, self._meters),
-            streams,
-            subscribers,
+            self._streams,
+            self._subscribers,
             date,
             http_limits(config),
             _connection_limits(config),
             config.logs.access,
             self.scheme,
             self._meters,
+            self._legacy,
         )
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [worker for worker, _ in assembled]
@@ -114,6 +121,8 @@ class App:
             Worker(self._registry, lambda: self._make_registry(store)),
             Worker(self._limiter, self._make_limiter),
             Worker(self._server, self._make_server, drain=DrainServer()),
+            # Behind the server, so that in a stop these streams end while they can be written to.
+            Worker(self._legacy, self._make_legacy, drain=DrainLegacy()),
         ]
         self.root = Root(world, self._health.name, workers, upstreams=upstreams)
         self._to_drain = {self._server.name, *(worker.slot.name for worker, _ in assembled)}
@@ -179,7 +188,8 @@ class App:
         upstreams = {name: route.slot for name, route in routes.items()}
         endpoints = {name: route.endpoint for name, route in routes.items()}
         return SessionRegistry(
-            self._world, self._registry, limits, store, self._uses, upstreams, endpoints
+            self._world, self._registry, limits, store, self._uses, upstreams, endpoints,
+            self._legacy,
         )
 
     def _make_metrics(self) -> Actor:
@@ -197,6 +207,17 @@ class App:
 
     def _make_server(self) -> HttpServer:
         return HttpServer(self._world, self._server, self._listener, self.wiring)
+
+    def _make_legacy(self) -> LegacyStreams:
+        # A client needs a second connection for what it sends: half are left for these.
+        http = self._config.http
+        limits = LegacyLimits(
+            (http.connections_max + 1) // 2, (http.connections_per_address_max + 1) // 2
+        )
+        return LegacyStreams(
+            self._world, self._legacy, limits, self._registry, self._streams, self._subscribers,
+            self.wiring.legacy_calls,
+        )
 
 
 def _sessions_max(config: Config) -> int:

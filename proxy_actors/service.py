@@ -197,6 +197,8 @@ class _Service:
         lines = (
             f"MCP endpoint  {base}/mcp",
             *(f"              {base}/mcp/{name}" for name in others),
+            f"HTTP+SSE      {base}/sse  (for clients of 2024-11-05)",
+            *(f"              {base}/sse/{name}" for name in others),
             f"health        {base}/health  (also {base}/admin/health)",
             f"readiness     {base}/ready",
             "",

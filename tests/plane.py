@@ -12,6 +12,7 @@ from typing import Any
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
+from proxy_actors.actors.legacy_streams import LegacyStreams
 from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.metrics import Metrics, StatsdTarget
@@ -33,10 +34,12 @@ from proxy_actors.gateway.route import Route, Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
+from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.server import DrainServer
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.protocol.http1_framing import HttpLimits
@@ -71,6 +74,7 @@ class Plane:
         tls: TlsServer | None = None,
         upstream_tls: TlsClient | None = None,
         statsd: StatsdTarget | None = None,
+        legacy: LegacyLimits = LegacyLimits(),
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -79,6 +83,7 @@ class Plane:
         self.limiter = Slot("limiter")
         self.server = Slot("server")
         self.metrics = Slot("metrics")
+        self.legacy = Slot(PARENT)
         self.root = Slot("root")
         self.streams = Directory()
         self.subscribers = Subscribers(world)
@@ -115,6 +120,7 @@ class Plane:
             http,
             limits,
             meters=meters,
+            legacy=self.legacy,
         )
         upstreams = [
             Worker(self.upstream, lambda: self._make_upstream(budget), drain=DrainUpstream())
@@ -123,6 +129,7 @@ class Plane:
             Worker(self.registry, lambda: self._make_registry(sessions)),
             Worker(self.limiter, lambda: Limiter(world, self.limiter, buckets_max)),
             Worker(self.server, self._make_server, drain=DrainServer()),
+            Worker(self.legacy, lambda: self._make_legacy(legacy), drain=DrainLegacy()),
         ]
         if statsd is not None:
             make = partial(Metrics, world, self.metrics, statsd, meters, self.root)
@@ -163,6 +170,7 @@ class Plane:
             "bodies": self.wiring.bodies._held,
             "clients": len(self.wiring.clients),
             "uses": len(self.uses),
+            "legacy calls": len(self.wiring.legacy_calls),
         }
         return {name: count for name, count in found.items() if count}
 
@@ -193,10 +201,16 @@ class Plane:
             self.world, self.pool, self._pool_limits, self.table, self._connect, UPSTREAM
         )
 
+    def _make_legacy(self, limits: LegacyLimits) -> LegacyStreams:
+        return LegacyStreams(
+            self.world, self.legacy, limits, self.registry, self.streams, self.subscribers,
+            self.wiring.legacy_calls,
+        )
+
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
             self.world, self.registry, limits, self.store, self.uses,
-            {UPSTREAM: self.upstream}, {UPSTREAM: ""},
+            {UPSTREAM: self.upstream}, {UPSTREAM: ""}, self.legacy,
         )
 
     def _make_server(self) -> HttpServer:

@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.legacy_streams import LegacyStreams
 from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.root import Root
@@ -26,11 +27,13 @@ from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Route, Routes
 from proxy_actors.gateway.stdio_forward import StdioForwarder
 from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages.server import DrainServer
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.options import StdioMode
+from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
@@ -66,6 +69,7 @@ class StdioPlane:
         self.upstream = Slot(f"upstream/{UPSTREAM}")
         self.limiter = Slot("limiter")
         self.server = Slot("server")
+        self.legacy = Slot(PARENT)
         self.root = Slot("root")
         self.streams = Directory()
         self.processes = Directory()
@@ -97,6 +101,7 @@ class StdioPlane:
             self.streams,
             self.subscribers,
             lambda: DATE,
+            legacy=self.legacy,
         )
         listener = world.listen(*listen)
         upstreams = [Worker(self.upstream, self._make_upstream, drain=DrainUpstream())]
@@ -108,6 +113,7 @@ class StdioPlane:
                 lambda: HttpServer(world, self.server, listener, self.wiring),
                 drain=DrainServer(),
             ),
+            Worker(self.legacy, lambda: self._make_legacy(LegacyLimits()), drain=DrainLegacy()),
         ]
         self._tree = Root(world, self.root.name, workers, budget, upstreams=upstreams)
 
@@ -142,6 +148,7 @@ class StdioPlane:
             "bodies": self.wiring.bodies._held,
             "clients": len(self.wiring.clients),
             "uses": len(self.uses),
+            "legacy calls": len(self.wiring.legacy_calls),
             "processes": len(self.processes._slots.keys() - children.keys() - self._names()),
             "asks": 0 if upstream is None else len(vars(upstream)["_asks"]),
         }
@@ -162,8 +169,14 @@ class StdioPlane:
             self.streams, self.processes, self.subscribers, self.forwarder.failure, self._shared,
         )  # fmt: skip
 
+    def _make_legacy(self, limits: LegacyLimits) -> LegacyStreams:
+        return LegacyStreams(
+            self.world, self.legacy, limits, self.registry, self.streams, self.subscribers,
+            self.wiring.legacy_calls,
+        )
+
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
             self.world, self.registry, limits, self.store, self.uses,
-            {UPSTREAM: self.upstream}, {UPSTREAM: ""},
+            {UPSTREAM: self.upstream}, {UPSTREAM: ""}, self.legacy,
         )

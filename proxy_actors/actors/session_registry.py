@@ -49,6 +49,7 @@ class SessionRegistry(Actor):
         upstreams: who is told that a session ended, by the upstreams' configured names. Start them
             before this actor: it may have ends to tell as it starts.
         endpoints: what resumable sessions have as their endpoint, by the same names.
+        legacy: hears that a session has ended as well: its client's stream may end with it.
     """
 
     mail_max = 10_000
@@ -62,12 +63,14 @@ class SessionRegistry(Actor):
         uses: SessionUses,
         upstreams: Mapping[str, Mailbox],
         endpoints: Mapping[str, str],
+        legacy: Mailbox | None = None,
     ) -> None:
         super().__init__(world, slot.name)
         self._uses = uses
         self._store = store
         self._upstreams = upstreams
         self._endpoints = endpoints
+        self._legacy = legacy
         self._asks: dict[int, Reply] = {}
         self._ask_ids = count(1)
         self._store_error = ""
@@ -205,6 +208,8 @@ class SessionRegistry(Actor):
         upstream = self._upstreams.get(ended.session.upstream)
         if upstream is not None:
             upstream.tell(ended)
+        if self._legacy is not None:
+            self._legacy.tell(ended)
         self._store.unfinished.pop(ended.session.key, None)
 
     def _note_store(self, error: str) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from functools import partial
 
 from proxy_actors.actors.subscriber import Subscriber
-from proxy_actors.errors import GatewayError, RefusedError
-from proxy_actors.gateway import rescue, stack
+from proxy_actors.errors import RefusedError
+from proxy_actors.gateway import apart, legacy, stack
 from proxy_actors.gateway.exchange import Exchange
-from proxy_actors.gateway.metering import count_message, outcome
 from proxy_actors.gateway.pages import page
-from proxy_actors.gateway.relay import messages_of
 from proxy_actors.gateway.response import ACCEPTED, Response
+from proxy_actors.gateway.route import MCP, MESSAGES, OURS, SSE
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.sessions import EndReason, EndSession
 from proxy_actors.protocol.jsonrpc import REQUEST, Message
@@ -28,13 +27,17 @@ def answer(exchange: Exchange, wiring: Wiring) -> Response:
     """
     accepted = exchange.accepted
     head = accepted.head
-    if head.method == b"POST" and accepted.route is not None:
+    endpoint = accepted.endpoint
+    if head.method == b"POST" and endpoint is MCP:
         return _post(exchange, wiring)
     if head.method == b"OPTIONS":
-        allow = b"GET, HEAD" if accepted.route is None else b"POST, GET, DELETE, OPTIONS"
-        return Response(204, [(b"allow", allow)])
-    if accepted.route is None:
+        return Response(204, [(b"allow", stack.ALLOW[endpoint])])
+    if endpoint is OURS:
         return page(head.path, wiring)
+    if endpoint is SSE:
+        return legacy.open_stream(exchange, wiring)
+    if endpoint is MESSAGES:
+        return legacy.post(exchange, wiring)
     steps = stack.STEPS_OF_GET if head.method == b"GET" else stack.STEPS_OF_DELETE
     for step in steps:
         step(exchange, wiring)
@@ -77,7 +80,7 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
         if message.kind is REQUEST:
             requests.append(message)
         else:
-            _post_one(exchange.for_message(message, next(wiring.exchange_ids)), wiring)
+            apart.post(exchange.for_message(message, next(wiring.exchange_ids)), wiring)
     if not requests:
         return ACCEPTED
     merged = Subscriber(wiring.world)
@@ -86,7 +89,7 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
     def serve(message: Message) -> None:
         one = exchange.for_message(message, next(wiring.exchange_ids))
         try:
-            _serve_into(merged, one, wiring)
+            apart.serve_into(merged, one, wiring, one.route.forwarder.call)
         except BaseException:
             merged.abort()
             raise
@@ -97,33 +100,3 @@ def _batch(exchange: Exchange, wiring: Wiring) -> Response:
     for message in requests:
         wiring.world.spawn("batch call", partial(serve, message))
     return Response(200, stream=merged)
-
-
-def _post_one(exchange: Exchange, wiring: Wiring) -> None:
-    began_s, failure = wiring.world.now_s(), rescue.REFUSED
-    try:
-        exchange.route.forwarder.post(exchange)
-        failure = ""
-    except GatewayError as error:
-        failure = rescue.failure_of(error)
-        raise
-    finally:
-        seconds = wiring.world.now_s() - began_s
-        count_message(exchange, failure, seconds)
-
-
-def _serve_into(merged: Subscriber, exchange: Exchange, wiring: Wiring) -> None:
-    began_s, failure, data = wiring.world.now_s(), "", b""
-    try:
-        response = exchange.route.forwarder.call(exchange)
-        if response.stream is None:
-            merged.push(data := response.body)
-        else:
-            for data in messages_of(str(response.stream), wiring):
-                merged.push(data)
-    except Exception as error:  # whatever it is, the message gets an answer
-        known = rescue.classify(error, exchange.request_id)
-        failure = rescue.failure_of(known)
-        merged.push(rescue.message(known, exchange.message.id, exchange.request_id))
-    seconds = wiring.world.now_s() - began_s
-    count_message(exchange, failure or outcome(data), seconds)

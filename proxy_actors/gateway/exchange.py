@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxy_actors.actors.meters import CallMeter, meter_of
+from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
 from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.session_use import SessionHolder
+from proxy_actors.messages.legacy import StreamFound
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import REQUEST, Message
 
 if TYPE_CHECKING:
     from proxy_actors.gateway.limits import AddressTokens
-    from proxy_actors.gateway.route import Route
+    from proxy_actors.gateway.route import Endpoint, Route
 
 
 class AcceptedHead(msgspec.Struct, frozen=True):
@@ -30,6 +32,7 @@ class AcceptedHead(msgspec.Struct, frozen=True):
 
     Attributes:
         route: the upstream that its path leads to; None for a page of the proxy's own.
+        endpoint: which of the upstream's endpoints it is.
         forwarded: the client's fields that may pass to an upstream (HTTP-F1).
         version: the revision that the request names.
         front_id: the session that it names.
@@ -38,6 +41,7 @@ class AcceptedHead(msgspec.Struct, frozen=True):
 
     head: RequestHead
     route: Route | None
+    endpoint: Endpoint
     forwarded: Forwarded
     version: bytes | None
     front_id: bytes | None
@@ -85,16 +89,20 @@ class Exchange:
         principal: whose request it is.
         tier: the principal's tier of rate limits.
         session: the client's session; None before and during `initialize`.
+        stream, found: where what comes to the message endpoint of a stream is answered, and what
+            that has said of itself; unset for all else.
     """
 
     __slots__ = (
-        "accepted", "batch", "began_s", "client", "deadline_s", "id", "keeper", "message",
-        "messages", "meter", "opens_session", "parted", "principal", "request", "route", "session",
-        "tier",
+        "accepted", "batch", "began_s", "client", "deadline_s", "found", "id", "keeper",
+        "message", "messages", "meter", "opens_session", "parted", "principal", "request",
+        "route", "session", "stream", "tier",
     )  # fmt: skip
     route: Route
     message: Message
     meter: CallMeter
+    stream: Slot
+    found: StreamFound
 
     def __init__(
         self,
@@ -155,6 +163,7 @@ class Exchange:
         one.keeper = None
         one.message, one.messages = message, (message,)
         one.meter = meter_of(self.route.meters, message)
+        one.opens_session = self.opens_session
         one.principal = self.principal
         one.tier = self.tier
         one.session = self.session

@@ -133,7 +133,7 @@ class ClientConnection:
                 with reader:
                     goes_on = write_events(
                         self._stream, reader.subscriber, request.head, wiring, close,
-                        response.fields,
+                        response.fields, response.prelude,
                     )
             written = True
             return goes_on

@@ -11,6 +11,7 @@ from proxy_actors.actors.session_registry import KEY_CHARACTERS_LOGGED
 from proxy_actors.errors import Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.gateway.route import MESSAGES
 from proxy_actors.messages.sessions import CreateSession, SessionCreated
 from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.jsonrpc import Message
@@ -64,7 +65,8 @@ class Handshake:
             upstream_session_id=upstream_session_id,
             version=version,
             initialize_params=b"{}" if params is None else bytes(params),
-            resumable=not child,
+            # A stream of the old transport takes its session with it when it ends.
+            resumable=not child and exchange.accepted.endpoint is not MESSAGES,
         )
         created: SessionCreated = self._registry.ask(ask, exchange.deadline_s)
         session = exchange.session = created.session

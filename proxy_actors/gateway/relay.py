@@ -112,11 +112,13 @@ def write_events(
     wiring: Wiring,
     close: bool,
     fields: Fields,
+    prelude: bytes = b"",
 ) -> bool:
     """Write an event stream to its end; say whether the connection can carry another request.
 
     Args:
         fields: what of the upstream's answer passes on.
+        prelude: written first, as it is.
 
     Raises:
         StreamClosedError, DeadlineError: the client has gone, or reads too slowly.
@@ -127,7 +129,7 @@ def write_events(
         # its sending side only, and the call must run to its end (MCP-S-21).
         client.on_departure(subscriber.end)
     try:
-        return _Writer(client, head, wiring, close).write(subscriber, fields)
+        return _Writer(client, head, wiring, close).write(subscriber, fields, prelude)
     finally:
         client.on_departure(None)
 
@@ -156,7 +158,7 @@ class _Writer:
         self._chunked = head.version == (1, 1)
         self._close = close or not self._chunked
 
-    def write(self, subscriber: Subscriber, returned: Fields) -> bool:
+    def write(self, subscriber: Subscriber, returned: Fields, prelude: bytes) -> bool:
         ours = [name for name, _ in _EVENT_STREAM]
         fields = [*_EVENT_STREAM, *(field for field in returned if field[0] not in ours)]
         if self._chunked:
@@ -164,6 +166,8 @@ class _Writer:
         if self._close:
             fields.append(_CLOSE)
         self._write([response_head(200, fields, date=self._wiring.date())])
+        if prelude:
+            self._write_chunk(prelude)
         while True:
             try:
                 messages = subscriber.take(self._wiring.world.now_s() + KEEP_ALIVE_S)

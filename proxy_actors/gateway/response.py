@@ -14,7 +14,8 @@ JSON_FIELDS: Fields = [JSON]
 class Response(msgspec.Struct, frozen=True, gc=False):
     """An answer: with a body, or with the event stream of that name.
 
-    `close` says that the connection ends after it, `failure` what went wrong, where this tells so.
+    `prelude` is what the stream begins with, as it is written. `close` says that the connection
+    ends after it, `failure` what went wrong, where this tells so.
     """
 
     status: int
@@ -23,6 +24,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     stream: str | Subscriber | None = None
     close: bool = False
     failure: str = ""
+    prelude: bytes = b""
 
 
 def json_response(body: bytes, fields: Fields | None = None, status: int = 200) -> Response:

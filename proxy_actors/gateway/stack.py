@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy_actors.actors.legacy_stream import unknown
 from proxy_actors.actors.meters import meter_of
-from proxy_actors.errors import UNSUPPORTED_PROTOCOL_VERSION, RefusedError
+from proxy_actors.errors import (
+    UNSUPPORTED_PROTOCOL_VERSION,
+    ActorStoppedError,
+    RefusedError,
+)
 from proxy_actors.gateway.exchange import AcceptedHead, Exchange, session_required
 from proxy_actors.gateway.http_fields import forwarded_fields
 from proxy_actors.gateway.keys import unauthorized
 from proxy_actors.gateway.pages import PAGES
-from proxy_actors.gateway.route import Route
+from proxy_actors.gateway.route import MCP, MESSAGES, OURS, SSE, Endpoint
 from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.legacy import FindSession
+from proxy_actors.messages.stream import CloseStream
+from proxy_actors.policy.legacy_streams import stream_of
 from proxy_actors.protocol.headers import accepts, first, media_type
 from proxy_actors.protocol.http1_request import RequestHead
 from proxy_actors.protocol.jsonrpc import REQUEST, Message, admit
@@ -25,9 +33,16 @@ from proxy_actors.protocol.revisions import (
     allows_batches,
 )
 
-_MCP_METHODS = (b"POST", b"GET", b"DELETE")
-_ALLOW_MCP = ((b"allow", b"POST, GET, DELETE, OPTIONS"),)
-_ALLOW_PAGE = ((b"allow", b"GET, HEAD, OPTIONS"),)
+ALLOW: dict[Endpoint, bytes] = {
+    MCP: b"POST, GET, DELETE, OPTIONS",
+    SSE: b"GET, OPTIONS",
+    MESSAGES: b"POST, OPTIONS",
+    OURS: b"GET, HEAD, OPTIONS",
+}
+# The field of the query of a message endpoint that names the stream.
+STREAM_FIELD = b"sessionId"
+FIND_S_MAX = 1.0
+_METHODS = {endpoint: frozenset(allow.split(b", ")) for endpoint, allow in ALLOW.items()}
 _VERSIONS = frozenset(version.encode("ascii") for version in SESSION_VERSIONS)
 
 Step = Callable[[Exchange, Wiring], None]
@@ -46,13 +61,14 @@ def accept_head(head: RequestHead, peer: str, wiring: Wiring) -> AcceptedHead:
     for name, value in head.fields:
         if name == b"origin":
             wiring.names.check_origin(value, head.host)
-    route = wiring.routes.find(head.path)
-    _check_path(head, route)
-    if route is not None and head.method in (b"POST", b"GET"):
-        _check_media(head)
+    route, endpoint = wiring.routes.find(head.path)
+    _check_path(head, endpoint)
+    if endpoint is not OURS and head.method in (b"POST", b"GET"):
+        _check_media(head, endpoint)
     return AcceptedHead(
         head,
         route,
+        endpoint,
         forwarded_fields(head.fields, head.host, peer, wiring.pseudonym, wiring.scheme),
         first(head.fields, b"mcp-protocol-version"),
         first(head.fields, b"mcp-session-id"),
@@ -139,6 +155,33 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
     exchange.session = session
 
 
+def find_stream(exchange: Exchange, wiring: Wiring) -> None:
+    """Find the stream whose message endpoint this is, and its session (MCP-L-3).
+
+    The stream's id is in the query, since all that a client of 2024-11-05 knows is a URI.
+    """
+    name, _, id = exchange.accepted.head.query.partition(b"=")
+    if name != STREAM_FIELD:
+        raise RefusedError(400, "the target names no session: GET the stream first")
+    try:
+        exchange.stream = wiring.streams.find(stream_of(id.decode("ascii", "replace")))
+        ask = FindSession(exchange.principal, exchange.route.name)
+        exchange.found = exchange.stream.ask(ask, wiring.world.now_s() + FIND_S_MAX)
+    except ActorStoppedError as error:
+        raise unknown() from error
+    if exchange.opens_session:
+        return
+    if not exchange.found.front_id:
+        raise RefusedError(400, "initialize first")
+    try:
+        exchange.session = exchange.client.holder.begin(
+            exchange.id, exchange.found.front_id.encode("ascii"), exchange.principal
+        )
+    except RefusedError:
+        exchange.stream.tell(CloseStream())
+        raise
+
+
 def check_batch(exchange: Exchange, wiring: Wiring) -> None:
     """Refuse an array where the revision has none (MCP-S-12, S-13)."""
     if exchange.batch and not allows_batches(exchange.in_session().version):
@@ -162,27 +205,31 @@ STEPS_OF_POST: tuple[Step, ...] = (
 )
 STEPS_OF_GET: tuple[Step, ...] = (take_address, authenticate, check_version, find_session)
 STEPS_OF_DELETE: tuple[Step, ...] = (authenticate, check_version, find_session)  # never limited
+# The transport of 2024-11-05: the stream that is opened, and what is sent to its message endpoint.
+STEPS_OF_SSE: tuple[Step, ...] = (take_address, authenticate, check_version)
+STEPS_OF_MESSAGES: tuple[Step, ...] = (
+    take_address, admit_body, authenticate, check_version, find_stream, check_batch, take_rules,
+)  # fmt: skip
 
 
-def _check_path(head: RequestHead, route: Route | None) -> None:
-    if route is not None:
-        if head.method not in _MCP_METHODS and head.method != b"OPTIONS":
-            raise RefusedError(405, "this method is not allowed here", headers=_ALLOW_MCP)
-    elif head.path in PAGES:
-        if head.method not in (b"GET", b"HEAD", b"OPTIONS"):
-            raise RefusedError(405, "this method is not allowed here", headers=_ALLOW_PAGE)
-    elif head.target != b"*" or head.method != b"OPTIONS":
-        raise RefusedError(404, "there is nothing at this path")
+def _check_path(head: RequestHead, endpoint: Endpoint) -> None:
+    if endpoint is OURS and head.path not in PAGES:
+        if head.target != b"*" or head.method != b"OPTIONS":
+            raise RefusedError(404, "there is nothing at this path")
+    elif head.method not in _METHODS[endpoint]:
+        allow = ((b"allow", ALLOW[endpoint]),)
+        raise RefusedError(405, "this method is not allowed here", headers=allow)
 
 
-def _check_media(head: RequestHead) -> None:
+def _check_media(head: RequestHead, endpoint: Endpoint) -> None:
     accept = b", ".join(value for name, value in head.fields if name == b"accept")
     stream = accepts(accept, b"text/event-stream")
     if head.method == b"GET":
         if not stream:
             raise RefusedError(406, "Accept must list text/event-stream")
         return
-    if not stream or not accepts(accept, b"application/json"):
+    # What a message endpoint answers has no body, so its clients need not say what they accept.
+    if endpoint is MCP and not (stream and accepts(accept, b"application/json")):
         raise RefusedError(406, "Accept must list application/json and text/event-stream")
     content_type = first(head.fields, b"content-type")
     if content_type is None or media_type(content_type) != b"application/json":

@@ -15,9 +15,11 @@ from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, Reason, Side
 from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.gateway.keys import Keyring
+from proxy_actors.gateway.legacy_calls import LegacyCalls
 from proxy_actors.gateway.limits import Limits
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Routes
+from proxy_actors.policy.legacy_streams import PARENT
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import World
 
@@ -91,6 +93,8 @@ class Wiring:
         access_log: whether every request is logged.
         scheme: of the URLs that clients use, "http" or "https".
         meters: where is counted.
+        legacy: the parent of the streams of the HTTP+SSE transport.
+        legacy_calls: what is being served for those streams.
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
         exchange_ids: mints ids, unique in this process.
@@ -114,6 +118,7 @@ class Wiring:
         access_log: bool = False,
         scheme: str = "http",
         meters: Meters | None = None,
+        legacy: Slot | None = None,
     ) -> None:
         self.world = world
         self.names = names
@@ -131,11 +136,13 @@ class Wiring:
         self.access_log = access_log
         self.scheme = scheme.encode("ascii")
         self.meters = meters or Meters()
+        self.legacy = legacy or Slot(PARENT)
         self.bodies = BodyBudget(limits.body_bytes_total_max)
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")
         self.draining = False
         self.exchange_ids = itertools.count(1)
+        self.legacy_calls = LegacyCalls(world, self.exchange_ids)
 
     def write_deadline_s(self, data_bytes: int) -> float:
         """Say when a client must have accepted so many bytes that are written now."""

@@ -80,5 +80,5 @@ class Scene(SimWorld):
     def rest(self) -> None:
         """Let everything come to rest, and see that nothing is left."""
         self.run(120.0)
-        assert self.plane.leftovers() == {}
+        assert self.plane.leftovers() == {}, self.plane.leftovers()
         assert not self.errors, self.errors

@@ -135,9 +135,9 @@ def test_idle_connection_is_ended_after_its_time(scene: Scene) -> None:
 
     def client(first: bytes) -> tuple[Answer, float]:
         connection = scene.connection()
+        began_s = scene.now_s()
         if first:
             assert connection.ask(first, "GET").status == 200
-        began_s = scene.now_s()
         answer = connection.receive()
         connection.close()
         return answer, scene.now_s() - began_s

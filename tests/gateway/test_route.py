@@ -8,7 +8,7 @@ import pytest
 
 from proxy_actors.actors.refs import Slot
 from proxy_actors.gateway.forwarder import Forwarder
-from proxy_actors.gateway.route import Route, Routes
+from proxy_actors.gateway.route import MCP, MESSAGES, OURS, SSE, Endpoint, Route, Routes
 from tests.gateway.scene import Scene
 from tests.sim.virtual import call, request
 
@@ -30,7 +30,20 @@ def routes() -> Routes:
 )
 def test_path_leads_to_an_upstream_or_nowhere(path: bytes, name: str | None) -> None:
     """As it came: a name has one spelling."""
-    route = routes().find(path)
+    route, _ = routes().find(path)
+    assert (None if route is None else route.name) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [(b"/mcp/files", MCP), (b"/sse", SSE), (b"/sse/files", SSE), (b"/messages", MESSAGES),
+     (b"/messages/files", MESSAGES), (b"/sse/other", OURS), (b"/messages/", OURS), (b"/", OURS)],
+)  # fmt: skip
+def test_path_leads_to_one_endpoint_of_its_upstream(path: bytes, endpoint: Endpoint) -> None:
+    """MCP-L-6: the two transports stand side by side, on different paths."""
+    route, found = routes().find(path)
+    assert found is endpoint
+    name = None if found is OURS else "files" if path.endswith(b"files") else "web"
     assert (None if route is None else route.name) == name
 
 

@@ -1,0 +1,63 @@
+"""The requests that are being served for streams of the HTTP+SSE transport.
+
+Owns who they are, so that they can be cancelled when their stream ends, and nothing of what becomes
+of them. `gateway/legacy.py` keeps it; the actor of a stream calls upon it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from msgspec import Raw
+
+from proxy_actors.actors.legacy_stream import LegacyTasks
+from proxy_actors.errors import ProxyActorsError
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.protocol.revisions import CANCELLED
+from proxy_actors.world.base import World
+
+
+class LegacyCalls(LegacyTasks):
+    """The exchanges by their streams.
+
+    Args:
+        exchange_ids: mints ids.
+    """
+
+    def __init__(self, world: World, exchange_ids: Iterator[int]) -> None:
+        self._world = world
+        self._exchange_ids = exchange_ids
+        self._by_stream: dict[str, dict[int, Exchange]] = {}
+
+    def enter(self, exchange: Exchange) -> None:
+        """List a request within a session; whoever does must `leave` at its end."""
+        self._by_stream.setdefault(exchange.stream.name, {})[exchange.id] = exchange
+
+    def leave(self, exchange: Exchange) -> None:
+        """Forget a request."""
+        of_stream = self._by_stream[exchange.stream.name]
+        del of_stream[exchange.id]
+        if not of_stream:
+            del self._by_stream[exchange.stream.name]
+
+    def cancel(self, stream: str) -> None:
+        """Tell the server that no request of this stream's is wanted any more (MCP-L-5)."""
+        for exchange in self._by_stream.get(stream, {}).values():
+            if not exchange.opens_session:  # which is never cancelled (MCP-S-25)
+                self._world.spawn("legacy cancel", partial(self._cancel, exchange))
+
+    def _cancel(self, exchange: Exchange) -> None:
+        assert exchange.message.id is not None
+        params = {"requestId": Raw(exchange.message.id), "reason": "the client has left"}
+        message = jsonrpc.admit(jsonrpc_rewrite.notification(CANCELLED, params))
+        assert isinstance(message, Message)
+        try:
+            exchange.route.forwarder.post(exchange.for_message(message, next(self._exchange_ids)))
+        except ProxyActorsError:
+            return  # the session's end is told to the server as well
+
+    def __len__(self) -> int:
+        return len(self._by_stream)
