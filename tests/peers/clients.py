@@ -24,9 +24,11 @@ TS_DRIVER = (str(NODE), str(HERE / "ts_client.mjs"), str(SCOPE / "sdk"))
 OLDER = "2025-03-26"
 DRIVERS = {
     "python-legacy": PYTHON_DRIVER, "python-auto": PYTHON_DRIVER, "typescript": TS_DRIVER,
-    "python-older": (*PYTHON_DRIVER, OLDER),
+    "python-older": (*PYTHON_DRIVER, OLDER), "python-sse": PYTHON_DRIVER,
+    "typescript-sse": TS_DRIVER,
 }  # fmt: skip
-MODES = {"python-auto": "auto"}
+SSE = "sse"
+MODES = {"python-auto": "auto", "python-sse": SSE, "typescript-sse": SSE}
 
 ASKED = ("sampling", "elicitation", "roots")
 EVERY_SCENARIO = (
@@ -66,7 +68,8 @@ def run_driver(
     """Play jobs, all at once, and return the lines of each by its name and the scenario.
 
     A job has a name, the target (a URL, or the command of a server over stdio), the client's
-    mode, the plan and the scenarios. One line more, "end", tells how it ended outside of those.
+    mode (SSE for the transport of 2024-11-05), the plan and the scenarios. One line more, "end",
+    tells how it ended outside of those.
     """
     try:
         done = subprocess.run(
@@ -112,14 +115,16 @@ class Sightings:
         return line["saw"]
 
     def _play(self, route: str, driver: tuple[str, ...], pairs: list[Pair]) -> dict[str, Seen]:
-        jobs = [
-            {
-                "name": "-to-".join(pair),
-                "target": self._endpoints.url(route, pair[1]),
-                "mode": MODES.get(pair[0], "legacy"),
-                "plan": plan(route, pair[1]),
-                "scenarios": scenarios(route, pair),
-            }
-            for pair in pairs
-        ]
+        jobs = [self._job(route, pair) for pair in pairs]
         return run_driver(driver, jobs, self._endpoints.environment)
+
+    def _job(self, route: str, pair: Pair) -> Plan:
+        mode = MODES.get(pair[0], "legacy")
+        url_of = self._endpoints.sse_url if mode == SSE else self._endpoints.url
+        return {
+            "name": "-to-".join(pair),
+            "target": url_of(route, pair[1]),
+            "mode": mode,
+            "plan": plan(route, pair[1]),
+            "scenarios": scenarios(route, pair),
+        }

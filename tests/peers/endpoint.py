@@ -21,10 +21,12 @@ from peers.upstreams import (
     ROOT,
     UPSTREAMS,
     Upstream,
+    on_port,
 )
 from tests.certificates import LOCAL_NAMES, Authority
 
 FORKS = "forks"  # no route for clients: where forked_stdio gets its servers from
+OLD = "old"  # nor this: servers of the transport of 2024-11-05, for clients of that one
 FAR = "far"  # nor this: the TLS server that a proxy reaches in TLS, a proxy itself
 DIRECT = "direct"
 HTTP = "http"
@@ -32,7 +34,7 @@ TLS = "tls"
 SESSION = "session"
 SHARED = "shared"
 POOL = "pool"
-BEHIND = (DIRECT, FORKS, FAR)
+BEHIND = (DIRECT, FORKS, OLD, FAR)
 ROUTES = (DIRECT, HTTP, TLS, SESSION, SHARED, POOL)
 
 
@@ -64,6 +66,12 @@ class Endpoints:
             raise opened
         return opened
 
+    def sse_url(self, route: str, upstream: str) -> str:
+        """The same for clients of the transport of 2024-11-05."""
+        if route == DIRECT:
+            return self.url(OLD, upstream)
+        return self.url(route, upstream).removesuffix("/mcp") + "/sse"
+
     @property
     def environment(self) -> dict[str, str]:
         """What a client's process needs to trust the servers of this session."""
@@ -87,7 +95,9 @@ class Endpoints:
     def _open(self, route: str, upstream: Upstream) -> str:
         match route:
             case "direct":
-                return self._start_http(upstream)
+                return self._start_http(route, upstream, upstream.http, "/mcp")
+            case "old":
+                return self._start_http(route, upstream, upstream.sse, "/sse")
             case "forks":
                 return self._start_forks(upstream)
             case "http":
@@ -109,10 +119,13 @@ class Endpoints:
             return [*FORKED_SERVER, self.url(FORKS, EVERYTHING.name)]
         return [*upstream.stdio]
 
-    def _start_http(self, upstream: Upstream) -> str:
+    def _start_http(
+        self, route: str, upstream: Upstream, command: tuple[str, ...], path: str
+    ) -> str:
         port = free_port()
-        self._start(DIRECT, upstream, upstream.on_port(port)).wait_ready(partial(accepts, port))
-        return f"http://127.0.0.1:{port}/mcp"
+        server = self._start(route, upstream, on_port(command, port))
+        server.wait_ready(partial(accepts, port))
+        return f"http://127.0.0.1:{port}{path}"
 
     def _start_forks(self, upstream: Upstream) -> str:
         path = self._directory / "forks"

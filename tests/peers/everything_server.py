@@ -236,10 +236,34 @@ def serve_http(server: Server[Any], port: int, resumable: bool) -> None:
     )
 
 
+def serve_sse(server: Server[Any], port: int) -> None:
+    import uvicorn
+    from mcp.server.sse import SseServerTransport
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Mount, Route
+
+    transport = SseServerTransport("/messages/")
+
+    async def stream(request: Request) -> Response:
+        sender = request._send  # as the SDK's own documentation has it
+        async with transport.connect_sse(request.scope, request.receive, sender) as streams:
+            await server.run(*streams, server.create_initialization_options())
+        return Response()
+
+    messages = Mount("/messages/", app=transport.handle_post_message)
+    app = Starlette(routes=[Route("/sse", endpoint=stream), messages])
+    uvicorn.run(
+        app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     transport = parser.add_mutually_exclusive_group(required=True)
     transport.add_argument("--http", type=int, metavar="PORT")
+    transport.add_argument("--sse", type=int, metavar="PORT")
     transport.add_argument("--stdio", action="store_true")
     transport.add_argument("--forks", metavar="SOCKET")
     parser.add_argument("--resumable", action="store_true", help="number events and replay them")
@@ -251,6 +275,8 @@ def main() -> None:
         anyio.run(serve_stdio, server)
     elif options.forks:
         serve_forks(server, options.forks)
+    elif options.sse:
+        serve_sse(server, options.sse)
     else:
         serve_http(server, options.http, options.resumable)
 

@@ -26,12 +26,14 @@ import httpx2
 import mcp_types as types
 from mcp import Client
 from mcp.client import ClientRequestContext, Transport, session
+from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 
 SCENARIO_WITHIN_S = 30
 IN_FLIGHT = 5
+SSE = "sse"  # the mode of a client of the transport of 2024-11-05
 
 Json = dict[str, Any]
 SCENARIOS: dict[str, Callable[["Peer", Json], Awaitable[Json]]] = {}
@@ -63,7 +65,7 @@ class Peer:
         )
         self.client = Client(
             self._transport(),
-            mode=mode,
+            mode="legacy" if mode == SSE else mode,
             client_info=types.Implementation(name=name, version="1"),
             sampling_callback=self._on_sampling,
             elicitation_callback=self._on_elicitation,
@@ -73,6 +75,9 @@ class Peer:
         )
 
     def _transport(self) -> Transport:
+        if isinstance(self.target, str) and self.mode == SSE:
+            self._listening.set()  # the one stream is open from the beginning
+            return sse_client(self.target)
         if isinstance(self.target, str):
             return streamable_http_client(self.target, http_client=self._http)
         self._listening.set()

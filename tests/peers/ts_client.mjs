@@ -10,6 +10,7 @@ import { pathToFileURL } from 'node:url';
 const [sdk, jobs] = process.argv.slice(2);
 const load = module => import(pathToFileURL(`${sdk}/dist/esm/${module}`).href);
 const { Client } = await load('client/index.js');
+const { SSEClientTransport } = await load('client/sse.js');
 const { StreamableHTTPClientTransport } = await load('client/streamableHttp.js');
 const types = await load('types.js');
 
@@ -25,8 +26,9 @@ class Peer {
   rootsAsked = 0;
   #news = [];
 
-  constructor(url, name) {
+  constructor(url, mode, name) {
     this.url = url;
+    this.mode = mode;
     this.name = name;
     this.client = new Client(
       { name, version: '1' },
@@ -59,6 +61,12 @@ class Peer {
   }
 
   async connect() {
+    if (this.mode === 'sse') { // the one stream is open from the beginning
+      this.opened();
+      this.transport = new SSEClientTransport(new URL(this.url));
+      await this.client.connect(this.transport);
+      return this;
+    }
     const watched = async (target, init) => {
       const response = await fetch(target, init);
       if (init?.method === 'GET' && response.status === 200) this.opened();
@@ -70,7 +78,7 @@ class Peer {
   }
 
   async close() {
-    await this.transport.terminateSession();
+    await this.transport.terminateSession?.();
     await this.client.close();
   }
 
@@ -100,7 +108,7 @@ class Peer {
 const scenarios = {
   async initialize({ client, transport }) {
     return {
-      protocol: transport.protocolVersion,
+      protocol: transport.protocolVersion ?? transport._protocolVersion,
       server: client.getServerVersion().name,
       capabilities: Object.keys(client.getServerCapabilities()).sort(),
     };
@@ -192,9 +200,9 @@ const scenarios = {
   },
 
   /** Two more clients at once, each with several calls and questions in flight. */
-  async two_clients({ url }, plan) {
+  async two_clients({ url, mode }, plan) {
     const busy = async name => {
-      const other = await new Peer(url, name).connect();
+      const other = await new Peer(url, mode, name).connect();
       const numbers = [...Array(IN_FLIGHT).keys()];
       const echoes = numbers.map(n => other.say(plan.echo, `${name} says ${n}`));
       const ask = n => other.say(plan.sampling, `${name} asks ${n}`);
@@ -214,11 +222,11 @@ const inTime = promise => new Promise((resolve, reject) => {
   promise.then(resolve, reject).finally(() => clearTimeout(late));
 });
 
-const play = async ({ name, target, plan, scenarios: chosen }) => {
+const play = async ({ name, target, mode, plan, scenarios: chosen }) => {
   const tell = line => console.log(JSON.stringify({ job: name, ...line }));
   const failed = (scenario, error) => tell({ scenario, error: String(error.stack ?? error) });
   try {
-    const peer = await inTime(new Peer(target, 'peer').connect());
+    const peer = await inTime(new Peer(target, mode, 'peer').connect());
     for (const scenario of chosen) {
       try {
         tell({ scenario, saw: await inTime(scenarios[scenario](peer, plan)) });

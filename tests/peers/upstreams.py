@@ -24,16 +24,18 @@ Plan = dict[str, Any]
 
 @dataclass(frozen=True)
 class Upstream:
-    """One real server: how to start it on either transport, and its plan."""
+    """One real server: how to start it on each transport, and its plan."""
 
     name: str
     http: tuple[str, ...]  # "{port}" is replaced by the port to listen on
+    sse: tuple[str, ...]  # so here; the transport of 2024-11-05
     stdio: tuple[str, ...]
     plan: Plan
     forked: bool = False  # whether FORKED_SERVER, which starts in a blink, can stand for stdio
 
-    def on_port(self, port: int) -> list[str]:
-        return [word.replace("{port}", str(port)) for word in self.http]
+
+def on_port(command: tuple[str, ...], port: int) -> list[str]:
+    return [word.replace("{port}", str(port)) for word in command]
 
 
 def missing_node_parts() -> str | None:
@@ -59,6 +61,7 @@ NODE_SERVER = (str(NODE), str(SCOPE / "server-everything/dist/index.js"))
 EVERYTHING = Upstream(
     name="everything",
     http=(*PYTHON_SERVER, "--http", "{port}"),
+    sse=(*PYTHON_SERVER, "--sse", "{port}"),
     stdio=(*PYTHON_SERVER, "--stdio"),
     forked=True,
     plan={
@@ -89,6 +92,7 @@ EVERYTHING = Upstream(
 RESUMABLE = Upstream(
     name="resumable",
     http=(*EVERYTHING.http, "--resumable"),
+    sse=EVERYTHING.sse,
     stdio=EVERYTHING.stdio,
     plan=EVERYTHING.plan,
 )
@@ -100,6 +104,7 @@ UNDISTURBED = replace(EVERYTHING, name="undisturbed")
 SERVER_EVERYTHING = Upstream(
     name="server-everything",
     http=("env", "PORT={port}", *NODE_SERVER, "streamableHttp"),
+    sse=("env", "PORT={port}", *NODE_SERVER, "sse"),
     stdio=(*NODE_SERVER, "stdio"),
     plan={
         "echo": {"tool": "echo", "argument": "message"},
