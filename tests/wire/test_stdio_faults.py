@@ -103,6 +103,7 @@ def test_streamed_call_is_answered_when_its_child_ends(proxy: ProxyProcess) -> N
     assert (data["reason"], data["executed"]) == ("process-exited", "unknown")
     assert data["upstream"] == "default"
     told = f"upstream_failed request={data['requestId']} upstream=default reason=process-exited "
+    eventually(lambda: told in proxy.log())
     assert proxy.log().count(told) == 1
     working(proxy, session)
 
