@@ -31,11 +31,6 @@ class Subscriber:
         self.cut = False
         self.last = b""
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more reaches the client."""
-        return self._ended
-
     def push(self, data: bytes) -> bool:
         """Leave a message; False, and the subscriber is cut, when too many bytes are unread."""
         if self._bytes + len(data) > UNREAD_BYTES_MAX and self._messages:

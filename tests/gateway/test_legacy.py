@@ -15,7 +15,7 @@ import pytest
 
 from proxy_actors.actors.subscriber import UNREAD_BYTES_MAX
 from proxy_actors.gateway.keys import Identity, Keyring
-from proxy_actors.gateway.legacy import message_uri
+from proxy_actors.gateway.legacy import LISTEN_S_MAX, message_uri
 from proxy_actors.gateway.limits import LimitKey, Rate, Rule
 from proxy_actors.gateway.relay import KEEP_ALIVE_S
 from proxy_actors.gateway.route import Route, Routes
@@ -32,6 +32,7 @@ from proxy_actors.world.sim_streams import SimProcess
 from proxy_actors.world.sim_world import Faults, SimWorld
 from tests.gateway.legacy_client import LegacyClient
 from tests.gateway.scene import Scene
+from tests.scripted_server import Link, UpstreamSession
 from tests.sim.upstream import LineReader
 from tests.sim.virtual import PROXY, Answer, call, initialize, note, request
 from tests.stdio_plane import StdioPlane
@@ -217,6 +218,32 @@ def test_what_belongs_to_no_call_comes_from_the_upstreams_own_stream(scene: Scen
     scene.rest()
 
 
+@pytest.mark.parametrize(("takes_s", "stands"), [(LISTEN_S_MAX / 2, True), (60.0, False)])
+def test_client_is_initialized_when_the_upstreams_stream_stands(
+    scene: Scene, takes_s: float, stands: bool
+) -> None:
+    """What the server says in between would be lost; but not every server opens its stream."""
+    server: Any = scene.server
+    stand = server._stand
+
+    def stand_later(link: Link, session: UpstreamSession) -> None:
+        scene.pass_time(takes_s)
+        stand(link, session)
+
+    server._stand = stand_later
+
+    def client() -> None:
+        client = LegacyClient(scene)
+        client.initialize()
+        (session,) = scene.server.sessions.values()
+        assert (session.standalone is not None) == stands
+        assert client.call(call(1))["result"] == RESULT
+        client.close()
+
+    scene.do(client)
+    scene.rest()
+
+
 def test_upstream_without_a_stream_of_its_own_is_served_all_the_same() -> None:
     scene = Scene(standalone=False)
 
@@ -337,6 +364,23 @@ def test_message_that_cannot_be_taken_is_refused_and_the_stream_goes_on(
         return answer
 
     assert scene.do(client).status == status
+    scene.rest()
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain"])
+def test_client_need_not_say_what_it_accepts_of_an_answer_without_a_body(
+    scene: Scene, accept: str | None
+) -> None:
+    """MCP-L-3: clients of 2024-11-05 do not."""
+
+    def client() -> Answer:
+        client = LegacyClient(scene)
+        answer = client.post(initialize(), {"Accept": accept})
+        client.close()
+        return answer
+
+    answer = scene.do(client)
+    assert (answer.status, answer.body) == (202, b"")
     scene.rest()
 
 
