@@ -53,10 +53,14 @@ def run(options: RunOptions) -> int:
     from proxy_actors.transports import log_queue
 
     queue = log_queue.install()
+    status = FAILED
     try:
-        return _Service(options, guardian, queue).run()
+        status = _Service(options, guardian, queue).run()
+        return status
     finally:
-        queue.drain()
+        if not queue.drain():
+            # Whoever waits for a blocked destination holds locks that the interpreter's end needs.
+            os._exit(status)
 
 
 def _allow_descriptors() -> None:
@@ -159,7 +163,8 @@ class _Service:
         """The tree has ended by itself: a supervisor's budget is spent, or it cannot start."""
         from proxy_actors.messages.lifecycle import StopReason
 
-        print(f"proxy-actors: {stopped.error}", file=sys.stderr)
+        if self._write_log(LOG_S_MAX):  # or standard error may be what is blocked
+            print(f"proxy-actors: {stopped.error}", file=sys.stderr)
         self._close()
         return CONFIGURATION if stopped.reason is StopReason.CONFIGURATION else FAILED
 

@@ -186,6 +186,7 @@ def running(
     settings: Mapping[str, object] = {},
     env: Mapping[str, str] = {},
     fields: Mapping[str, str] = {},
+    stderr: int | None = None,
 ) -> Iterator[ProxyProcess]:
     """Run a proxy until the block ends.
 
@@ -196,6 +197,7 @@ def running(
         settings: see the module.
         env: added to the environment.
         fields: sent with every request of its `SessionClient`.
+        stderr: takes what it logs, which then cannot be read here.
     """
     python = [sys.executable, "-W", "error"]
     if settings:
@@ -206,7 +208,7 @@ def running(
         [*program, "run", "--listen", listen, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=log,
+        stderr=log if stderr is None else stderr,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **env},
         start_new_session=True,

@@ -5,12 +5,16 @@ RELIABILITY 1.9; faults P1, P2, P23; MCP-S-20, S-22.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR2, Signals
 
 import pytest
@@ -218,6 +222,30 @@ def test_call_of_a_process_that_outlasts_the_drain_is_answered_too() -> None:
         proxy.signal(SIGTERM)
         check_failure(silent.answer(), 502, "process-exited", "unknown", id=7)
         assert proxy.wait() == 0
+
+
+def test_blocked_log_keeps_it_neither_from_serving_nor_from_ending(
+    upstream: SocketUpstream, tmp_path: Path
+) -> None:
+    """What waits to be written holds locks that the interpreter's own end would wait for."""
+    file = tmp_path / "config.toml"
+    file.write_text(f"""
+        [upstreams.web]
+        url = "{upstream.url}"
+        [logs]
+        access = true
+    """)
+    reading, writing = os.pipe()
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        with running("--config", str(file), stderr=writing) as proxy:
+            with proxy.wire() as wire:
+                for _ in range(200):
+                    assert wire.ask(HEALTH, "GET").status == 200
+            assert select.select([], [writing], [], 0)[1] == [], "there is room, nothing is blocked"
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_hangup_changes_nothing(proxy: ProxyProcess, upstream: SocketUpstream) -> None:
