@@ -186,22 +186,6 @@ def bind(host: str, port: int) -> _socket.socket:
     return listening
 
 
-def adopt(fd: int) -> _socket.socket:
-    """Take over an inherited listening socket, such as one passed by systemd (sd_listen_fds(3)).
-
-    Raises:
-        ConnectError: the descriptor is not a listening stream socket.
-    """
-    try:
-        listening = _socket.socket(fileno=fd)
-    except OSError as error:
-        raise ConnectError(f"descriptor {fd} is not a socket: {_reason(error)}") from error
-    if not listening.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
-        listening.detach()
-        raise ConnectError(f"the socket inherited as descriptor {fd} is not listening")
-    return listening
-
-
 def _open_reserve() -> int | None:
     try:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

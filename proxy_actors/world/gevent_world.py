@@ -22,7 +22,7 @@ from proxy_actors.transports.child import spawn_child
 from proxy_actors.transports.connector import Connector
 from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter
 from proxy_actors.transports.guardian_client import GuardianClient
-from proxy_actors.transports.listener import SocketListener, adopt, bind
+from proxy_actors.transports.listener import SocketListener, bind
 from proxy_actors.transports.process_figures import process_figures
 from proxy_actors.transports.tasks import TaskTable
 from proxy_actors.transports.timers import TimerService
@@ -90,21 +90,14 @@ class GeventWorld:
         tls: TlsServer | None = None,
     ) -> Listener:
         """See `World.listen`."""
-        return self._listener(bind(host, port), accept, tls)
-
-    def listen_on(
-        self,
-        fd: int,
-        accept: Callable[[ByteStream], None] | None = None,
-        tls: TlsServer | None = None,
-    ) -> Listener:
-        """Take over an inherited listening socket (systemd, or an old process of ours).
-
-        Raises:
-            ConnectError: `fd` is not a listening socket.
-            TlsFileError: see `World.listen`.
-        """
-        return self._listener(adopt(fd), accept, tls)
+        listening = bind(host, port)
+        if tls is None:
+            listener = SocketListener(self._sweep, listening, self._tasks.spawn)
+        else:
+            listener = self._tls_listener(listening, tls)
+        if accept is not None:
+            listener.serve(accept)
+        return listener
 
     def prepare_tls(self, tls: TlsClient) -> None:
         """See `World.prepare_tls`."""
@@ -138,20 +131,6 @@ class GeventWorld:
         if self._guardian is None:
             raise SpawnError("cannot start a child: this process runs without a guardian")
         return spawn_child(self._guardian, self._sweep, command, deadline_s, on_exit)
-
-    def _listener(
-        self,
-        listening: socket,
-        accept: Callable[[ByteStream], None] | None,
-        tls: TlsServer | None,
-    ) -> SocketListener:
-        if tls is None:
-            listener = SocketListener(self._sweep, listening, self._tasks.spawn)
-        else:
-            listener = self._tls_listener(listening, tls)
-        if accept is not None:
-            listener.serve(accept)
-        return listener
 
     # Who speaks no TLS does not wait for its library to be imported.
 
