@@ -144,9 +144,7 @@ def find_session(exchange: Exchange, wiring: Wiring) -> None:
         if front_id is not None:
             raise RefusedError(400, "initialize opens a session and cannot be sent within one")
         return
-    for message in exchange.messages:
-        if message.method == INITIALIZE:
-            raise RefusedError(400, "initialize must not be part of a batch")
+    _check_no_initialize(exchange)
     if front_id is None:
         raise session_required()
     session = exchange.client.holder.begin(exchange.id, front_id, exchange.principal)
@@ -171,6 +169,7 @@ def find_stream(exchange: Exchange, wiring: Wiring) -> None:
         raise unknown() from error
     if exchange.opens_session:
         return
+    _check_no_initialize(exchange)
     if not exchange.found.front_id:
         raise RefusedError(400, "initialize first")
     try:
@@ -210,6 +209,12 @@ STEPS_OF_SSE: tuple[Step, ...] = (take_address, authenticate, check_version)
 STEPS_OF_MESSAGES: tuple[Step, ...] = (
     take_address, admit_body, authenticate, check_version, find_stream, check_batch, take_rules,
 )  # fmt: skip
+
+
+def _check_no_initialize(exchange: Exchange) -> None:
+    for message in exchange.messages:
+        if message.method == INITIALIZE:
+            raise RefusedError(400, "initialize must not be part of a batch")
 
 
 def _check_path(head: RequestHead, endpoint: Endpoint) -> None:

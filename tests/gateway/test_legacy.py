@@ -440,6 +440,21 @@ def test_batch_is_answered_message_by_message(scene: Scene) -> None:
     scene.rest()
 
 
+def test_initialize_is_not_part_of_a_batch(scene: Scene) -> None:
+    """MCP-S-13: the server would open a second session that nobody knows of."""
+
+    def client() -> Answer:
+        client = LegacyClient(scene)
+        client.initialize("2025-03-26")
+        answer = client.post([call(1), {**initialize(), "id": 2}])
+        client.close()
+        return answer
+
+    assert scene.do(client).status == 400
+    assert not scene.server.executions[1]
+    scene.rest()
+
+
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [(("close",), "upstream-closed"), (("garbage",), "upstream-protocol"),
