@@ -61,6 +61,10 @@ class Pinned:
         """Bytes resident, of the process and its descendants."""
         return sum(_rss_pages(pid) for pid in self._pids()) * _PAGE_BYTES
 
+    def kill(self) -> None:
+        """Kill the process itself, and none of its descendants."""
+        self._process.kill()
+
     def end(self) -> None:
         """Kill the group. Idempotent."""
         try:

@@ -36,6 +36,7 @@ STEADY_MB_MAX = 60.0
 FIRST_ANSWER_S_MAX = 0.4
 HELP_S_MAX = 0.12
 CHECK_S_MAX = 0.12
+ORPHANS_S_MAX = 1.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def gates(
         Floor("exec to the first answer, s", started.first_answer_s, FIRST_ANSWER_S_MAX),
         Floor("`--help` beyond bare Python, s", started.help_s, HELP_S_MAX),
         Floor("`check` beyond bare Python, s", started.check_s, CHECK_S_MAX),
+        Floor("kill -9 to the end of every descendant, s", started.orphans_s, ORPHANS_S_MAX),
     ]
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from processes import Pinned, free_port
 
@@ -21,11 +22,15 @@ _BARE = ["-c", "pass"]
 
 @dataclass(frozen=True)
 class Startup:
-    """Medians in seconds. `help_s` and `check_s` are beyond what the bare interpreter takes."""
+    """Medians in seconds. `help_s` and `check_s` are beyond what the bare interpreter takes.
+
+    `orphans_s` is from kill -9 of the proxy to the end of the last of its descendants.
+    """
 
     first_answer_s: float
     help_s: float
     check_s: float
+    orphans_s: float
 
 
 def measure(core: int) -> Startup:
@@ -33,7 +38,8 @@ def measure(core: int) -> Startup:
     answers = [_first_answer_s(core) for _ in range(REPEATS)]
     helps = [_run_s(_HELP) - _run_s(_BARE) for _ in range(REPEATS)]
     checks = [_run_s(_CHECK) - _run_s(_BARE) for _ in range(REPEATS)]
-    return Startup(*map(statistics.median, (answers, helps, checks)))
+    orphans = [_orphans_s(core) for _ in range(REPEATS)]
+    return Startup(*map(statistics.median, (answers, helps, checks, orphans)))
 
 
 def _first_answer_s(core: int) -> float:
@@ -47,6 +53,25 @@ def _first_answer_s(core: int) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
             answer.read()
         return time.monotonic() - began_s
+
+
+def _orphans_s(core: int) -> float:
+    """Kill the proxy with -9, and wait for a server that ignores all that can be ignored."""
+    port = free_port()
+    with TemporaryDirectory() as directory:
+        pids_file = Path(directory, "pids")
+        argv = [
+            sys.executable, "-m", "proxy_actors", "run", "--listen", f"127.0.0.1:{port}",
+            "--stdio", "shared", "--", sys.executable, str(HERE / "stubborn.py"), str(pids_file),
+        ]
+        with Pinned(argv, core, port) as proxy:
+            while len(pids := pids_file.read_text().split() if pids_file.exists() else []) < 2:
+                time.sleep(0.001)
+            began_s = time.monotonic()
+            proxy.kill()
+            while any(Path(f"/proc/{pid}").exists() for pid in pids):
+                time.sleep(0.001)
+            return time.monotonic() - began_s
 
 
 def _run_s(arguments: list[str]) -> float:
