@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from proxy_actors.actors.base import Actor
-from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.legacy_streams import LegacyStreams
 from proxy_actors.actors.limiter import Limiter
 from proxy_actors.actors.meters import Meters
@@ -28,6 +27,7 @@ from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.session_uses import SessionUses
+from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.assembly import Assembly, http_limits
@@ -46,6 +46,7 @@ from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode, parse_listen, parse_statsd
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import Mailbox, SessionStore, TlsServer, World
 
@@ -86,7 +87,8 @@ class App:
         self._limiter = Slot("limiter")
         self._metrics = Slot("metrics")
         self._legacy = Slot(PARENT)
-        self._streams, self._subscribers = Directory(), Subscribers(world)
+        bounds = _stream_limits(config)
+        self._streams, self._subscribers = StreamDirectory(bounds), Subscribers(world, bounds)
         self._meters = Meters()
         self._health = Slot("root")
         assembly = Assembly(
@@ -226,6 +228,11 @@ def _sessions_max(config: Config) -> int:
     if all(x.command and x.stdio is StdioMode.SESSION for x in upstreams):
         return min(config.sessions.sessions_max, sum(x.sessions_max for x in upstreams))
     return config.sessions.sessions_max
+
+
+def _stream_limits(config: Config) -> StreamLimits:
+    fields = StreamLimits.__struct_fields__
+    return StreamLimits(**{field: getattr(config.streams, field) for field in fields})
 
 
 def _keyring(config: Config) -> Keyring:

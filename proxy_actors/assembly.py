@@ -19,6 +19,7 @@ from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
+from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.config.model import Config, Upstream
@@ -59,7 +60,7 @@ class Assembly:
         world: World,
         config: Config,
         registry: Slot,
-        streams: Directory,
+        streams: StreamDirectory,
         subscribers: Subscribers,
         meters: Meters,
         environment: Mapping[str, str],

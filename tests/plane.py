@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
-from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.legacy_streams import LegacyStreams
 from proxy_actors.actors.limiter import Limiter
@@ -20,6 +19,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.session_uses import SessionUses
+from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.errors import ConnectError
@@ -41,6 +41,7 @@ from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.storage.memory import MemoryStore
@@ -75,6 +76,7 @@ class Plane:
         upstream_tls: TlsClient | None = None,
         statsd: StatsdTarget | None = None,
         legacy: LegacyLimits = LegacyLimits(),
+        streams: StreamLimits = StreamLimits(),
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -85,8 +87,8 @@ class Plane:
         self.metrics = Slot("metrics")
         self.legacy = Slot(PARENT)
         self.root = Slot("root")
-        self.streams = Directory()
-        self.subscribers = Subscribers(world)
+        self.streams = StreamDirectory(streams)
+        self.subscribers = Subscribers(world, streams)
         self.uses = SessionUses()
         self.table = ConnectionTable()
         self.store: SessionStore = store or MemoryStore()

@@ -17,6 +17,7 @@ from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
+from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.gateway.forwarder import CALL_S_MAX
@@ -71,7 +72,7 @@ class StdioPlane:
         self.server = Slot("server")
         self.legacy = Slot(PARENT)
         self.root = Slot("root")
-        self.streams = Directory()
+        self.streams = StreamDirectory()
         self.processes = Directory()
         self.subscribers = Subscribers(world)
         self.uses = SessionUses()

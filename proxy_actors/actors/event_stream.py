@@ -1,8 +1,9 @@
 """One event stream towards a client: the answer of a call, or a session's standalone stream.
 
-Owns the stream's subscriber and, where the upstream is HTTP, the reader of its source. A parent
-starts it with `start_child`, lists it in a `Directory`, and removes it there when it stops. Events
-are mail of its own: from the reader of an HTTP stream, or from the actor of a child process.
+Owns the ring of its latest events, its subscriber and, where the upstream is HTTP, the reader of
+its source. A parent lists it in the `StreamDirectory`, starts it with `start_child`, and removes it
+from there when it stops. Events are mail of its own: from the reader of an HTTP stream, or from the
+actor of a child process.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from typing import assert_never
 
 from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.refs import Ref
+from proxy_actors.actors.stream_directory import StreamDirectory, stream_id
 from proxy_actors.actors.subscriber import Subscriber, Subscribers
 from proxy_actors.errors import Executed, FailedError, Reason, RefusedError, Side
 from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import StreamEffect, StreamMessage
-from proxy_actors.policy.event_stream import EventStreamPolicy
+from proxy_actors.policy.event_stream import GONE, TAKEN, EventStreamPolicy
 from proxy_actors.world.base import World
+
+_REFUSALS = {
+    TAKEN: "this session has a standalone stream already",
+    GONE: "what followed this event is not here any more",
+}
 
 
 class EventSource(ABC):
@@ -45,6 +52,8 @@ class EventStream(Actor):
         failure: makes the JSON-RPC error that answers the call; None for a standalone stream.
         deadline_s: when the call's time is up; math.inf when somebody else watches it.
         source: reads the upstream's stream; None when events are told by another actor.
+        session_key: whose clients may read it.
+        streams: where it is listed.
     """
 
     # No less than a child's actor has: it hands on all that is in its box before a stream runs.
@@ -58,12 +67,16 @@ class EventStream(Actor):
         failure: Callable[[FailedError], bytes] | None = None,
         deadline_s: float = math.inf,
         source: EventSource | None = None,
+        *,
+        session_key: str,
+        streams: StreamDirectory,
     ) -> None:
         super().__init__(world, name)
         self._subscribers = subscribers
         self._failure = failure
         self._source = source
-        self._policy = EventStreamPolicy(failure is None, deadline_s)
+        self._streams = streams
+        self._policy = EventStreamPolicy(failure is None, deadline_s, session_key, streams.limits)
         self._dropped = 0
         self._ended = False
         # A timer holds its actor: left alone, ended streams would stay until their deadlines.
@@ -78,7 +91,7 @@ class EventStream(Actor):
             self.world.spawn("stream reader", lambda: source.read_into(self.ref))
 
     def on_receive(self, message: StreamMessage) -> object:
-        """Apply the message. Subscribe is answered with True, or with a refusal."""
+        """Apply the message. Subscribe is answered with `Subscribed`, or with a refusal."""
         for effect in self._policy.handle(message, self.world.now_s()):
             self._perform(effect)
         reply = self.asked_by
@@ -106,10 +119,18 @@ class EventStream(Actor):
                 self._push(data)
             case m.PushFailure(reason, text, executed):
                 if self._failure is not None:
-                    self._push(self._failure(FailedError(reason, text, executed=executed)))
-            case m.RefuseSubscriber():
+                    error = FailedError(reason, text, executed=executed)
+                    self._push_own(self._failure(error))
+            case m.AcceptSubscriber(after):
                 if self.asked_by is not None:
-                    self.asked_by.fail(RefusedError(409, "this stream has a reader already"))
+                    self.asked_by.set(m.Subscribed(stream_id(self.name), after))
+            case m.RefuseSubscriber(status):
+                if self.asked_by is not None:
+                    self.asked_by.fail(RefusedError(status, _REFUSALS[status]))
+            case m.CutSubscriber(subscriber_id):
+                replaced = self._subscribers.find(subscriber_id)
+                if replaced is not None:
+                    replaced.abort()
             case m.EndSubscriber():
                 self._end_subscriber()
             case m.CloseSource(cancel):
@@ -122,8 +143,12 @@ class EventStream(Actor):
                 self._cancel_timer()
                 due = m.StreamDeadlineDue(generation)
                 self._cancel_timer = self.world.timer(after_s, self.ref, due)
-            case m.CountDropped():
-                self._dropped += 1
+            case m.CountDropped(count):
+                self._dropped += count
+            case m.AnnounceOver():
+                if self.parent is not None:
+                    self.parent.tell(m.StreamOver(self.name))
+                self._streams.keep_ended(self.slot)
             case m.Finish():
                 self.stop()
             case _:
@@ -131,12 +156,15 @@ class EventStream(Actor):
 
     def _push(self, data: bytes) -> None:
         subscriber_id = self._policy.subscriber_id
-        if subscriber_id is None:
-            self._policy.keep(data)
-            return
+        assert subscriber_id is not None
         subscriber = self._subscribers.find(subscriber_id)
         if subscriber is None or not subscriber.push(data):
             self.ref.tell(m.Unsubscribe(subscriber_id))
+
+    def _push_own(self, data: bytes) -> None:
+        self._dropped += self._policy.keep(data, self.world.now_s())
+        if self._policy.subscriber_id is not None:
+            self._push(data)
 
     def _subscriber(self) -> Subscriber | None:
         subscriber_id = self._policy.subscriber_id

@@ -12,9 +12,9 @@ from typing import Any, assert_never
 
 from proxy_actors.actors.base import LATER
 from proxy_actors.actors.connection_pool import ConnectionTable
-from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.event_stream import EventSource, EventStream
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.stream_directory import CALL, STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Supervisor, Worker
 from proxy_actors.errors import FailedError, ProxyActorsError, RefusedError
@@ -28,6 +28,7 @@ from proxy_actors.messages.stream import (
     CloseStream,
     RequestAnswered,
     RequestOpened,
+    StreamOver,
 )
 from proxy_actors.messages.upstream import (
     DescribeReadiness,
@@ -84,7 +85,7 @@ class HttpUpstream(Supervisor):
         slot: Slot,
         pool: Worker,
         table: ConnectionTable,
-        streams: Directory,
+        streams: StreamDirectory,
         subscribers: Subscribers,
         tasks: HttpTasks,
     ) -> None:
@@ -110,6 +111,9 @@ class HttpUpstream(Supervisor):
             case m.OpenStandaloneStream():
                 return self._open_standalone_stream(message)
             case m.ReserveStandalone(session_key, exchange_id):
+                standing = self._policy.standing(session_key)
+                if standing is not None:
+                    return standing
                 if self._policy.reserve_standalone(session_key, exchange_id):
                     return True
                 return self._refuse_standalone()
@@ -132,6 +136,7 @@ class HttpUpstream(Supervisor):
                 | m.ProbeDue()
                 | RequestOpened()
                 | SessionEnded()
+                | StreamOver()
             ):
                 self._apply(self._policy.handle(message))
             case _:
@@ -173,11 +178,13 @@ class HttpUpstream(Supervisor):
             return LATER  # nobody waits for the answer
         stream = EventStream(
             self.world,
-            self._stream_name("call"),
+            self._stream_name(CALL),
             self._subscribers,
             lambda error: self._tasks.failure(message.exchange_id, message.request_id, error),
             message.deadline_s,
             source,
+            session_key=message.session_key,
+            streams=self._streams,
         )
         self._policy.enter_call(stream.name, message.session_key, message.request_id)
         self._streams.enter(stream.slot)
@@ -190,8 +197,11 @@ class HttpUpstream(Supervisor):
         source = self._tasks.take_source(message.exchange_id)
         if source is None:
             return LATER  # nobody waits for the answer; the reservation is about to be released
-        name = self._stream_name("standalone")
-        stream = EventStream(self.world, name, self._subscribers, source=source)
+        name = self._stream_name(STANDALONE)
+        stream = EventStream(
+            self.world, name, self._subscribers, source=source,
+            session_key=message.session_key, streams=self._streams,
+        )
         self._streams.enter(stream.slot)
         self.start_child(stream)
         self._apply(self._policy.enter_standalone(name, message.session_key))
@@ -204,7 +214,7 @@ class HttpUpstream(Supervisor):
         return LATER
 
     def _stream_name(self, kind: str) -> str:
-        return f"{self.name}/{kind}-{self.world.token(9)}"
+        return f"{self.name}/{kind}{self.world.token(12)}"
 
     def _apply(self, effects: list[HttpUpstreamEffect]) -> None:
         for effect in effects:

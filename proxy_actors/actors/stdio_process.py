@@ -17,9 +17,9 @@ from typing import Any, assert_never
 
 from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.child_pipes import ChildPipes
-from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.event_stream import EventStream
 from proxy_actors.actors.refs import Reply, Slot
+from proxy_actors.actors.stream_directory import CALL, STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import (
     Executed,
@@ -38,6 +38,7 @@ from proxy_actors.messages.stream import (
     EventReceived,
     RequestOpened,
     SourceEnded,
+    StreamOver,
 )
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared import SharedPolicy
@@ -79,7 +80,7 @@ class StdioProcess(Actor):
         command: ChildCommand,
         policy: ExclusivePolicy | SharedPolicy,
         upstream: str,
-        streams: Directory,
+        streams: StreamDirectory,
         subscribers: Subscribers,
         failure: Callable[[int, bytes, FailedError], bytes],
     ) -> None:
@@ -127,7 +128,7 @@ class StdioProcess(Actor):
                 self._pipes.kill()  # nothing after it can be trusted; the exit tells the rest
             case m.StopStepDue(generation):
                 self._stop_step(generation)
-            case RequestOpened():
+            case RequestOpened() | StreamOver():
                 pass  # told by a stream of ours, which had it from the ledger
             case _:
                 raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
@@ -187,9 +188,7 @@ class StdioProcess(Actor):
                 raise ProxyActorsError("a call must be asked, not told")
             self._asks[message.call_id] = asked
         elif isinstance(message, m.OpenStandalone) and self._standalone is not None:
-            if asked is not None:
-                asked.fail(RefusedError(409, "this session has a standalone stream already"))
-            return LATER
+            return m.CallStreaming(self._standalone.name)
         elif isinstance(message, m.AbandonCall):
             self._asks.pop(message.call_id, None)
         if self._gone:
@@ -212,8 +211,8 @@ class StdioProcess(Actor):
                     self._reply(call_id, m.CallAnswered(data))
                 case e.EmitToCall(call_id, data, kind, id, final):
                     self._tell_stream(call_id, EventReceived(data, kind, id, final))
-                case e.StreamCall(call_id, request_id):
-                    self._stream_call(call_id, request_id)
+                case e.StreamCall(call_id, request_id, session_key):
+                    self._stream_call(call_id, request_id, session_key)
                 case e.FailCall(call_id, reason, text, executed):
                     self._fail(call_id, FailedError(
                         reason, text, executed=executed, upstream=self._upstream,
@@ -228,8 +227,8 @@ class StdioProcess(Actor):
 
     def _perform_rare(self, effect: LedgerEffect) -> None:
         match effect:
-            case e.StartStandalone():
-                self._start_standalone()
+            case e.StartStandalone(session_key):
+                self._start_standalone(session_key)
             case e.EmitToSession(_, data, kind, id):
                 if self._standalone is None or not self._standalone.tell(
                     EventReceived(data, kind, id)
@@ -280,13 +279,15 @@ class StdioProcess(Actor):
         elif stream is not None and isinstance(error, FailedError):
             stream.tell(SourceEnded(error.reason, error.text, error.executed))
 
-    def _stream_call(self, call_id: int, request_id: bytes) -> None:
-        name = f"{self.name}/call-{self.world.token(9)}"
+    def _stream_call(self, call_id: int, request_id: bytes, session_key: str) -> None:
+        name = f"{self.name}/{CALL}{self.world.token(12)}"
         stream = EventStream(
             self.world,
             name,
             self._subscribers,
             lambda error: self._failure(call_id, request_id, error),
+            session_key=session_key,
+            streams=self._streams,
         )
         self._streams.enter(stream.slot)
         self._call_streams[call_id] = stream.slot
@@ -298,9 +299,11 @@ class StdioProcess(Actor):
         if stream is None or not stream.tell(message):
             self._dropped += 1
 
-    def _start_standalone(self) -> None:
-        name = f"{self.name}/standalone-{self.world.token(9)}"
-        stream = EventStream(self.world, name, self._subscribers)
+    def _start_standalone(self, session_key: str) -> None:
+        name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
+        stream = EventStream(
+            self.world, name, self._subscribers, session_key=session_key, streams=self._streams
+        )
         self._streams.enter(stream.slot)
         self._standalone = stream.slot
         self.start_child(stream)

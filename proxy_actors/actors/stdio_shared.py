@@ -15,6 +15,7 @@ from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.event_stream import EventStream
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stdio_process import StdioProcess
+from proxy_actors.actors.stream_directory import STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import (
     Executed,
@@ -28,7 +29,12 @@ from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stdio_effects import ChildrenEffect, SharedSessionsEffect
-from proxy_actors.messages.stream import CloseStream, EventReceived, MessageKind
+from proxy_actors.messages.stream import (
+    CloseStream,
+    EventReceived,
+    MessageKind,
+    StreamOver,
+)
 from proxy_actors.messages.upstream import (
     DescribeReadiness,
     DrainUpstream,
@@ -74,7 +80,7 @@ class StdioShared(Actor):
         upstream: str,
         command: ChildCommand,
         pool: bool,
-        streams: Directory,
+        streams: StreamDirectory,
         processes: Directory,
         subscribers: Subscribers,
         failure: Callable[[int, bytes, FailedError], bytes],
@@ -107,6 +113,8 @@ class StdioShared(Actor):
         now_s = self.world.now_s()
         if isinstance(message, DescribeReadiness):
             return Readiness(self._children.ready, self._children.text)
+        if isinstance(message, StreamOver):
+            return None  # told by a stream that is ended from here
         self._note_asker(message)
         if isinstance(message, m.SendMessage):
             self._send_to_all(message)
@@ -214,9 +222,13 @@ class StdioShared(Actor):
                         self.ref.tell(m.OwnAnswered(own_id))
                 case e.StartSessionStream(session_key):
                     self._start_stream(session_key)
-                case e.RefuseSessionStream(status, text):
+                case e.JoinSessionStream(session_key):
                     if self.asked_by is not None:
-                        self.asked_by.fail(RefusedError(status, text))
+                        name = self._session_streams[session_key].name
+                        self.asked_by.set(m.CallStreaming(name))
+                case e.RefuseSessionStream():
+                    if self.asked_by is not None:
+                        self.asked_by.fail(RefusedError(404, "there is no such session"))
                 case e.EmitToSessionStream(session_key, data):
                     event = EventReceived(data, MessageKind.NOTIFICATION)
                     self._session_streams[session_key].tell(event)
@@ -287,8 +299,10 @@ class StdioShared(Actor):
         self._streams.remove(child)
 
     def _start_stream(self, session_key: str) -> None:
-        name = f"{self.name}/standalone-{self.world.token(9)}"
-        stream = EventStream(self.world, name, self._subscribers)
+        name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
+        stream = EventStream(
+            self.world, name, self._subscribers, session_key=session_key, streams=self._streams
+        )
         self._streams.enter(stream.slot)
         self._listed.add(name)
         self._session_streams[session_key] = stream.slot

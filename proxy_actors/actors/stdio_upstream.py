@@ -13,6 +13,7 @@ from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stdio_process import StdioProcess
+from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, ProxyActorsError
 from proxy_actors.messages import stdio as m
@@ -47,7 +48,7 @@ class StdioUpstream(Actor):
         upstream: str,
         command: ChildCommand,
         registry: Mailbox,
-        streams: Directory,
+        streams: StreamDirectory,
         processes: Directory,
         subscribers: Subscribers,
         failure: Callable[[int, bytes, FailedError], bytes],

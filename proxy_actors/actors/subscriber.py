@@ -2,7 +2,8 @@
 
 A subscriber is made by that greenlet, entered in the `Subscribers` under an id, and named by the
 id in mail. The stream's actor pushes and never waits; the greenlet takes and waits. What has been
-pushed and not taken is bounded in bytes: a client that reads too slowly is cut.
+pushed and not taken is bounded in events and bytes: a client that reads too slowly is cut, and may
+come back for what it has missed.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from __future__ import annotations
 import math
 
 from proxy_actors.errors import DeadlineError
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.world.base import Waiter, World
-
-UNREAD_BYTES_MAX = 8 * 1024 * 1024
 
 
 class Subscriber:
     """Messages on their way to one client.
 
-    `cut` says that not all of them reach it: it was too slow for them, or they were lost. `last` is
-    the last that was taken.
+    `cut` says that more have followed than it can take: it was too slow for them, or they were
+    lost. `last` is the last that was taken.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, limits: StreamLimits = StreamLimits()) -> None:
         self._world = world
+        self._events_max = limits.unread_events_max
+        self._bytes_max = limits.unread_bytes_max
         self._messages: list[bytes] = []
         self._bytes = 0
         self._ended = False
@@ -32,11 +34,17 @@ class Subscriber:
         self.last = b""
 
     def push(self, data: bytes) -> bool:
-        """Leave a message; False, and the subscriber is cut, when too many bytes are unread."""
-        if self._bytes + len(data) > UNREAD_BYTES_MAX and self._messages:
-            self.abort()
+        """Leave a message; False, and the subscriber is cut, when too much is unread already."""
+        unread = self._messages
+        if self.cut:
             return False
-        self._messages.append(data)
+        if unread and (
+            self._bytes + len(data) > self._bytes_max or len(unread) >= self._events_max
+        ):
+            self.cut = True
+            self.end()
+            return False
+        unread.append(data)
         self._bytes += len(data)
         self._wake()
         return True
@@ -47,8 +55,9 @@ class Subscriber:
         self._wake()
 
     def abort(self) -> None:
-        """Nothing more will be pushed, and what was is not all. Idempotent."""
+        """Nothing more will be pushed, and what was and has not been taken is void. Idempotent."""
         self.cut = True
+        self._messages, self._bytes = [], 0
         self.end()
 
     def take(self, deadline_s: float = math.inf) -> list[bytes]:
@@ -67,9 +76,8 @@ class Subscriber:
             finally:
                 self._waiter = None
         messages, self._messages, self._bytes = self._messages, [], 0
-        if self.cut or not messages:
-            return []
-        self.last = messages[-1]
+        if messages:
+            self.last = messages[-1]
         return messages
 
     def _wake(self) -> None:
@@ -80,15 +88,16 @@ class Subscriber:
 class Subscribers:
     """The subscribers of this process by id."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, limits: StreamLimits = StreamLimits()) -> None:
         self._world = world
+        self._limits = limits
         self._by_id: dict[int, Subscriber] = {}
         self._serial = 0
 
     def enter(self) -> tuple[int, Subscriber]:
         """Make a subscriber; whoever made it must `leave`."""
         self._serial += 1
-        subscriber = Subscriber(self._world)
+        subscriber = Subscriber(self._world, self._limits)
         self._by_id[self._serial] = subscriber
         return self._serial, subscriber
 

@@ -189,6 +189,30 @@ class Sessions(Section, frozen=True, kw_only=True):
     ] = 30.0
 
 
+class Streams(Section, frozen=True, kw_only=True):
+    """[streams]: event streams to clients, and what is kept for those that come back."""
+
+    events_max: Annotated[
+        int, Meta(ge=2, le=1_000_000),
+        _doc("Events kept of one stream. A client that is behind by half of them is cut off."),
+    ] = 20_000
+    bytes_max: Annotated[
+        int, Meta(ge=1024, le=1 << 30),
+        _doc("Bytes of them. A client that is behind by half of that is cut off."),
+    ] = 8 * 1024 * 1024
+    age_s_max: Annotated[
+        float, Meta(ge=1, le=86_400),
+        _doc("How old an event may be to be sent again; so long a stream waits for its client."),
+    ] = 60.0
+    retry_ms: Annotated[
+        int, Meta(ge=0, le=3_600_000),
+        _doc("How long clients of 2025-11-25 are asked to wait before they come back."),
+    ] = 1000
+    ended_max: Annotated[
+        Count, _doc("Streams that are kept after their end, in all. The oldest go first.")
+    ] = 1000
+
+
 class Key(Section, frozen=True, kw_only=True):
     """[[keys]]: an API key, known by its digest. `proxy-actors key new` makes one."""
 
@@ -310,6 +334,7 @@ class Config(Section, frozen=True, kw_only=True):
     upstreams: dict[Name, Upstream] = {}
     http: Http = Http()
     sessions: Sessions = Sessions()
+    streams: Streams = Streams()
     auth: Auth = Auth()
     keys: tuple[Key, ...] = ()
     rate_limits: RateLimits = RateLimits()

@@ -19,7 +19,10 @@ import msgspec
 from proxy_actors.config.model import SECRET, Config, Section
 
 # A unit is the last word of a name; a number that has none counts things.
-_UNITS = {"_s": "seconds", "_s_max": "seconds", "_bytes_max": "bytes", "_bytes_total_max": "bytes"}
+_UNITS = {
+    "_s": "seconds", "_s_max": "seconds", "_ms": "milliseconds", "bytes_max": "bytes",
+    "_bytes_total_max": "bytes",
+}  # fmt: skip
 _UNITS_OF = {
     "address_rate": "requests/s", "initialize_rate": "sessions/s", "rate": "requests/s",
     "failures_per_minute": "keys/minute", "body_rate_min": "bytes/s",

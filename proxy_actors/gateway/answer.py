@@ -12,6 +12,7 @@ from proxy_actors.errors import RefusedError
 from proxy_actors.gateway import apart, legacy, stack
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.pages import page
+from proxy_actors.gateway.resume import resume
 from proxy_actors.gateway.response import ACCEPTED, Response
 from proxy_actors.gateway.route import MCP, MESSAGES, OURS, SSE
 from proxy_actors.gateway.wiring import Wiring
@@ -42,6 +43,9 @@ def answer(exchange: Exchange, wiring: Wiring) -> Response:
     for step in steps:
         step(exchange, wiring)
     if head.method == b"GET":
+        reader = resume(exchange, wiring)
+        if reader is not None:
+            return Response(200, stream=reader)
         return exchange.route.forwarder.open_standalone(exchange)
     return _delete(exchange, wiring)
 

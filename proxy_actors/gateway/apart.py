@@ -53,7 +53,7 @@ def serve_into(
         if response.stream is None:
             subscriber.push(data := response.body)
         else:
-            for data in messages_of(str(response.stream), wiring):
+            for data in messages_of(str(response.stream), exchange.in_session(), wiring):
                 subscriber.push(data)
     except Exception as error:  # whatever it is, the message gets an answer
         known = rescue.classify(error, exchange.request_id)

@@ -121,8 +121,10 @@ class ClientConnection:
                     exchange_id, request, accepted, self._client, began_s, began_s + call_s_max
                 )
                 response = answer(exchange, wiring)
-                if response.stream is not None:
-                    reader = Reader(response.stream, wiring)
+                if isinstance(response.stream, Reader):
+                    reader = response.stream
+                elif response.stream is not None:
+                    reader = Reader(response.stream, wiring, exchange.session)
             except Exception as error:  # whatever it is, the client gets an answer
                 id = None if exchange is None else exchange.answer_id
                 response = rescue.respond(error, id, request_name(exchange_id))
@@ -132,8 +134,8 @@ class ClientConnection:
             else:
                 with reader:
                     goes_on = write_events(
-                        self._stream, reader.subscriber, request.head, wiring, close,
-                        response.fields, response.prelude,
+                        self._stream, reader, request.head, wiring, close, response.fields,
+                        response.prelude,
                     )
             written = True
             return goes_on

@@ -164,7 +164,9 @@ class HttpForwarder(Forwarder, HttpTasks):
         reserve = ReserveStandalone(session.key, exchange.id)
         name: str | None = None
         try:
-            self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
+            reserved = self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
+            if isinstance(reserved, str):  # it stands, and may be without a reader
+                return Response(200, stream=reserved)
             parts = [self._fields.head_of_get(exchange.accepted.forwarded, session)]
             upstream, head = self._sender.send(
                 Outgoing(exchange.id, b"GET", parts, Purpose.STREAM, deadline_s)

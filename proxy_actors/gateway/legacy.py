@@ -172,7 +172,7 @@ def _listen(
     try:
         response = exchange.route.forwarder.open_standalone(exchange)
         opened.set()
-        for data in messages_of(str(response.stream), wiring):
+        for data in messages_of(str(response.stream), exchange.in_session(), wiring):
             if not subscriber.push(data):
                 break
     except ProxyActorsError as error:  # the server offers none, or the session has ended

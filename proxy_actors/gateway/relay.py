@@ -1,8 +1,9 @@
 """From an answer to bytes on the client's connection.
 
 Owns the framing towards clients: length or chunks, or the end of the connection for a 1.0 client;
-one event, one chunk; a comment now and then on a silent stream. A stream that could not be brought
-to its end is visibly truncated: no last chunk, the connection is closed (HTTP-F7).
+one event, one chunk; a comment now and then on a silent stream. Events carry ids, with which a
+client may come back for what followed. A stream that could not be brought to its end is visibly
+truncated: no last chunk, the connection is closed (HTTP-F7).
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import math
 from collections.abc import Iterator
 
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.stream_directory import event_id
 from proxy_actors.actors.subscriber import Subscriber
 from proxy_actors.errors import DeadlineError, StreamClosedError
 from proxy_actors.gateway.response import JSON_FIELDS, Response
 from proxy_actors.gateway.wiring import Wiring
-from proxy_actors.messages.stream import Subscribe, Unsubscribe
+from proxy_actors.messages.sessions import Session
+from proxy_actors.messages.stream import Subscribe, Subscribed, Unsubscribe
 from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_request import RequestHead
 from proxy_actors.protocol.http1_write import LAST_CHUNK, chunk, response_head
+from proxy_actors.protocol.revisions import knows_priming
 from proxy_actors.protocol.sse import COMMENT_KEEPALIVE, encode_event
 from proxy_actors.world.base import ByteStream
 
@@ -44,22 +48,41 @@ class Reader:
 
     Args:
         stream: the stream's name, or what a batch leaves its answers in.
+        session: whose stream it is.
+        after: the number of the last event that the client has seen, where it says so.
 
     Raises:
         ProxyActorsError: the stream cannot be read: it is not there any more, or has a reader.
+
+    Attributes:
+        stream_id: what the ids of its events begin with; none where nobody can come back.
+        after: the first event that comes has the number after this one.
+        primes: whether the client is told an id before there is an event.
     """
 
-    def __init__(self, stream: str | Subscriber, wiring: Wiring) -> None:
+    def __init__(
+        self,
+        stream: str | Subscriber,
+        wiring: Wiring,
+        session: Session | None = None,
+        after: int | None = None,
+    ) -> None:
         self._wiring = wiring
         self._slot: Slot | None = None
         self._id = 0
+        self.stream_id = ""
+        self.after = 0
+        self.primes = session is not None and knows_priming(session.version)
         if isinstance(stream, Subscriber):
             self.subscriber = stream
             return
         self._slot = wiring.streams.find(stream)
         self._id, self.subscriber = wiring.subscribers.enter()
+        ask = Subscribe(self._id, "" if session is None else session.key, after)
         try:
-            self._slot.ask(Subscribe(self._id), wiring.world.now_s() + SUBSCRIBE_S_MAX)
+            subscribed = self._slot.ask(ask, wiring.world.now_s() + SUBSCRIBE_S_MAX)
+            if isinstance(subscribed, Subscribed):  # else there is no coming back to it
+                self.stream_id, self.after = subscribed.stream_id, subscribed.after
         except BaseException:
             self.leave()
             raise
@@ -107,7 +130,7 @@ def write_response(
 
 def write_events(
     client: ByteStream,
-    subscriber: Subscriber,
+    reader: Reader,
     head: RequestHead,
     wiring: Wiring,
     close: bool,
@@ -127,20 +150,20 @@ def write_events(
     if head.method == b"GET":
         # A client that has gone needs no stream. A call's stream goes on: a client may have closed
         # its sending side only, and the call must run to its end (MCP-S-21).
-        client.on_departure(subscriber.end)
+        client.on_departure(reader.subscriber.end)
     try:
-        return _Writer(client, head, wiring, close).write(subscriber, fields, prelude)
+        return _Writer(client, head, wiring, close).write(reader, fields, prelude)
     finally:
         client.on_departure(None)
 
 
-def messages_of(stream: str, wiring: Wiring) -> Iterator[bytes]:
+def messages_of(stream: str, session: Session, wiring: Wiring) -> Iterator[bytes]:
     """Read a call's stream to its end.
 
     Raises:
         StreamClosedError: not all of it was to be had.
     """
-    with Reader(stream, wiring) as reader:
+    with Reader(stream, wiring, session) as reader:
         while messages := reader.subscriber.take(math.inf):
             yield from messages
     if reader.subscriber.cut:
@@ -148,7 +171,7 @@ def messages_of(stream: str, wiring: Wiring) -> Iterator[bytes]:
 
 
 class _Writer:
-    """Writes what a subscriber gets."""
+    """Writes what a reader gets."""
 
     def __init__(
         self, client: ByteStream, head: RequestHead, wiring: Wiring, close: bool
@@ -158,16 +181,17 @@ class _Writer:
         self._chunked = head.version == (1, 1)
         self._close = close or not self._chunked
 
-    def write(self, subscriber: Subscriber, returned: Fields, prelude: bytes) -> bool:
+    def write(self, reader: Reader, returned: Fields, prelude: bytes) -> bool:
         ours = [name for name, _ in _EVENT_STREAM]
         fields = [*_EVENT_STREAM, *(field for field in returned if field[0] not in ours)]
         if self._chunked:
             fields.append((b"transfer-encoding", b"chunked"))
         if self._close:
             fields.append(_CLOSE)
-        self._write([response_head(200, fields, date=self._wiring.date())])
+        self._write([response_head(200, fields, date=self._wiring.date()), *self._prime(reader)])
         if prelude:
             self._write_chunk(prelude)
+        subscriber, number = reader.subscriber, reader.after
         while True:
             try:
                 messages = subscriber.take(self._wiring.world.now_s() + KEEP_ALIVE_S)
@@ -176,15 +200,39 @@ class _Writer:
                 continue
             if not messages:
                 break
-            self._write_chunk(b"".join([encode_event(data) for data in messages]))
+            self._write_chunk(_encode(messages, reader.stream_id, number))
+            number += len(messages)
         if subscriber.cut:
             raise StreamClosedError("the client read too slowly")
         if self._chunked:
             self._write([LAST_CHUNK])
         return not self._close
 
+    def _prime(self, reader: Reader) -> list[bytes]:
+        """Tell a client that knows it where the stream begins, and when to come back to it."""
+        if not reader.primes or not reader.stream_id:
+            return []
+        id = event_id(reader.stream_id, reader.after)
+        retry_ms = self._wiring.streams.limits.retry_ms
+        return self._framed(encode_event(b"", event=b"", id=id, retry_ms=retry_ms))
+
     def _write_chunk(self, data: bytes) -> None:
-        self._write(list(chunk(data)) if self._chunked else [data])
+        self._write(self._framed(data))
+
+    def _framed(self, data: bytes) -> list[bytes]:
+        return list(chunk(data)) if self._chunked else [data]
 
     def _write(self, parts: list[bytes]) -> None:
         self._client.write(parts, self._wiring.write_deadline_s(sum(map(len, parts))))
+
+
+def _encode(messages: list[bytes], stream_id: str, number: int) -> bytes:
+    """Encode messages that follow the event of this number."""
+    if not stream_id:
+        return b"".join([encode_event(data) for data in messages])
+    return b"".join(
+        [
+            encode_event(data, id=event_id(stream_id, number))
+            for number, data in enumerate(messages, number + 1)
+        ]
+    )

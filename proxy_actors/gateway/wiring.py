@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_uses import SessionUses
+from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import FailedError, Reason, Side
 from proxy_actors.gateway.client_table import ClientTable
@@ -110,7 +110,7 @@ class Wiring:
         uses: SessionUses,
         keyring: Keyring,
         rates: Limits,
-        streams: Directory,
+        streams: StreamDirectory,
         subscribers: Subscribers,
         date: Callable[[], bytes],
         http: HttpLimits = HttpLimits(),

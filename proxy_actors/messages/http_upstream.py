@@ -11,7 +11,7 @@ from typing import ClassVar
 from proxy_actors.errors import ConnectFault
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import SessionEnded
-from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.stream import RequestOpened, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
 
 
@@ -30,8 +30,9 @@ class OpenCallStream(Message, frozen=True):
 class ReserveStandalone(Message, frozen=True):
     """Exchange to upstream, asked: may this session open a standalone stream?
 
-    Answered with True, or a RefusedError 409 while another one is open or being opened. Must be
-    followed by `OpenStandaloneStream` or `ReleaseStandalone`, whatever became of the ask.
+    Answered with True, with the name of the one that is open, or with a RefusedError 409 while
+    another one is being opened. Must be followed by `OpenStandaloneStream` or `ReleaseStandalone`,
+    whatever became of the ask.
     """
 
     session_key: str
@@ -148,6 +149,7 @@ HttpUpstreamMessage = (
     | ReleaseStandalone
     | RequestOpened
     | SessionEnded
+    | StreamOver
     | StreamStopped
     | UpstreamReached
     | ProbeDue

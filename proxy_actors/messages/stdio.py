@@ -103,7 +103,7 @@ class SendMessage(Message, frozen=True):
 class OpenStandalone(Message, frozen=True):
     """Exchange to child or upstream, asked: the session's standalone stream.
 
-    Answered with the name of a stream; with a RefusedError 409 while one is open.
+    Answered with the name of a stream: a new one, or the one that is open.
     """
 
     session_key: str

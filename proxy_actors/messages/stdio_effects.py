@@ -30,6 +30,7 @@ class StreamCall(Message, frozen=True):
 
     call_id: int
     request_id: bytes
+    session_key: str
 
 
 class EmitToCall(Message, frozen=True):
@@ -286,11 +287,14 @@ class StartSessionStream(Message, frozen=True):
     session_key: str
 
 
-class RefuseSessionStream(Message, frozen=True):
-    """Answer who asks for a session's standalone stream with a refusal."""
+class JoinSessionStream(Message, frozen=True):
+    """Answer the asker with the name of the session's standalone stream, which stands."""
 
-    status: int
-    text: str
+    session_key: str
+
+
+class RefuseSessionStream(Message, frozen=True):
+    """Answer who asks for a session's standalone stream that there is no such session."""
 
 
 class EmitToSessionStream(Message, frozen=True):
@@ -311,6 +315,7 @@ SharedSessionsEffect = (
     | FailOwn
     | AskChild
     | StartSessionStream
+    | JoinSessionStream
     | RefuseSessionStream
     | EmitToSessionStream
     | CloseSessionStream

@@ -50,11 +50,24 @@ class SourceEnded(Message, frozen=True):
 class Subscribe(Message, frozen=True):
     """Client's greenlet to stream, asked: push events to this subscriber from now on.
 
-    Answered with True; with a RefusedError 409 while another subscriber is there.
+    `after` is the number of the last event that the client has seen, and names the client as the
+    one who was here before: it takes the place of a subscriber that is still there. Without it the
+    subscriber gets what nobody has got yet. Answered with `Subscribed`; with a RefusedError 409
+    while another subscriber is there, or 410 when what followed cannot be had, which the events of
+    another session never can.
     """
 
     always_accepted: ClassVar[bool] = True
     subscriber_id: int
+    session_key: str = ""
+    after: int | None = None
+
+
+class Subscribed(Message, frozen=True):
+    """Stream to client's greenlet: the first event that comes has the number after `after`."""
+
+    stream_id: str
+    after: int
 
 
 class Unsubscribe(Message, frozen=True):
@@ -101,6 +114,19 @@ class RequestOpened(Message, frozen=True):
     id: bytes
 
 
+class StreamOver(Message, frozen=True):
+    """Stream to parent: nothing will happen on it any more; it stays for who has missed some."""
+
+    always_accepted: ClassVar[bool] = True
+    stream: str
+
+
+class AcceptSubscriber(Message, frozen=True):
+    """Effect: answer Subscribe."""
+
+    after: int
+
+
 class Push(Message, frozen=True):
     """Effect: give the subscriber this message."""
 
@@ -116,11 +142,23 @@ class PushFailure(Message, frozen=True):
 
 
 class RefuseSubscriber(Message, frozen=True):
-    """Effect: answer Subscribe with a 409."""
+    """Effect: answer Subscribe with a refusal."""
+
+    status: int
+
+
+class CutSubscriber(Message, frozen=True):
+    """Effect: another one has taken the place of this subscriber."""
+
+    subscriber_id: int
 
 
 class EndSubscriber(Message, frozen=True):
     """Effect: nothing more will be pushed."""
+
+
+class AnnounceOver(Message, frozen=True):
+    """Effect: tell the parent StreamOver, and have the stream counted as one that has ended."""
 
 
 class CloseSource(Message, frozen=True):
@@ -143,7 +181,9 @@ class WakeStream(Message, frozen=True):
 
 
 class CountDropped(Message, frozen=True):
-    """Effect: a message had nobody to go to."""
+    """Effect: so many messages have gone to nobody."""
+
+    count: int = 1
 
 
 class Finish(Message, frozen=True):
@@ -161,7 +201,10 @@ StreamMessage = (
     | StreamDeadlineDue
 )
 StreamEffect = (
-    Push
+    AcceptSubscriber
+    | AnnounceOver
+    | CutSubscriber
+    | Push
     | PushFailure
     | RefuseSubscriber
     | EndSubscriber

@@ -1,14 +1,16 @@
 """What happens on one event stream: who gets its messages, when its call's time is up, its end.
 
-Owns the subscriber's name, the messages that wait for the first subscriber, the server's open
-requests and the call's deadline. It never holds a connection. `actors/event_stream.py` is its
-shell.
+Owns the subscriber's name, the ring of the latest messages, the server's open requests and the
+call's deadline. It never holds a connection. `actors/event_stream.py` is its shell.
 
-Rules. A message goes to one subscriber or to nobody (MCP-H-11). A client that leaves does not end a
-call (MCP-S-21), but it ends a standalone stream, which is nothing without it. A call's stream ends
-with its answer (MCP-S-22), with an error when its source or its session ends first, and without a
-word when the client had cancelled the call. While the server waits for an answer of the client, the
-call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
+Rules. A message has a number and goes to one subscriber (MCP-H-11), or waits in the ring for one
+that comes (back) and says where it was; it gets exactly what followed, or a refusal (MCP-S-16). Who
+comes without saying so gets what nobody has got. A client that leaves does not end a call
+(MCP-S-21); a standalone stream waits for its client for as long as the ring may keep a message. A
+call's stream ends with its answer (MCP-S-22), with an error when its source or its session ends
+first, and without a word when the client had cancelled the call. It stays for a while after its
+end, as nobody knows whether all of it has arrived. While the server waits for an answer of the
+client, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from typing import assert_never
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import MessageKind, StreamEffect, StreamMessage
+from proxy_actors.policy.replay_ring import ReplayRing
+from proxy_actors.policy.stream_limits import StreamLimits
 
-PENDING_BYTES_MAX = 4 * 1024 * 1024
-# How long a stream waits for its first subscriber: a standalone one, or one that is over.
-UNCLAIMED_S_MAX = 30.0
 # How long a call's clock may stand still: people answer some requests, and some they never see.
 CLIENT_ANSWER_S_MAX = 3600.0
+# A reader is there already; what followed cannot be had (any more).
+TAKEN, GONE = 409, 410
 
 
 class EventStreamPolicy:
@@ -33,16 +36,26 @@ class EventStreamPolicy:
     Args:
         standalone: whether the stream belongs to no call.
         deadline_s: when the call's time is up; math.inf when somebody else watches it.
+        session_key: whose clients may subscribe.
+        limits: what is kept for them.
     """
 
-    def __init__(self, standalone: bool, deadline_s: float) -> None:
+    def __init__(
+        self,
+        standalone: bool,
+        deadline_s: float,
+        session_key: str = "",
+        limits: StreamLimits = StreamLimits(),
+    ) -> None:
         self._standalone = standalone
         self._deadline_s = deadline_s
+        self._session_key = session_key
+        self._wait_s_max = limits.age_s_max
         self._remaining_s: float | None = None
         self._subscriber_id: int | None = None
         self._claimed = False
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._ring = ReplayRing(limits)
+        self._pushed = 0
         self._open_requests: set[bytes] = set()
         self._cancelled = False
         self._over = False
@@ -55,14 +68,21 @@ class EventStreamPolicy:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come but what is pending."""
+        """Whether nothing more will come but what is in the ring."""
         return self._over
 
     def begin(self, now_s: float) -> list[StreamEffect]:
         """Start the clock."""
         effects: list[StreamEffect] = []
-        self._wake(UNCLAIMED_S_MAX if self._standalone else self._deadline_s - now_s, effects)
+        self._wake(self._wait_s_max if self._standalone else self._deadline_s - now_s, effects)
         return effects
+
+    def keep(self, data: bytes, now_s: float) -> int:
+        """Give a message its number; return how many have gone to nobody to make room for it."""
+        self._ring.append(data, now_s)
+        if self._subscriber_id is not None:
+            self._pushed = self._ring.last
+        return self._count_lost()
 
     def handle(self, message: StreamMessage, now_s: float) -> list[StreamEffect]:
         """Apply one message and return what is to be done, in order."""
@@ -70,8 +90,8 @@ class EventStreamPolicy:
         match message:
             case m.EventReceived():
                 self._received(message, now_s, effects)
-            case m.Subscribe(subscriber_id):
-                self._subscribe(subscriber_id, effects)
+            case m.Subscribe():
+                self._subscribe(message, now_s, effects)
             case m.Unsubscribe(subscriber_id):
                 self._unsubscribe(subscriber_id, effects)
             case m.SourceEnded(reason, text, executed):
@@ -97,50 +117,66 @@ class EventStreamPolicy:
         if self._over:
             effects.append(m.CountDropped())
             return
-        if not self._deliver(event, effects):
-            effects.append(m.CountDropped())
-        elif event.kind is MessageKind.REQUEST and event.id is not None:
+        lost = self.keep(event.data, now_s)
+        if lost:
+            effects.append(m.CountDropped(lost))
+        if self._subscriber_id is not None:
+            effects.append(m.Push(event.data))
+        if event.kind is MessageKind.REQUEST and event.id is not None:
             self._request_opened(event.id, now_s, effects)
         if event.final:
             self._end(effects)
 
-    def _deliver(self, event: m.EventReceived, effects: list[StreamEffect]) -> bool:
-        if self._subscriber_id is not None:
-            effects.append(m.Push(event.data))
-            return True
-        pending_bytes = self._pending_bytes + len(event.data)
-        if self._claimed or (pending_bytes > PENDING_BYTES_MAX and not event.final):
-            return False
-        self._pending.append(event.data)
-        self._pending_bytes = pending_bytes
-        return True
-
     def _request_opened(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
         effects.append(m.AnnounceRequest(id))
-        if self._cancelled:
-            return
+        if self._cancelled or (self._claimed and self._subscriber_id is None):
+            return  # its answer may never come
         self._open_requests.add(id)
         if self._remaining_s is None and self._deadline_s < math.inf:
             self._remaining_s = max(self._deadline_s - now_s, 0.0)
             self._wake(CLIENT_ANSWER_S_MAX, effects)
 
-    def _subscribe(self, subscriber_id: int, effects: list[StreamEffect]) -> None:
-        if self._subscriber_id is not None:
-            effects.append(m.RefuseSubscriber())
+    def _subscribe(
+        self, subscribe: m.Subscribe, now_s: float, effects: list[StreamEffect]
+    ) -> None:
+        after = subscribe.after
+        if subscribe.session_key != self._session_key:
+            effects.append(m.RefuseSubscriber(GONE))
             return
-        self._subscriber_id = subscriber_id
+        if after is None and self._subscriber_id is not None:
+            effects.append(m.RefuseSubscriber(TAKEN))
+            return
+        self._ring.expire(now_s)
+        lost = self._count_lost()
+        if lost:
+            effects.append(m.CountDropped(lost))
+        since = self._pushed if after is None else after
+        events = self._ring.since(since)
+        if events is None or (self._over and not events and after is not None):
+            effects.append(m.RefuseSubscriber(GONE))
+            return
+        if self._subscriber_id is not None:
+            effects.append(m.CutSubscriber(self._subscriber_id))
+        self._subscriber_id = subscribe.subscriber_id
         self._claimed = True
-        effects.extend(m.Push(data) for data in self._pending)
-        self._pending.clear()
+        self._pushed = self._ring.last
+        effects.append(m.AcceptSubscriber(since))
+        effects.extend(m.Push(data) for data in events)
         if self._over:
-            effects += [m.EndSubscriber(), m.Finish()]
+            effects.append(m.EndSubscriber())
+
+    def _count_lost(self) -> int:
+        """Count what nobody has got, and nobody will."""
+        lost = max(self._ring.first - 1 - self._pushed, 0)
+        self._pushed += lost
+        return lost
 
     def _unsubscribe(self, subscriber_id: int, effects: list[StreamEffect]) -> None:
         if subscriber_id != self._subscriber_id:
             return
         self._subscriber_id = None
         if self._standalone and not self._over:
-            self._give_up(effects)
+            self._wake(self._wait_s_max, effects)
 
     def _source_ended(
         self,
@@ -154,17 +190,21 @@ class EventStreamPolicy:
         if not self._standalone and not self._cancelled:
             if reason is None:
                 reason, text = Reason.UPSTREAM_CLOSED, "the upstream ended without an answer"
-            self._fail(reason, text, executed, effects)
+            effects.append(m.PushFailure(reason, text, executed))
         self._end(effects)
 
     def _close(self, effects: list[StreamEffect]) -> None:
         if self._over:
+            if self._claimed:
+                effects.append(m.Finish())
             return
         effects.append(m.CloseSource(cancel=False))
         if not self._standalone and not self._cancelled:
             text = "the session has ended"
-            self._fail(Reason.SESSION_LOST, text, Executed.UNKNOWN, effects)
+            effects.append(m.PushFailure(Reason.SESSION_LOST, text, Executed.UNKNOWN))
         self._end(effects)
+        if self._claimed:
+            effects.append(m.Finish())  # nobody can come back to it
 
     def _answered(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
         self._open_requests.discard(id)
@@ -179,14 +219,14 @@ class EventStreamPolicy:
 
     def _time_is_up(self, effects: list[StreamEffect]) -> None:
         if self._over:
-            effects.append(m.Finish())  # nobody came for what is pending
+            effects.append(m.Finish())
         elif not self._standalone:
             effects.append(m.CloseSource(cancel=not self._cancelled))
             if not self._cancelled:
                 text = "the upstream did not answer in time"
-                self._fail(Reason.UPSTREAM_TIMEOUT, text, Executed.UNKNOWN, effects)
+                effects.append(m.PushFailure(Reason.UPSTREAM_TIMEOUT, text, Executed.UNKNOWN))
             self._end(effects)
-        elif not self._claimed:
+        elif self._subscriber_id is None:
             self._give_up(effects)
 
     def _give_up(self, effects: list[StreamEffect]) -> None:
@@ -194,25 +234,14 @@ class EventStreamPolicy:
         self._over = True
         effects += [m.CloseSource(cancel=False), m.Finish()]
 
-    def _fail(
-        self, reason: Reason, text: str, executed: Executed, effects: list[StreamEffect]
-    ) -> None:
-        """Say it to whoever is there or first comes; a client that left has nobody to tell."""
-        if self._subscriber_id is not None or not self._claimed:
-            effects.append(m.PushFailure(reason, text, executed))
-
     def _end(self, effects: list[StreamEffect]) -> None:
         self._over = True
-        if self._claimed:
-            effects += [m.EndSubscriber(), m.Finish()]
-        else:
-            self._wake(UNCLAIMED_S_MAX, effects)
+        if self._subscriber_id is not None:
+            effects.append(m.EndSubscriber())
+        effects.append(m.AnnounceOver())
+        self._wake(self._wait_s_max, effects)
 
     def _wake(self, after_s: float, effects: list[StreamEffect]) -> None:
         self._generation += 1
         if after_s < math.inf:
             effects.append(m.WakeStream(max(after_s, 0.0), self._generation))
-
-    def keep(self, data: bytes) -> None:
-        """Hold a message, made by the shell, for the first subscriber."""
-        self._pending.append(data)

@@ -5,7 +5,8 @@ stream, and the readiness of the upstream. It moves no bytes. `actors/http_upstr
 shell.
 
 In a drain calls run to their end. A standalone stream has no end of its own, so it is closed as
-soon as no stream of its session carries a call: until then a call may ask its client on it.
+soon as no stream of its session carries a call: until then a call may ask its client on it. Who
+has missed some of a stream that is over cannot come back for it in a drain.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
 from proxy_actors.messages.sessions import EndReason, SessionEnded
-from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.stream import RequestOpened, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
 
 PROBE_INTERVAL_S = 5.0
@@ -27,16 +28,29 @@ class _Session:
 
     `standalone` is the name of the standalone stream, or who is opening it. `streams` are the
     others, in the order of their start; the indices find one by the client's request that it
-    answers, and any by the server's request that came on it.
+    answers, and any by the server's request that came on it. `over` are those on which nothing will
+    happen any more.
     """
 
-    __slots__ = ("by_call", "by_request", "standalone", "streams")
+    __slots__ = ("by_call", "by_request", "over", "standalone", "streams")
 
     def __init__(self) -> None:
         self.standalone: str | int | None = None
         self.streams: dict[str, bytes] = {}
         self.by_call: dict[bytes, str] = {}
         self.by_request: dict[bytes, str] = {}
+        self.over: dict[str, None] = {}
+
+    def end(self, stream: str) -> None:
+        """Forget what a stream carried. Idempotent."""
+        if self.standalone == stream:
+            self.standalone = None
+        call_id = self.streams.pop(stream, None)
+        # Clients may use an id twice at once; then the stream is found by it that came last.
+        if call_id is not None and self.by_call.get(call_id) == stream:
+            del self.by_call[call_id]
+        for request_id in [x for x, name in self.by_request.items() if name == stream]:
+            del self.by_request[request_id]
 
 
 class HttpUpstreamPolicy:
@@ -53,6 +67,12 @@ class HttpUpstreamPolicy:
     def begin(self) -> list[HttpUpstreamEffect]:
         """Find out whether the upstream can be reached."""
         return [m.Probe()]
+
+    def standing(self, session_key: str) -> str | None:
+        """Name the session's standalone stream, if it stands."""
+        session = self._sessions.get(session_key)
+        name = None if session is None else session.standalone
+        return name if isinstance(name, str) else None
 
     def reserve_standalone(self, session_key: str, exchange_id: int) -> bool:
         """Reserve the session's one standalone stream; False when it is taken (MCP-S-28)."""
@@ -88,6 +108,8 @@ class HttpUpstreamPolicy:
                 return self._cancelled(session_key, request_id)
             case m.ReleaseStandalone(session_key, exchange_id):
                 self._release(session_key, exchange_id)
+            case StreamOver(stream):
+                return self._over(stream)
             case m.StreamStopped(stream):
                 return self._stopped(stream)
             case SessionEnded():
@@ -122,25 +144,27 @@ class HttpUpstreamPolicy:
             session.standalone = None
             self._forget_if_empty(session_key, session)
 
+    def _over(self, stream: str) -> list[HttpUpstreamEffect]:
+        key = self._session_of.get(stream)
+        if key is None:
+            return []
+        session = self._sessions[key]
+        session.end(stream)
+        session.over[stream] = None
+        return [*self._close_over(session), *self._close_if_draining(key)]
+
     def _stopped(self, stream: str) -> list[HttpUpstreamEffect]:
         key = self._session_of.pop(stream, None)
         if key is None:
             return []
         session = self._sessions[key]
-        if session.standalone == stream:
-            session.standalone = None
-        else:
-            call_id = session.streams.pop(stream)
-            # Clients may use an id twice at once; then the stream is found by it that came last.
-            if session.by_call.get(call_id) == stream:
-                del session.by_call[call_id]
-        for request_id in [x for x, name in session.by_request.items() if name == stream]:
-            del session.by_request[request_id]
+        session.end(stream)
+        session.over.pop(stream, None)
         self._forget_if_empty(key, session)
         return self._close_if_draining(key)
 
     def _forget_if_empty(self, session_key: str, session: _Session) -> None:
-        if session.standalone is None and not session.streams:
+        if session.standalone is None and not session.streams and not session.over:
             del self._sessions[session_key]
 
     def _session_ended(self, ended: SessionEnded) -> list[HttpUpstreamEffect]:
@@ -148,7 +172,7 @@ class HttpUpstreamPolicy:
         key, upstream_id = ended.session.key, ended.session.upstream_session_id
         session = self._sessions.get(key)
         if session is not None:
-            effects += [m.TellClose(stream) for stream in session.streams]
+            effects += [m.TellClose(stream) for stream in (*session.streams, *session.over)]
             if isinstance(session.standalone, str):
                 effects.append(m.TellClose(session.standalone))
         if upstream_id is not None and ended.reason is not EndReason.LOST:
@@ -158,9 +182,13 @@ class HttpUpstreamPolicy:
     def _drain(self) -> list[HttpUpstreamEffect]:
         self._draining = True
         effects: list[HttpUpstreamEffect] = []
-        for session_key in self._sessions:
+        for session_key, session in self._sessions.items():
+            effects += self._close_over(session)
             effects += self._close_if_draining(session_key)
         return effects
+
+    def _close_over(self, session: _Session) -> list[HttpUpstreamEffect]:
+        return [m.TellClose(stream) for stream in session.over] if self._draining else []
 
     def _close_if_draining(self, session_key: str) -> list[HttpUpstreamEffect]:
         session = self._sessions.get(session_key)

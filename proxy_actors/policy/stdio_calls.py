@@ -141,7 +141,7 @@ class CallTable:
         """Make a pending call an event stream."""
         if not call.streaming:
             call.streaming = True
-            effects.append(e.StreamCall(call.id, call.client_id))
+            effects.append(e.StreamCall(call.id, call.client_id, call.session_key))
 
     def answer(self, call: Call, data: bytes, effects: list[LedgerEffect]) -> None:
         """End the call with its response."""

@@ -173,10 +173,9 @@ class SharedSessionsPolicy:
     def _open(self, session_key: str, effects: list[SharedSessionsEffect]) -> None:
         session = self._sessions.get(session_key)
         if session is None:
-            effects.append(e.RefuseSessionStream(404, "there is no such session"))
+            effects.append(e.RefuseSessionStream())
         elif session.stream_open:
-            text = "this session has a standalone stream already"
-            effects.append(e.RefuseSessionStream(409, text))
+            effects.append(e.JoinSessionStream(session_key))
         else:
             session.stream_open = True
             effects.append(e.StartSessionStream(session_key))

@@ -38,6 +38,11 @@ def allows_batches(version: str) -> bool:
     return version == "2025-03-26"
 
 
+def knows_priming(version: str) -> bool:
+    """Whether clients know an event without data that only sets an id (2025-11-25 on)."""
+    return version >= "2025-11-25"
+
+
 def requires_version_header(version: str) -> bool:
     """Whether requests after `initialize` carry MCP-Protocol-Version (2025-06-18 on)."""
     return version >= "2025-06-18"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy_actors.actors.subscriber import UNREAD_BYTES_MAX
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.gateway.handle import READ_BYTES_MAX
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import Stop
@@ -217,7 +217,8 @@ def test_client_that_does_not_read_is_left_when_its_time_is_up(
 def test_stream_of_a_client_that_falls_behind_is_visibly_cut(scene: Scene) -> None:
     """C2, HTTP-F7: what it has not read is bounded; it never sees a last chunk."""
     session = scene.session()
-    steps = ["sse", *["note 1000000"] * (2 * UNREAD_BYTES_MAX // 1_000_000), "answer", "end"]
+    notes = 2 * StreamLimits().unread_bytes_max // 1_000_000
+    steps = ["sse", *["note 1000000"] * notes, "answer", "end"]
 
     def client() -> Answer:
         connection = scene.connection()

@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from proxy_actors.actors.subscriber import UNREAD_BYTES_MAX
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.gateway.keys import Identity, Keyring
 from proxy_actors.gateway.legacy import LISTEN_S_MAX, message_uri
 from proxy_actors.gateway.limits import LimitKey, Rate, Rule
@@ -777,8 +777,9 @@ def test_client_that_reads_too_slowly_is_cut_and_its_session_ends(scene: Scene) 
         client = Stalled(scene)
         assert client.post(initialize()).status == 202
         client.until(lambda: not ended(scene))
+        large = StreamLimits().unread_bytes_max // 4
         for n in range(7):
-            assert client.post(call(n, f"large {UNREAD_BYTES_MAX // 4}", "json")).status == 202
+            assert client.post(call(n, f"large {large}", "json")).status == 202
         client.until(lambda: ended(scene))
         client.answer.body = b""
         rest = client.stream.receive("GET")

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
 from proxy_actors.messages.sessions import EndReason, Session, SessionEnded
-from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.stream import RequestOpened, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.http_upstream import HttpUpstreamPolicy
 from tests.policy.search import Subject, check
@@ -33,7 +33,8 @@ class HttpUpstreamSubject(Subject):
 
     `sloppy` peers use an id twice at once, which the protocol forbids: then an answer or a
     cancellation may reach either of those that it could mean, and none of the others. `open` are
-    the requests of the server by the stream that they came on.
+    the requests of the server by the stream that they came on; `over` are the streams on which
+    nothing happens any more, by session.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class HttpUpstreamSubject(Subject):
         ids: int = 1,
         sloppy: bool = False,
         drains: bool = False,
+        overs: int = 0,
     ) -> None:
         self.policy = HttpUpstreamPolicy()
         self.call_ids, self.request_ids = CALL_IDS[:ids], REQUEST_IDS[:ids]
         self.sessions = sessions
         self.sloppy = sloppy
         self.drains = drains
+        self.overs = overs
         self.draining = False
         self.serial = 0
         self.calls: dict[str, tuple[str, bytes]] = {}
@@ -55,16 +58,19 @@ class HttpUpstreamSubject(Subject):
         self.opening: dict[str, int] = {}
         self.open: dict[str, set[bytes]] = {}
         self.closing: set[str] = set()
+        self.over: dict[str, str] = {}
 
     def moves(self) -> Iterator[Move]:
         streams = [*self.calls, *self.standalone.values()]
+        for stream in self.over:
+            yield m.StreamStopped(stream)
         for key in self.sessions:
             yield ("reserve", key, self.serial + 1)
             if key in self.opening:
                 yield ("open", key, self.opening[key])
                 yield m.ReleaseStandalone(key, self.opening[key])
             yield m.ReleaseStandalone(key, self.serial + 1)
-            for call_id in self.call_ids if len(streams) < STREAMS_MAX else ():
+            for call_id in self.call_ids if len(streams) + len(self.over) < STREAMS_MAX else ():
                 if self.sloppy or (key, call_id) not in self.calls.values():
                     yield ("call", key, call_id)
             yield from (m.ClientCancelled(key, call_id) for call_id in self.call_ids)
@@ -72,11 +78,14 @@ class HttpUpstreamSubject(Subject):
             yield SessionEnded(session(key), EndReason.DELETED)
         for stream in streams:
             yield m.StreamStopped(stream)
+            if len(self.over) < self.overs:
+                yield StreamOver(stream)
             for id in self.request_ids:
                 if self.sloppy or not self._asked(self._key_of(stream), id):
                     yield RequestOpened(stream, id)
         yield m.StreamStopped("nobody")
         yield RequestOpened("nobody", b"7")
+        yield StreamOver("nobody")
         if self.drains and not self.draining:
             yield DrainUpstream()
 
@@ -89,19 +98,24 @@ class HttpUpstreamSubject(Subject):
             self._observe(move, effects)
         self._check_drain(effects)
         check(
-            sorted(self.policy.streams()) == sorted([*self.calls, *self.standalone.values()]),
-            "the streams that stand are known, and no others",
+            sorted(self.policy.streams()) == sorted(self._all()),
+            "the streams that are there are known, and no others",
         )
-        known = {*self.standalone, *self.opening, *(key for key, _ in self.calls.values())}
+        for key in self.sessions:
+            check(self.policy.standing(key) == self.standalone.get(key), "who stands can be joined")
+        known = {
+            *self.standalone, *self.opening, *(key for key, _ in self.calls.values()),
+            *self.over.values(),
+        }  # fmt: skip
         check(set(self.policy._sessions) == known, "sessions without streams are forgotten")
 
     def key(self) -> Hashable:
-        names = {name: at for at, name in enumerate([*self.calls, *self.standalone.values()])}
+        names = {name: at for at, name in enumerate(self._all())}
         return (
             tuple(self.calls.values()), tuple(sorted(self.opening)),
             tuple((key, names[name]) for key, name in sorted(self.standalone.items())),
             tuple(tuple(sorted(self.open.get(name, ()))) for name in names), self.draining,
-            tuple(name in self.closing for name in names),
+            tuple(name in self.closing for name in names), tuple(self.over.values()),
             tuple(sorted(
                 (key, id, names[name])
                 for key, entry in self.policy._sessions.items()
@@ -144,15 +158,26 @@ class HttpUpstreamSubject(Subject):
                 if stream != "nobody":
                     self.open.setdefault(stream, set()).add(id)
             case m.StreamStopped(stream):
-                self.open.pop(stream, None)
+                self._end(stream)
                 self.closing.discard(stream)
-                self.calls.pop(stream, None)
-                for key in [key for key, name in self.standalone.items() if name == stream]:
-                    del self.standalone[key]
+                self.over.pop(stream, None)
+            case StreamOver(stream):
+                if stream != "nobody":
+                    self.over[stream] = self._key_of(stream)
+                    self._end(stream)
             case SessionEnded():
                 self._check_session_ended(move.session.key, effects)
             case DrainUpstream():
                 self.draining = True
+
+    def _end(self, stream: str) -> None:
+        self.open.pop(stream, None)
+        self.calls.pop(stream, None)
+        for key in [key for key, name in self.standalone.items() if name == stream]:
+            del self.standalone[key]
+
+    def _all(self) -> list[str]:
+        return [*self.calls, *self.standalone.values(), *self.over]
 
     def _check_told(
         self,
@@ -173,7 +198,8 @@ class HttpUpstreamSubject(Subject):
 
     def _check_session_ended(self, key: str, effects: list[HttpUpstreamEffect]) -> None:
         told = [effect.stream for effect in effects if isinstance(effect, m.TellClose)]
-        check(sorted(told) == sorted(self._streams_of(key)), "a session takes its streams along")
+        over = [name for name, of in self.over.items() if of == key]
+        check(sorted(told) == sorted(self._streams_of(key) + over), "a session takes all along")
         check(effects[-1] == m.DeleteUpstreamSession("up", "2025-11-25"), "upstream is told")
         self.closing.update(told)
 
@@ -183,6 +209,7 @@ class HttpUpstreamSubject(Subject):
             busy = {key for key, _ in self.calls.values()}
             for key, name in self.standalone.items():
                 check(key in busy or name in self.closing, "a drain leaves no stream without end")
+            check(self.closing.issuperset(self.over), "nobody comes back in a drain")
 
     def _streams_of(self, key: str) -> list[str]:
         calls = [name for name, (of, _) in self.calls.items() if of == key]

@@ -340,7 +340,7 @@ class ExclusiveSubject(Subject):
 
     def _streamed(self, call: Call) -> list[LedgerEffect]:
         was, call.streaming = call.streaming, True
-        return [] if was else [e.StreamCall(call.call_id, call.id)]
+        return [] if was else [e.StreamCall(call.call_id, call.id, KEY)]
 
     def _to_stream(self, frame: Message) -> list[LedgerEffect]:
         if self.stream_open:

@@ -321,8 +321,7 @@ class SharedSessionsSubject(Subject):
 
     def _opened(self, client: Client) -> list[SharedSessionsEffect]:
         if client.stream_open:
-            text = "this session has a standalone stream already"
-            return [e.RefuseSessionStream(409, text)]
+            return [e.JoinSessionStream(client.key)]
         client.stream_open = True
         missed, client.missed = client.missed, {}
         return [

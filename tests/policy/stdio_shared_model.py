@@ -420,7 +420,7 @@ class SharedSubject(Subject):
 
     def _streamed(self, call: Call) -> list[LedgerEffect]:
         was, call.streaming = call.streaming, True
-        return [] if was else [e.StreamCall(call.call_id, ID)]
+        return [] if was else [e.StreamCall(call.call_id, ID, call.key)]
 
     def _exited(self, unwritten: set[int]) -> list[LedgerEffect]:
         effects: list[LedgerEffect] = []

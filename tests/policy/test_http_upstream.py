@@ -12,9 +12,9 @@ import pytest
 from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.sessions import EndReason, SessionEnded
-from proxy_actors.messages.stream import RequestOpened
+from proxy_actors.messages.stream import RequestOpened, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
-from proxy_actors.policy.http_upstream import PROBE_INTERVAL_S, HttpUpstreamPolicy
+from proxy_actors.policy.http_upstream import PROBE_INTERVAL_S, HttpUpstreamPolicy, _Session
 from tests.defects import Defect, planted
 from tests.policy.http_upstream_model import HttpUpstreamSubject, session
 from tests.policy.search import search
@@ -60,12 +60,14 @@ def test_cancellation_reaches_the_stream_of_the_call() -> None:
 
 
 def test_second_standalone_stream_is_refused_while_one_is_being_opened_or_open() -> None:
-    """MCP-S-28."""
+    """MCP-S-28; the open one has a name, as it may be without a reader."""
     policy = HttpUpstreamPolicy()
     assert policy.reserve_standalone("a", 1)
     assert not policy.reserve_standalone("a", 2)
+    assert policy.standing("a") is None
     policy.enter_standalone("get", "a")
     assert not policy.reserve_standalone("a", 3)
+    assert policy.standing("a") == "get"
     policy.handle(m.StreamStopped("get"))
     assert policy.reserve_standalone("a", 4)
 
@@ -84,6 +86,16 @@ def test_late_release_leaves_the_open_stream_its_place() -> None:
     policy = with_standalone(HttpUpstreamPolicy())
     policy.handle(m.ReleaseStandalone("a", 5))
     assert not policy.reserve_standalone("a", 6)
+
+
+def test_standalone_stream_that_is_over_makes_room_for_another() -> None:
+    """What is left of it can be fetched meanwhile, until the session ends."""
+    policy = with_standalone(HttpUpstreamPolicy())
+    assert policy.handle(StreamOver("get")) == []
+    assert policy.standing("a") is None
+    assert policy.reserve_standalone("a", 6)
+    told = policy.handle(SessionEnded(session("a", None), EndReason.DELETED))
+    assert told == [m.TellClose("get")]
 
 
 def test_session_that_ends_takes_its_streams_along_and_is_deleted_upstream() -> None:
@@ -185,6 +197,7 @@ SUBJECTS = {
     "one session": partial(HttpUpstreamSubject, ("a",), ids=2),
     "a sloppy session": partial(HttpUpstreamSubject, ("a",), sloppy=True),
     "drain": partial(HttpUpstreamSubject, ("a",), drains=True),
+    "streams that are over": partial(HttpUpstreamSubject, ("a",), drains=True, overs=1),
 }
 
 
@@ -196,20 +209,37 @@ def test_index_keeps_its_rules_in_every_order(name: str) -> None:
     assert findings.states >= 50
 
 
-POLICY = HttpUpstreamPolicy
+POLICY, SESSION = HttpUpstreamPolicy, _Session
 DEFECTS = [
     Defect("an answer is told twice", POLICY, "_answered",
            "session.by_request.pop(request_id, None)", "session.by_request.get(request_id)"),
-    Defect("requests outlive their stream", POLICY, "_stopped",
-           "del session.by_request[request_id]", "pass"),
-    Defect("calls outlive their stream", POLICY, "_stopped",
-           "del session.by_call[call_id]", "pass"),
-    Defect("of two calls with one id the first end forgets both", POLICY, "_stopped",
-           "if session.by_call.get(call_id) == stream:", "if True:"),
-    Defect("a standalone stream outlives itself", POLICY, "_stopped",
-           "session.standalone = None", "pass"),
-    Defect("any request of the session is forgotten", POLICY, "_stopped",
+    Defect("requests outlive their stream", SESSION, "end",
+           "del self.by_request[request_id]", "pass"),
+    Defect("calls outlive their stream", SESSION, "end",
+           "del self.by_call[call_id]", "pass"),
+    Defect("of two calls with one id the first end forgets both", SESSION, "end",
+           "and self.by_call.get(call_id) == stream:", "and True:"),
+    Defect("a standalone stream outlives itself", SESSION, "end",
+           "self.standalone = None", "pass"),
+    Defect("any request of the session is forgotten", SESSION, "end",
            "if name == stream]", "]"),
+    Defect("a stream that is over carries on", POLICY, "_over", "session.end(stream)", "pass"),
+    Defect("a stream that is over is not known", POLICY, "_over",
+           "session.over[stream] = None", "pass"),
+    Defect("a stream that is over stays known", POLICY, "_stopped",
+           "session.over.pop(stream, None)", "pass"),
+    Defect("sessions with streams that are over are forgotten", POLICY, "_forget_if_empty",
+           " and not session.over", ""),
+    Defect("a session leaves what is over", POLICY, "_session_ended",
+           "(*session.streams, *session.over)", "session.streams"),
+    Defect("a drain waits for who may come back", POLICY, "_drain",
+           "effects += self._close_over(session)", "pass"),
+    Defect("what is over in a drain waits for who may come back", POLICY, "_over",
+           "*self._close_over(session), ", ""),
+    Defect("the end of the last call leaves the standalone stream", POLICY, "_over",
+           ", *self._close_if_draining(key)", ""),
+    Defect("anybody's stream can be joined", POLICY, "standing",
+           "self._sessions.get(session_key)", "next(iter(self._sessions.values()), None)"),
     Defect("sessions are never forgotten", POLICY, "_forget_if_empty",
            "del self._sessions[session_key]", "pass"),
     Defect("sessions are forgotten early", POLICY, "_forget_if_empty",
@@ -219,7 +249,7 @@ DEFECTS = [
     Defect("a reservation is taken over", POLICY, "reserve_standalone",
            "return session.standalone == exchange_id", "return True"),
     Defect("a session leaves its calls", POLICY, "_session_ended",
-           "effects += [m.TellClose(stream) for stream in session.streams]", "pass"),
+           "(*session.streams, *session.over)", "session.over"),
     Defect("a session leaves its standalone stream", POLICY, "_session_ended",
            "effects.append(m.TellClose(session.standalone))", "pass"),
     Defect("a drain forgets what opens late", POLICY, "enter_standalone",

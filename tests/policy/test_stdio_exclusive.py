@@ -127,7 +127,7 @@ def test_call_becomes_a_stream_by_what_comes_before_its_answer() -> None:
     b = bench()
     b.submit(request(b"1", token=b'"t"'))
     told = progress(b'"t"')
-    assert b.receive(told) == [e.StreamCall(1, b"1"), emitted(1, told)]
+    assert b.receive(told) == [e.StreamCall(1, b"1", "a"), emitted(1, told)]
     assert b.receive(told) == [emitted(1, told)]
     answer = result(b"1")
     final = e.EmitToCall(1, answer.raw, MessageKind.RESPONSE, b"1", final=True)
@@ -138,7 +138,7 @@ def test_silent_call_becomes_a_stream_so_that_its_client_can_be_kept_alive() -> 
     b = bench()
     b.submit()
     assert b.sweep(SILENT_S_MAX - 0.1) == []
-    assert b.sweep(0.1) == [e.StreamCall(1, b"1")]
+    assert b.sweep(0.1) == [e.StreamCall(1, b"1", "a")]
 
 
 def test_initialize_stays_a_single_message() -> None:
@@ -371,7 +371,7 @@ def test_cancelled_call_may_still_be_answered_but_not_for_long() -> None:
     cancel = cancelled(b"1")
     assert b.send(cancel) == [e.WriteFrame(cancel.raw)]
     assert b.sweep(CANCELLED_S_MAX - 0.1) == []
-    assert b.sweep(0.1) == [e.StreamCall(1, b"1"), e.EndCall(1)]
+    assert b.sweep(0.1) == [e.StreamCall(1, b"1", "a"), e.EndCall(1)]
     assert dropped(b.receive(result(b"1"))) == 1  # MCP-X-4
 
 

@@ -121,7 +121,7 @@ def test_call_that_was_given_up_before_the_handshake_is_never_sent() -> None:
     for _ in range(3):
         b.submit()
     assert b.tell(m.AbandonCall(1)) == []
-    assert b.send(cancelled(b"2")) == [e.StreamCall(2, b"2"), e.EndCall(2)]
+    assert b.send(cancelled(b"2")) == [e.StreamCall(2, b"2", "a"), e.EndCall(2)]
     failed, _ = b.sweep(CALL_S)
     text = "the server process did not become ready in time"
     assert failed == e.FailCall(3, Reason.UPSTREAM_TIMEOUT, text, Executed.NO)
@@ -206,7 +206,7 @@ def test_thousand_sessions_that_all_use_id_0_get_each_its_own() -> None:
                 want = e.EmitToCall(
                     call_id, progress(b"0", number).raw, MessageKind.NOTIFICATION, None, False
                 )
-                assert told == [e.StreamCall(call_id, b"0"), want]
+                assert told == [e.StreamCall(call_id, b"0", f"session {number}"), want]
             make = dice.choice((result, fault))
             data = make(b"0", text).raw
             answer = e.AnswerCall(call_id, data)
@@ -246,7 +246,7 @@ def test_cancellation_names_the_call_of_the_one_who_cancels() -> None:
     assert dropped(b.send(cancelled(b'"0"'), "b")) == 1
     assert dropped(b.send(cancelled(b"0"), "c")) == 1
     assert b.sweep(CANCELLED_S_MAX) == [
-        e.StreamCall(1, b"0"), e.StreamCall(2, b"0"), e.EndCall(2)
+        e.StreamCall(1, b"0", "a"), e.StreamCall(2, b"0", "b"), e.EndCall(2)
     ]
 
 

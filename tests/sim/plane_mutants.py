@@ -37,7 +37,7 @@ MUTANTS = (
     Defect("a stream's crash leaves its call without an answer", EventStream, "_leave",
            "if self._failure is not None and", "if False and"),
     Defect("a standalone stream outlives its reader", EventStreamPolicy, "_unsubscribe",
-           "self._give_up(effects)", "pass"),
+           "self._wake(self._wait_s_max, effects)", "pass"),
     Defect("a stream that is over stays listed", HttpUpstream, "on_child_stopped",
            "self._streams.remove(message.name)", "pass"),
     Defect("a reader that has left stays listed", Reader, "leave",

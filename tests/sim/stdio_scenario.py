@@ -31,6 +31,7 @@ from proxy_actors.policy.stdio_calls import CANCELLED_S_MAX
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_exclusive import SWEEP_INTERVAL_S
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.base import ChildCommand
 from proxy_actors.world.sim_store import SimDisk, SimStore
@@ -278,7 +279,7 @@ class Scene:
         """Check that everything has come to its end, and that what is left is wanted."""
         self.world.run_until(lambda: not self.world.tasks()["client"], 1000.0)
         assert not self.world.tasks()["client"], f"clients wait: {self.unfinished()}"
-        self.world.run(60.0)
+        self.world.run(60.0 + StreamLimits().age_s_max)
         leftovers = self.plane.leftovers()
         assert not leftovers, leftovers
         self.check_processes()
@@ -412,7 +413,7 @@ RARE_POOL = RARE_EVERYWHERE | {
     "GiveUp",
     "NameChild",
     "RefuseChild",
-    "RefuseSessionStream",
+    "JoinSessionStream",
     "StartSessionStream",
     "StdioShared_crashed",
     "StdioShared_was_killed",

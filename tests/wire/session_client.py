@@ -97,7 +97,7 @@ class Pending:
         """Wait for the next message of the event stream."""
         data = b""
         while (line := self.head().readline().rstrip(b"\r\n")) or not data:
-            data += line[5:] if line.startswith(b"data:") else b""
+            data += line[5:].strip() if line.startswith(b"data:") else b""
         message: Json = json.loads(data)
         return message
 
@@ -107,8 +107,8 @@ class Pending:
         body = response.read()
         kind = response.getheader("Content-Type", "")
         if kind.startswith("text/event-stream"):
-            lines = body.split(b"\n")
-            messages = [json.loads(line[5:]) for line in lines if line.startswith(b"data:")]
+            found = [line[5:] for line in body.split(b"\n") if line.startswith(b"data:")]
+            messages = [json.loads(data) for data in found if data.strip()]
         else:
             document = json.loads(body) if body else []
             messages = document if isinstance(document, list) else [document]

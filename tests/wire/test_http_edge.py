@@ -170,7 +170,8 @@ def test_events_come_as_chunks_and_each_at_once(
     wire.send(request(call(n, "sse", "note", "pause 1", "answer", "end"), session=session))
     answer = wire.head()
     assert answer.field(b"transfer-encoding") == b"chunked"
-    assert wire.more(answer)
+    while not answer.messages:
+        assert wire.more(answer)
     assert [message["method"] for message in answer.messages] == ["notifications/progress"]
     upstream.resume()
     while wire.more(answer):
@@ -639,23 +640,31 @@ def lent(proxy: ProxyProcess) -> int:
     return ledger["leased"] + ledger["streaming"]
 
 
-def test_client_that_leaves_its_standalone_stream_frees_it(
+def test_client_that_leaves_its_standalone_stream_can_have_it_again(
     proxy: ProxyProcess, upstream: SocketUpstream
 ) -> None:
-    """MCP-S-28: so that it can be opened again."""
+    """MCP-S-28: it waits for its client, and ends with the session."""
     session = proxy.session_id()
     get = request(None, "GET", session)
     for leave in (Wire.close, Wire.reset):
-        with proxy.wire() as wire, proxy.wire() as second:
-            wire.send(get)
-            assert wire.head().status == 200
+        with eventually(lambda: standing(proxy, get)) as wire, proxy.wire() as second:
             assert second.ask(get, "GET").status == 409
             leave(wire)
-        assert any(
-            upstream_session.standalone for upstream_session in upstream.server.sessions.values()
-        )
-        eventually(lambda: not streaming(proxy))
-        end_standalone(upstream)
+        assert streaming(proxy) == 1
+    with proxy.wire() as wire:
+        assert wire.ask(request(None, "DELETE", session), "DELETE").status == 200
+    eventually(lambda: not streaming(proxy))
+    end_standalone(upstream)
+
+
+def standing(proxy: ProxyProcess, get: bytes) -> Wire | None:
+    """Open the standalone stream; None while it has another reader still."""
+    wire = proxy.wire()
+    wire.send(get)
+    if wire.head().status == 200:
+        return wire
+    wire.close()
+    return None
 
 
 def streaming(proxy: ProxyProcess) -> Any:

@@ -26,7 +26,6 @@ from tests.wire.waiting import PATIENCE_S, eventually
 
 UNREAD_BYTES = 300_000
 SETTINGS = {
-    "proxy_actors.actors.subscriber.UNREAD_BYTES_MAX": UNREAD_BYTES,
     "proxy_actors.gateway.wiring.ConnectionLimits": {"write_s_max": 0.2},
     "proxy_actors.gateway.relay.KEEP_ALIVE_S": 0.1,
 }
@@ -39,8 +38,12 @@ def upstream() -> Iterator[SocketUpstream]:
 
 
 @pytest.fixture
-def proxy(upstream: SocketUpstream) -> Iterator[ProxyProcess]:
-    with running(upstream.url, settings=SETTINGS) as proxy:
+def proxy(upstream: SocketUpstream, tmp_path: Path) -> Iterator[ProxyProcess]:
+    file = tmp_path / "proxy.toml"
+    file.write_text(
+        f"[streams]\nbytes-max = {2 * UNREAD_BYTES}\n[upstreams.default]\nurl = '{upstream.url}'\n"
+    )
+    with running("--config", str(file), settings=SETTINGS) as proxy:
         yield proxy
 
 

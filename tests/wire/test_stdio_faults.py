@@ -262,8 +262,9 @@ def test_usr2_writes_the_tree_of_actors(proxy: ProxyProcess, mode: str) -> None:
     upstream = "StdioUpstream" if mode == "session" else "StdioShared"
     for wanted in ((1, upstream), (1, "SessionRegistry"), (1, "HttpServer")):
         assert kinds.count(wanted) == 1
-    assert sum(kind == "EventStream" for _, kind in kinds) == 1
+    assert "EventStream" in {kind for _, kind in kinds}
     processes = [ast.literal_eval(detail) for _, _, kind, detail in found if kind == "StdioProcess"]
-    assert {process["pid"] for process in processes} == set(proxy.children())
+    pids = {process["pid"] for process in processes if process["running"]}
+    assert pids == set(proxy.children())
     assert sum(process["dropped"] for process in processes) >= 1
     stream.leave()

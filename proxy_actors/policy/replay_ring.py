@@ -1,0 +1,55 @@
+"""The latest events of one stream, numbered from 1, for a client that has missed some.
+
+Owns nothing before the first event. It says what followed an event exactly, or that it cannot:
+never less, as an event that is missing from the middle would be. `policy/event_stream.py` uses it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+from proxy_actors.policy.stream_limits import StreamLimits
+
+
+class ReplayRing:
+    """Keeps events by number, within bounds; the newest one in any case."""
+
+    __slots__ = ("_bytes", "_events", "_limits", "last")
+
+    def __init__(self, limits: StreamLimits) -> None:
+        self._limits = limits
+        self._events: deque[tuple[float, bytes]] | None = None
+        self._bytes = 0
+        self.last = 0
+        """The number of the newest event; 0 before the first."""
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest event that is kept; the next one's when none is."""
+        return self.last + 1 - (0 if self._events is None else len(self._events))
+
+    def append(self, data: bytes, now_s: float) -> None:
+        """Keep an event under the next number, at the cost of the oldest."""
+        if self._events is None:
+            self._events = deque()
+        self._events.append((now_s, data))
+        self._bytes += len(data)
+        self.last += 1
+        self.expire(now_s)
+
+    def since(self, number: int) -> list[bytes] | None:
+        """Return what followed the event of this number; None when not all of it is there."""
+        if not self.first - 1 <= number <= self.last:
+            return None
+        return [data for _, data in islice(self._events or (), number + 1 - self.first, None)]
+
+    def expire(self, now_s: float) -> None:
+        """Drop what is too much or too old."""
+        events, limits = self._events, self._limits
+        while events is not None and len(events) > 1 and (
+            len(events) > limits.events_max
+            or self._bytes > limits.bytes_max
+            or now_s - events[0][0] > limits.age_s_max
+        ):
+            self._bytes -= len(events.popleft()[1])
