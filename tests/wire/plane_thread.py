@@ -17,6 +17,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.base import TlsClient, TlsServer
 from proxy_actors.world.gevent_world import GeventWorld
@@ -37,6 +38,7 @@ class PlaneThread:
         tls: how clients are spoken to, if in TLS.
         client_tls: how clients speak TLS.
         upstream_tls: how the upstream is spoken to, if in TLS.
+        streams: bounds on event streams.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class PlaneThread:
         tls: TlsServer | None = None,
         client_tls: ssl.SSLContext | None = None,
         upstream_tls: TlsClient | None = None,
+        streams: StreamLimits = StreamLimits(),
     ) -> None:
+        self._streams = streams
         self._tls = tls
         self._client_tls = client_tls
         self._upstream_tls = upstream_tls
@@ -119,6 +123,7 @@ class PlaneThread:
             budget=self._budget,
             tls=self._tls,
             upstream_tls=self._upstream_tls,
+            streams=self._streams,
         )
         self.plane.start()
         self.address = self.plane.address
