@@ -50,6 +50,8 @@ def configuration(statsd: StatsdServer, upstream: SocketUpstream) -> str:
         method = "tools/call"
         rate = 0.001
         burst = {CALLS}
+        [streams]
+        age-s-max = 1
         [metrics]
         statsd = "{statsd.address}"
         prefix = "p"

@@ -16,6 +16,7 @@ from collections import Counter
 import pytest
 
 from proxy_actors.messages.base import Message
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
 from tests.sim.virtual import call, request
 from tests.wire.http_client import Wire
@@ -118,7 +119,9 @@ def test_nothing_is_left_of_a_thousand_kills(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.CRITICAL)
     before = len(os.listdir("/proc/self/fd"))
     budget = Budget(restarts_max=1000, period_s=1.0)
-    with SocketUpstream(slow=True) as upstream, PlaneThread(upstream.url, budget=budget) as proxy:
+    with SocketUpstream(slow=True) as upstream, PlaneThread(
+        upstream.url, budget=budget, streams=StreamLimits(age_s_max=1.0)
+    ) as proxy:
         sessions = [proxy.session() for _ in range(4)]
         numbers = itertools.count(1)
         clients = [Client(proxy, sessions, numbers, seed) for seed in range(CLIENTS)]
