@@ -74,8 +74,7 @@ class Actor(pykka.Actor):
         self.incarnation = 1
         self.parent: Mailbox | None = None
         self.slot = Slot(name)
-        self.late_replies = 0
-        self.undelivered = 0
+        self.late_replies = self.undelivered = self._handled = 0
         self.children: dict[str, Ref] = {}
         self.actor_inbox: Inbox
         self.actor_inbox.mail_max = self.mail_max
@@ -84,9 +83,7 @@ class Actor(pykka.Actor):
         self._error = ""
         self._parked: Waiter | None = None
         self._room: list[Waiter] = []
-        self._handled = 0
-        self._busy_s = 0.0
-        self._turn_s_max = 0.0
+        self._busy_s = self._turn_s_max = 0.0
         self._asked_by: Reply | None = None
         self._unfinished: Mail | None = None
 
@@ -110,10 +107,15 @@ class Actor(pykka.Actor):
         self.stop()
 
     def on_stop(self) -> None:
-        """Clean up after an orderly stop; children have ended already."""
+        """Clean up after an orderly stop; children have ended already. By default as `on_end`."""
+        self.on_end()
 
     def on_crash(self) -> None:
-        """Clean up after a crash, of `on_start` too; children have ended already."""
+        """Clean up after a crash, of `on_start` too; otherwise as `on_stop`."""
+        self.on_end()
+
+    def on_end(self) -> None:
+        """Clean up, however the actor has ended."""
 
     def on_undelivered(self, message: Any) -> None:  # Any: see on_receive
         """A mail that was accepted but not handled, or not to its end: its turn crashed.
@@ -389,12 +391,10 @@ class Actor(pykka.Actor):
     def _state(self) -> ActorState:
         oldest_s = self.actor_inbox.oldest_s()
         return ActorState(
-            name=self.name,
-            kind=type(self).__name__,
+            name=self.name, kind=type(self).__name__,
             mailbox_depth=len(self.actor_inbox),
             mailbox_age_s=0.0 if oldest_s is None else self.world.now_s() - oldest_s,
             handled=self._handled, undelivered=self.undelivered, late_replies=self.late_replies,
             busy_s=self._busy_s, turn_s_max=self._turn_s_max,
-            children=tuple(self.children),
-            detail=self.describe(),
+            children=tuple(self.children), detail=self.describe(),
         )

@@ -97,13 +97,20 @@ class EventStream(Actor):
         reply = self.asked_by
         return LATER if reply is not None and reply.settled else True
 
-    def on_stop(self) -> None:
+    def on_end(self) -> None:
         """Leave no subscriber waiting and no reader reading."""
-        self._leave()
-
-    def on_crash(self) -> None:
-        """Leave no subscriber waiting and no reader reading."""
-        self._leave()
+        self._cancel_timer()
+        if self._source is not None:
+            self._source.close(cancel=False)
+        subscriber = self._subscriber()
+        if subscriber is None:
+            return
+        if self._failure is not None and not self._ended:
+            if self._policy.over:
+                subscriber.abort()  # nobody knows whether the answer has gone out
+            else:
+                subscriber.push(self._failure(_lost()))
+        subscriber.end()
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
@@ -175,20 +182,6 @@ class EventStream(Actor):
         subscriber = self._subscriber()
         if subscriber is not None:
             subscriber.end()
-
-    def _leave(self) -> None:
-        self._cancel_timer()
-        if self._source is not None:
-            self._source.close(cancel=False)
-        subscriber = self._subscriber()
-        if subscriber is None:
-            return
-        if self._failure is not None and not self._ended:
-            if self._policy.over:
-                subscriber.abort()  # nobody knows whether the answer has gone out
-            else:
-                subscriber.push(self._failure(_lost()))
-        subscriber.end()
 
 
 def _lost() -> FailedError:

@@ -151,13 +151,11 @@ class HttpUpstream(Supervisor):
         self._streams.remove(message.name)
         self._apply(self._policy.handle(m.StreamStopped(message.name)))
 
-    def on_stop(self) -> None:
-        """Leave no connection open and no stream listed."""
-        self._leave()
-
-    def on_crash(self) -> None:
+    def on_end(self) -> None:
         """Leave no connection open and no stream listed: the next incarnation begins anew."""
-        self._leave()
+        for name in self._policy.streams():
+            self._streams.remove(name)
+        self._table.close_all()
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
@@ -166,11 +164,6 @@ class HttpUpstream(Supervisor):
             "reached": self._policy.reached,
             "streams": len(self._policy.streams()),
         }
-
-    def _leave(self) -> None:
-        for name in self._policy.streams():
-            self._streams.remove(name)
-        self._table.close_all()
 
     def _open_call_stream(self, message: m.OpenCallStream) -> object:
         source = self._tasks.take_source(message.exchange_id)

@@ -71,21 +71,14 @@ class LegacyStream(Actor):
         reply = self.asked_by
         return LATER if reply is not None and reply.settled else True
 
-    def on_stop(self) -> None:
+    def on_end(self) -> None:
         """Leave no reader waiting, and no session."""
-        self._leave()
-
-    def on_crash(self) -> None:
-        """Leave no reader waiting, and no session."""
-        self._leave()
+        self._cancel_timer()
+        self._apply(self._policy.handle(CloseStream()))
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
         return {"requests": self._policy.requests, "session": bool(self._policy.session_key)}
-
-    def _leave(self) -> None:
-        self._cancel_timer()
-        self._apply(self._policy.handle(CloseStream()))
 
     def _apply(self, effects: list[LegacyStreamEffect]) -> None:
         for effect in effects:

@@ -66,21 +66,14 @@ class LegacyStreams(Actor):
         self._streams.remove(message.name)
         self._policy.handle(m.LegacyStreamStopped(message.name))
 
-    def on_stop(self) -> None:
-        """Leave no stream listed."""
-        self._leave()
-
-    def on_crash(self) -> None:
+    def on_end(self) -> None:
         """Leave no stream listed: the next incarnation begins anew."""
-        self._leave()
+        for name in self._policy.streams():
+            self._streams.remove(name)
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
         return {"streams": len(self._policy.streams())}
-
-    def _leave(self) -> None:
-        for name in self._policy.streams():
-            self._streams.remove(name)
 
     def _perform(self, effect: LegacyStreamsEffect, message: LegacyStreamsMessage) -> None:
         match effect:

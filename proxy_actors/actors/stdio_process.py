@@ -155,14 +155,26 @@ class StdioProcess(Actor):
             self._policy.standalone_ended()
         self._stop_when_done()
 
-    def on_stop(self) -> None:
-        """Leave no asker waiting, and no process running."""
-        self._leave()
-
     def on_crash(self) -> None:
-        """Leave no asker waiting; kill the process, whose state nobody knows any more."""
-        self._leave()
+        """Kill the process, whose state nobody knows any more."""
+        self.on_end()
         self._tell_parent(m.ProcessGone(self.name, "its actor crashed"))
+
+    def on_end(self) -> None:
+        """Leave no asker waiting, and no process running."""
+        self._pipes.kill()
+        self._pipes.end()
+        for slot in (*self._call_streams.values(), self._standalone):
+            if slot is not None:
+                self._streams.remove(slot.name)
+        text = "the server process was stopped"
+        error = FailedError(
+            Reason.PROCESS_EXITED, text, executed=Executed.UNKNOWN, upstream=self._upstream
+        )
+        for reply in self._asks.values():
+            if not reply.settled:  # the ask that was in hand at a crash has its answer
+                reply.fail(error)
+        self._asks.clear()
 
     def on_undelivered(self, message: Any) -> None:  # Any: see on_receive
         """Own calls of the upstream are always answered."""
@@ -348,21 +360,6 @@ class StdioProcess(Actor):
         (self._pipes.close_stdin, self._pipes.terminate, self._pipes.kill)[min(self._step, 2)]()
         self._step += 1
         self.world.timer(STOP_STEP_S, self.ref, m.StopStepDue(self._step))
-
-    def _leave(self) -> None:
-        self._pipes.kill()
-        self._pipes.end()
-        for slot in (*self._call_streams.values(), self._standalone):
-            if slot is not None:
-                self._streams.remove(slot.name)
-        text = "the server process was stopped"
-        error = FailedError(
-            Reason.PROCESS_EXITED, text, executed=Executed.UNKNOWN, upstream=self._upstream
-        )
-        for reply in self._asks.values():
-            if not reply.settled:  # the ask that was in hand at a crash has its answer
-                reply.fail(error)
-        self._asks.clear()
 
     def _tell_parent(self, message: Any) -> None:  # Any: an upstream's vocabulary
         if self.parent is not None:

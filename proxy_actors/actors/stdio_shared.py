@@ -138,13 +138,15 @@ class StdioShared(Actor):
                 del self._session_streams[key]
                 self._sessions.stream_ended(key)
 
-    def on_stop(self) -> None:
+    def on_end(self) -> None:
         """Leave no asker waiting and no child listed."""
-        self._leave()
-
-    def on_crash(self) -> None:
-        """Leave no asker waiting and no child listed."""
-        self._leave()
+        error = self._unavailable("the upstream is being restarted", 1.0)
+        for reply in (*self._asks.values(), *self._describers):
+            if not reply.settled:  # the ask that was in hand at a crash has its answer
+                reply.fail(error)
+        self._shared.ref = None
+        for child in list(self._listed):
+            self._unlist(child)
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
@@ -313,15 +315,6 @@ class StdioShared(Actor):
     def _tell_child(self, name: str, message: Any) -> bool:  # Any: a child's vocabulary
         child = self.children.get(name)
         return child is not None and child.tell(message)
-
-    def _leave(self) -> None:
-        error = self._unavailable("the upstream is being restarted", 1.0)
-        for reply in (*self._asks.values(), *self._describers):
-            if not reply.settled:  # the ask that was in hand at a crash has its answer
-                reply.fail(error)
-        self._shared.ref = None
-        for child in list(self._listed):
-            self._unlist(child)
 
     def _name(self, serial: int) -> str:
         return f"{self.name}/child-{self.incarnation}-{serial}"

@@ -84,13 +84,10 @@ class StdioUpstream(Actor):
         self._processes.remove(message.name)
         self._listed.discard(message.name)
 
-    def on_stop(self) -> None:
-        """Leave no child listed."""
-        self._leave()
-
-    def on_crash(self) -> None:
+    def on_end(self) -> None:
         """Leave no child listed: so a session's next call finds out that its child has gone."""
-        self._leave()
+        for name in self._listed:
+            self._processes.remove(name)
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
@@ -143,10 +140,6 @@ class StdioUpstream(Actor):
         self._processes.enter(process.slot)
         self._listed.add(name)
         self.start_child(process)
-
-    def _leave(self) -> None:
-        for name in self._listed:
-            self._processes.remove(name)
 
     def _tell_child(self, name: str, message: Any) -> None:  # Any: a child's vocabulary
         child = self.children.get(name)

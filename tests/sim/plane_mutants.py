@@ -34,7 +34,7 @@ MUTANTS = (
     Defect("an answer to nothing is passed on", HttpExchange, "_tell", "continue", "pass"),
     Defect("an event is told twice", EventStream, "_perform",
            "self._push(data)", "self._push(data); self._push(data)"),
-    Defect("a stream's crash leaves its call without an answer", EventStream, "_leave",
+    Defect("a stream's crash leaves its call without an answer", EventStream, "on_end",
            "if self._failure is not None and", "if False and"),
     Defect("a standalone stream outlives its reader", EventStreamPolicy, "_unsubscribe",
            "self._wake(self._wait_s_max, effects)", "pass"),

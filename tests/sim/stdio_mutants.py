@@ -29,7 +29,7 @@ OF_EVERY_MODE = (
            "never = call.unsent or call.id in unwritten", "never = True"),
     Defect("a line is written twice", ChildPipes, "write",
            "append((frame, call_id))", "extend([(frame, call_id)] * 2)"),
-    Defect("a process outlives its actor", StdioProcess, "_leave",
+    Defect("a process outlives its actor", StdioProcess, "on_end",
            "self._pipes.kill()", "pass"),
     Defect("a process that was spawned late outlives its actor", ChildPipes, "_spawn",
            "child.kill()", "pass"),
@@ -39,9 +39,9 @@ OF_EVERY_MODE = (
            "if self._output_ended:", "if True:"),
     Defect("an end waits for the end of all descendants", StdioProcess, "_hear_last_words",
            "self.world.timer(LAST_WORDS_S, self.ref, m.LastWordsDue())", "pass"),
-    Defect("an actor that crashes leaves its askers waiting", StdioProcess, "_leave",
+    Defect("an actor that crashes leaves its askers waiting", StdioProcess, "on_end",
            "reply.fail(error)", "pass"),
-    Defect("a stream that crashes ends as if all was well", EventStream, "_leave",
+    Defect("a stream that crashes ends as if all was well", EventStream, "on_end",
            "not self._ended", "False"),
     Defect("streams stay listed", StdioProcess, "on_child_stopped",
            "self._streams.remove(message.name)", "pass"),
@@ -68,7 +68,7 @@ OF_SESSION = (
     Defect("an answer of the client is lost", ExclusivePolicy, "_send",
            "self._close_request(sent.id, now_s)",
            "self._close_request(sent.id, now_s)\n        return"),
-    Defect("children of a crashed upstream stay listed", StdioUpstream, "_leave",
+    Defect("children of a crashed upstream stay listed", StdioUpstream, "on_end",
            "self._processes.remove(name)", "pass"),
 )
 
@@ -90,7 +90,7 @@ OF_SHARED = (
            "effects.append(e.CloseSessionStream(session_key))", "pass"),
     Defect("a child that ended is not replaced", SharedChildrenPolicy, "handle",
            "self._start_missing(effects)", "pass"),
-    Defect("children and streams of a crashed upstream stay listed", StdioShared, "_leave",
+    Defect("children and streams of a crashed upstream stay listed", StdioShared, "on_end",
            "self._unlist(child)", "pass"),
 )
 
