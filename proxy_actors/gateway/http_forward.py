@@ -7,8 +7,6 @@ forwards: the client's credentials and cookies, its session id, hop-by-hop field
 
 from __future__ import annotations
 
-from msgspec import Raw
-
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
 from proxy_actors.actors.refs import Slot
@@ -20,7 +18,7 @@ from proxy_actors.errors import (
     RefusedError,
 )
 from proxy_actors.gateway import upstream_status
-from proxy_actors.gateway.exchange import Exchange, session_required
+from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
@@ -117,12 +115,10 @@ class HttpForwarder(Forwarder, HttpTasks):
 
         One that is not answered in time is cancelled at the upstream (MCP-X-5).
         """
-        message, session, deadline_s = exchange.message, exchange.session, exchange.deadline_s
-        if session is None:
-            raise session_required()
+        message, session = exchange.message, exchange.in_session()
+        deadline_s = exchange.deadline_s
         try:
-            body, forwarded = message.raw, exchange.accepted.forwarded
-            parts = [self._fields.head_of_post(forwarded, session, len(body)), body]
+            parts = self._post(exchange, message.raw, session)
             upstream, head = self._sender.send(
                 Outgoing(
                     exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
@@ -307,8 +303,7 @@ class HttpForwarder(Forwarder, HttpTasks):
 
     def _cancel(self, session: Session, request_id: bytes | None) -> None:
         assert request_id is not None
-        params = {"requestId": Raw(request_id), "reason": "deadline"}
-        body = jsonrpc_rewrite.notification("notifications/cancelled", params)
+        body = jsonrpc_rewrite.cancelled(request_id, "deadline")
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))
         self._sender.send_own(b"POST", fields, body)
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from msgspec import Raw
-
 from proxy_actors.actors.legacy_stream import LegacyTasks
 from proxy_actors.errors import ProxyActorsError
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
-from proxy_actors.protocol.revisions import CANCELLED
 from proxy_actors.world.base import World
 
 
@@ -51,8 +48,8 @@ class LegacyCalls(LegacyTasks):
 
     def _cancel(self, exchange: Exchange) -> None:
         assert exchange.message.id is not None
-        params = {"requestId": Raw(exchange.message.id), "reason": "the client has left"}
-        message = jsonrpc.admit(jsonrpc_rewrite.notification(CANCELLED, params))
+        reason = "the client has left"
+        message = jsonrpc.admit(jsonrpc_rewrite.cancelled(exchange.message.id, reason))
         assert isinstance(message, Message)
         try:
             exchange.route.forwarder.post(exchange.for_message(message, next(self._exchange_ids)))

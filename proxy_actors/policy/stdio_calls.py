@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from msgspec import Raw
-
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio import SubmitCall
@@ -21,7 +19,7 @@ from proxy_actors.messages.stream import MessageKind
 from proxy_actors.policy.event_stream import CLIENT_ANSWER_S_MAX
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Kind, Message
-from proxy_actors.protocol.revisions import CANCELLED, INITIALIZE
+from proxy_actors.protocol.revisions import INITIALIZE
 
 CALLS_MAX = 1000
 GIVEN_UP_MAX = 1000
@@ -220,8 +218,7 @@ class CallTable:
     def _cancel(self, call: Call, effects: list[LedgerEffect]) -> None:
         """Tell the server; but initialize must not be cancelled (MCP-S-25)."""
         if not call.cancelled and not call.unsent and call.method != INITIALIZE:
-            params = {"requestId": Raw(call.upstream_id)}
-            effects.append(e.WriteFrame(jsonrpc_rewrite.notification(CANCELLED, params)))
+            effects.append(e.WriteFrame(jsonrpc_rewrite.cancelled(call.upstream_id)))
 
     def _run_clock(self, call: Call, now_s: float) -> None:
         if call.stands_since_s is not None:

@@ -284,8 +284,7 @@ class SharedPolicy:
                 continue
             effects.append(e.TellOwnAnswered(own.own_id, reason=Reason.UPSTREAM_TIMEOUT))
             if self._ready:
-                params = {"requestId": Raw(id)}
-                effects.append(e.WriteFrame(jsonrpc_rewrite.notification(CANCELLED, params)))
+                effects.append(e.WriteFrame(jsonrpc_rewrite.cancelled(id)))
         self._held = {id: held for id, held in self._held.items() if self._is_open(id)}
 
     def _finish(self, effects: list[LedgerEffect]) -> None:

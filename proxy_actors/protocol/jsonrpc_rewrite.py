@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.protocol.revisions import CANCELLED
 
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -50,6 +51,14 @@ def request(id: bytes, method: str, params: object = None) -> bytes:
 def notification(method: str, params: object = None) -> bytes:
     """Return a notification; `params` is anything that msgspec encodes as an object."""
     return b'{"jsonrpc":"2.0",%b}' % _method(method, params)
+
+
+def cancelled(request_id: bytes, reason: str = "") -> bytes:
+    """Return a `notifications/cancelled` of the proxy's own, for a request whose id is JSON."""
+    params: dict[str, object] = {"requestId": Raw(request_id)}
+    if reason:
+        params["reason"] = reason
+    return notification(CANCELLED, params)
 
 
 def result(id: bytes, value: object) -> bytes:

@@ -159,7 +159,7 @@ DEFECTS = {
     Defect("a late own request is answered twice", POLICY, "_sweep", "del self._own[id]",
            "self._own[id] = _Own(own.own_id, now_s + OWN_S_MAX)"): OWN,
     Defect("a late own request is not cancelled", POLICY, "_sweep",
-           "effects.append(e.WriteFrame(jsonrpc_rewrite.notification(CANCELLED, params)))", "pass"
+           "effects.append(e.WriteFrame(jsonrpc_rewrite.cancelled(id)))", "pass"
            ): OWN,
     Defect("an own request that was held is cancelled", POLICY, "_sweep",
            "if self._ready:", "if True:"): OWN,
