@@ -15,8 +15,18 @@ _TO_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
 
+def may_be_deeper(document: bytes, depth_max: int) -> bool:
+    """Whether there are brackets enough to nest deeper than `depth_max`; a level has two."""
+    return (
+        len(document) > 2 * depth_max
+        and document.count(b"[") + document.count(b"{") > depth_max
+    )
+
+
 def is_deeper(document: bytes, depth_max: int) -> bool:
     """Whether brackets outside of strings nest deeper than `depth_max`, from 1."""
+    if not may_be_deeper(document, depth_max):
+        return False
     if b"\\" in document:
         document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = document.translate(_TO_BRACKETS, _NO_STRUCTURE)
