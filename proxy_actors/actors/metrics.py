@@ -13,6 +13,8 @@ import math
 from functools import partial
 from typing import assert_never
 
+import msgspec
+
 from proxy_actors import metrics
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.meters import Meters
@@ -41,17 +43,14 @@ ASKED_AT_ONCE = 200
 logger = logging.getLogger("proxy_actors.metrics")
 
 
-class StatsdTarget:
+class StatsdTarget(msgspec.Struct, frozen=True):
     """Where figures go: a statsd server, what all names begin with, how often, how many names."""
 
-    def __init__(
-        self, host: str, port: int, prefix: str, interval_s: float = 1.0, names_max: int = 500
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.prefix = prefix
-        self.interval_s = interval_s
-        self.names_max = names_max
+    host: str
+    port: int
+    prefix: str
+    interval_s: float = 1.0
+    names_max: int = 500
 
 
 class Metrics(Actor):
