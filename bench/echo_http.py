@@ -14,8 +14,8 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %
 _EMPTY = b"HTTP/1.1 %d Done\r\nContent-Length: 0\r\n\r\n"
 
 
-class Echo(asyncio.Protocol):
-    """One connection."""
+class Connection(asyncio.Protocol):
+    """One connection, cut into its requests."""
 
     def __init__(self) -> None:
         self._ahead = b""
@@ -34,7 +34,23 @@ class Echo(asyncio.Protocol):
                 return
             body = self._ahead[end + 4:end + 4 + length]
             self._ahead = self._ahead[end + 4 + length:]
-            self._transport.write(answer(head, body))
+            self.answer(head, body)
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Answer one request; its head is in lower case."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """Write to the client."""
+        self._transport.write(data)
+
+
+class Echo(Connection):
+    """Answers everything at once."""
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """See `Connection`."""
+        self.write(answer(head, body))
 
 
 def answer(head: bytes, body: bytes) -> bytes:

@@ -13,6 +13,8 @@ import json
 import sys
 import time
 
+from echo_http import Connection
+
 _JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
 _ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
 _STREAM = (
@@ -26,19 +28,15 @@ _EVENT = (
 _session_ids = itertools.count(1)
 
 
-class Server(asyncio.Protocol):
+class Server(Connection):
     """One connection."""
 
     streams: set[Server] = set()
 
     def __init__(self) -> None:
-        self._ahead = b""
+        super().__init__()
         self.writable = asyncio.Event()
         self.writable.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
 
     def connection_lost(self, _: Exception | None) -> None:
         self.streams.discard(self)
@@ -50,31 +48,20 @@ class Server(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writable.set()
 
-    def data_received(self, data: bytes) -> None:
-        self._ahead += data
-        while (end := self._ahead.find(b"\r\n\r\n")) >= 0:
-            head = self._ahead[:end].lower()
-            at = head.find(b"content-length:")
-            length = int(head[at + 15:].split(b"\r\n", 1)[0]) if at >= 0 else 0
-            if len(self._ahead) < end + 4 + length:
-                return
-            body = self._ahead[end + 4:end + 4 + length]
-            self._ahead = self._ahead[end + 4 + length:]
-            self._answer(head, body)
-
     def send(self) -> None:
         """Send one event."""
         event = _EVENT % time.monotonic_ns()
-        self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self.write(b"%x\r\n%b\r\n" % (len(event), event))
 
-    def _answer(self, head: bytes, body: bytes) -> None:
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Answer one request, or open a stream."""
         if head.startswith(b"get"):
-            self._transport.write(_STREAM)
+            self.write(_STREAM)
             self.streams.add(self)
             return
         message = json.loads(body) if body else {}
         if "id" not in message:
-            self._transport.write(_ACCEPTED)
+            self.write(_ACCEPTED)
             return
         result = {
             "protocolVersion": message["params"]["protocolVersion"],
@@ -84,7 +71,7 @@ class Server(asyncio.Protocol):
         answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
         data = json.dumps(answer, separators=(",", ":")).encode()
         field = b"Mcp-Session-Id: session-%d\r\n" % next(_session_ids)
-        self._transport.write(_JSON % (len(data), field) + data)
+        self.write(_JSON % (len(data), field) + data)
 
 
 async def by_the_clock(rate: float) -> None:

@@ -94,12 +94,12 @@ class Readers:
             )
             self.readers.append(reader)
             if len(self.readers) % 100 == 0:
-                await self.opened()
-        await self.opened()
+                await self._opened(100)
+        await self._opened(100)
 
-    async def opened(self) -> None:
-        """Wait until all are open."""
-        for reader in self.readers:
+    async def _opened(self, latest: int) -> None:
+        """Wait until the latest ones are open."""
+        for reader in self.readers[-latest:]:
             await asyncio.wait_for(reader.opened.wait(), 30)
             if reader.refusal:
                 raise RuntimeError(f"no stream: {reader.refusal!r}")
@@ -175,26 +175,27 @@ async def flow(contender: AbstractContextManager[Running], seconds: float) -> Fl
         return Flow(events / took_s, used_s / events * 1e6, cuts[49], cuts[98])
 
 
-async def idle(contender: AbstractContextManager[Running], count: int) -> float:
-    """Return the KB of memory that a stream takes in which nothing happens."""
-    with contender as running:
-        fields = sessions(running.url, count)
-        readers = Readers(_port(running))
-        before = running.process.rss_bytes()
-        await readers.open(fields)
-        await asyncio.sleep(2)
-        return (running.process.rss_bytes() - before) / count / 1024
+async def idle(
+    running: Running, readers: Readers, fields: Sequence[dict[str, str]]
+) -> float:
+    """Open a stream for each session; return the KB that one takes in which nothing happens."""
+    before = running.process.rss_bytes()
+    await readers.open(fields)
+    await asyncio.sleep(2)
+    return (running.process.rss_bytes() - before) / len(fields) / 1024
 
 
-async def broadcast(count: int) -> tuple[float, float]:
-    """Return KB of memory for each idle stream, and the seconds of one message to all of them."""
+async def idle_over_http() -> float:
+    """Return the KB of an idle stream of an HTTP upstream."""
+    with over_http("0") as running:
+        return await idle(running, Readers(_port(running)), sessions(running.url, IDLE_HTTP))
+
+
+async def broadcast() -> tuple[float, float]:
+    """Return the KB of an idle stream of a stdio upstream, and the seconds of a message to all."""
     with over_stdio() as running:
-        fields = sessions(running.url, count)
-        readers = Readers(_port(running))
-        before = running.process.rss_bytes()
-        await readers.open(fields)
-        await asyncio.sleep(2)
-        kb = (running.process.rss_bytes() - before) / count / 1024
+        readers, fields = Readers(_port(running)), sessions(running.url, IDLE_STDIO)
+        kb = await idle(running, readers, fields)
         began_s = time.monotonic()
         load.call_tool(running.url, fields[0], "broadcast")
         while not all(reader.broadcasts for reader in readers.readers):
@@ -219,8 +220,8 @@ async def measure(seconds: float) -> tuple[str, bool]:
     for name, contender in servers.items():
         flows[name] = [await flow(contender(rate), seconds) for rate in (str(RATE), "-1")]
         print(name, flows[name], file=sys.stderr, flush=True)
-    kb_http = await idle(over_http("0"), IDLE_HTTP)
-    kb_stdio, all_s = await broadcast(IDLE_STDIO)
+    kb_http = await idle_over_http()
+    kb_stdio, all_s = await broadcast()
     ours, nginx = flows[contenders.PROXY_ACTORS], flows["nginx"]
     ratios = [mine.cpu_us / its.cpu_us for mine, its in zip(ours, nginx, strict=True)]
     rows = "\n".join(
