@@ -224,10 +224,37 @@ def well_formed(seed: int) -> bytes:
 
 
 def test_well_formed_streams_are_read_as_by_sseclient() -> None:
-    """RELIABILITY 2.2: whole, as its reader of bodies gets them."""
+    """RELIABILITY 2.2: whole, byte by byte and split at random, each reader in its own way."""
     for seed in SEEDS:
         data = well_formed(seed)
-        assert ours(split(data, seed)) == theirs([data]), f"well_formed({seed})"
+        expected = theirs([data])
+        for pieces in ([data], split(data, seed), [data[at : at + 1] for at in range(len(data))]):
+            assert ours(pieces) == expected, f"well_formed({seed})"
+            assert theirs(filter(None, pieces)) == expected, f"well_formed({seed})"
+
+
+# What means something to one reader of text or another, and ends no line of a stream.
+WORDS = st.text(" :{}\"\ta\x0b\x0c\x1c\x85\u2028\ufeff\U0001f600", max_size=6)
+FIELDS = st.one_of(
+    st.tuples(st.sampled_from(("data", "event", "id")), WORDS),
+    st.tuples(st.just("retry"), st.integers(0, 999_999_999).map(str)),
+    st.tuples(st.sampled_from(("", "foo", "Data", "event ")), WORDS),
+)
+LINE = st.builds(
+    lambda field, space: f"{field[0]}:{space}{field[1]}", FIELDS, st.sampled_from(("", " "))
+)  # fmt: skip
+BLOCK = st.tuples(st.lists(LINE, max_size=5), WORDS.map("data: {}".format), st.integers(0, 5))
+
+
+@given(st.lists(BLOCK, max_size=4), st.sampled_from(("\n", "\r", "\r\n")), st.integers(0, 1000))
+def test_any_well_formed_stream_is_read_as_by_sseclient(
+    blocks: list[tuple[list[str], str, int]], end: str, seed: int
+) -> None:
+    """SSE-S2 to SSE-S8: any text in any field, in any order, with any line end."""
+    lines = [line for head, data, at in blocks for line in (*head[:at], data, *head[at:], "")]
+    stream = "".join(line + end for line in lines).encode()
+    pieces = split(stream, seed)
+    assert ours(pieces) == theirs(filter(None, pieces)) == theirs([stream])
 
 
 def test_what_is_sent_is_read_by_sseclient() -> None:
