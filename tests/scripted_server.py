@@ -3,56 +3,31 @@
 A request says it in `params.arguments.do` or `params._meta.do`, a list of steps; each step is a
 method `do_...` below. So a client knows what it must see, and a test reads as the exchange that it
 is about. The server counts executions by `params.arguments.n`. It runs on whatever can carry bytes:
-a virtual stream of a simulated world, or a thread with a socket.
+a virtual stream of a simulated world, or a thread with a socket. Where it is resumable, scripts go
+on without their connections, and their streams wait for who comes back (`scripted_streams.py`).
 """
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-ANSWER_WAIT_S = 60.0
+from tests.scripted_streams import (
+    ANSWER_WAIT_S,
+    EVENT_STREAM_HEAD,
+    Link,
+    Over,
+    Resumption,
+    ServerStream,
+    Signal,
+    chunk,
+    event,
+)
+
 VERSION = "2025-11-25"
-
-
-class Link(ABC):
-    """One connection, as the server sees it. A reset raises ConnectionError."""
-
-    @abstractmethod
-    def receive(self) -> bytes:
-        """Return some bytes, b"" at the end."""
-
-    @abstractmethod
-    def send(self, data: bytes) -> None:
-        """Send all."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End cleanly."""
-
-    @abstractmethod
-    def reset(self) -> None:
-        """End with a reset."""
-
-    def vanish(self) -> None:
-        """End without the farewell that there may be between TCP and HTTP."""
-        self.close()
-
-
-class Signal(ABC):
-    """Something that one waits for and another sets."""
-
-    @abstractmethod
-    def set(self) -> None:
-        """Let who waits go on."""
-
-    @abstractmethod
-    def wait(self, seconds: float) -> bool:
-        """Wait; False when the time was up."""
 
 
 @dataclass
@@ -74,35 +49,19 @@ class UpstreamSession:
 
     id: str
     ended: bool = False
-    standalone: StandaloneStream | None = None
+    standalone: ServerStream | None = None
+    streams: dict[str, ServerStream] = field(default_factory=dict)
     asked: dict[str, Signal] = field(default_factory=dict)
     answers: list[Any] = field(default_factory=list)
 
-
-class StandaloneStream:
-    """What a GET stream is to send."""
-
-    def __init__(self, signal: Callable[[], Signal]) -> None:
-        self._signal = signal
-        self._waiting = signal()
-        self.messages: list[Any] = []
-        self.ended = False
-
-    def put(self, message: Any) -> None:
-        self.messages.append(message)
-        self._waiting.set()
-
-    def end(self) -> None:
-        self.ended = True
-        self._waiting.set()
-
-    def wait(self) -> None:
-        self._waiting.wait(ANSWER_WAIT_S)
-        self._waiting = self._signal()
+    def end_streams(self) -> None:
+        """Say nothing more on any stream."""
+        for stream in [*self.streams.values(), *filter(None, [self.standalone])]:
+            stream.end()
 
 
-class Over(Exception):
-    """The connection cannot be used further."""
+class Elsewhere(Exception):
+    """The rest of the script is run without the connection."""
 
 
 class ScriptedServer:
@@ -113,6 +72,8 @@ class ScriptedServer:
         signal: makes what one waits for.
         sessions: whether it hands out session ids.
         standalone: whether it offers GET streams.
+        spawn: runs the rest of a script whose connection serves others.
+        resumption: how clients come back to its streams, if they can.
     """
 
     def __init__(
@@ -121,9 +82,13 @@ class ScriptedServer:
         signal: Callable[[], Signal],
         sessions: bool = True,
         standalone: bool = True,
+        spawn: Callable[[Callable[[], None]], object] | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self.pause = pause
         self.signal = signal
+        self.spawn = spawn
+        self.resumption = resumption
         self.gives_sessions = sessions
         self.offers_standalone = standalone
         self.sessions: dict[str, UpstreamSession] = {}
@@ -137,9 +102,16 @@ class ScriptedServer:
         """Forget every session, as a restart does."""
         for session in self.sessions.values():
             session.ended = True
-            if session.standalone is not None:
-                session.standalone.end()
+            session.end_streams()
         self.sessions.clear()
+
+    def new_stream(self, session: UpstreamSession) -> ServerStream:
+        """Begin a stream, with ids if clients can come back to it."""
+        if self.resumption is None:
+            return ServerStream("", self.signal)
+        name = f"{session.id}-{len(session.streams) + 1}"
+        stream = session.streams[name] = ServerStream(name, self.signal, self.resumption)
+        return stream
 
     def serve(self, link: Link) -> None:
         """Serve one connection to its end."""
@@ -157,12 +129,14 @@ class ScriptedServer:
 
     def _answer(self, link: Link, seen: Seen) -> None:
         session = self.sessions.get(seen.field("mcp-session-id") or "")
-        message = seen.body
+        message, after = seen.body, seen.field("last-event-id")
         opening = isinstance(message, dict) and message.get("method") == "initialize"
         if self.gives_sessions and not opening and session is None:
             refuse(link, 404)
         elif seen.method == "DELETE":
             self._delete(link, session)
+        elif seen.method == "GET" and session is not None and after is not None:
+            self._resume(link, session, after)
         elif seen.method == "GET":
             self._stand(link, session)
         elif opening:
@@ -191,31 +165,49 @@ class ScriptedServer:
             session.ended = True
             self.deleted.append(session.id)
             self.sessions.pop(session.id, None)
-            if session.standalone is not None:
-                session.standalone.end()
+            session.end_streams()
         link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     def _stand(self, link: Link, session: UpstreamSession | None) -> None:
         if not self.offers_standalone or session is None:
             refuse(link, 405)
-            return
-        if session.standalone is not None:
+        elif session.standalone is not None and _is_read(session.standalone):
             refuse(link, 409)
-            return
-        stream = session.standalone = StandaloneStream(self.signal)
-        try:
+        else:
+            if session.standalone is not None:
+                session.standalone.end()
+            stream = session.standalone = self.new_stream(session)
+            try:
+                link.send(EVENT_STREAM_HEAD)
+                if self.resumption is not None and self.resumption.primes:
+                    link.send(chunk(stream.primer()))
+                stream.follow(link, 0)
+            finally:
+                stream.leave(link)
+                if self.resumption is None and session.standalone is stream:
+                    session.standalone = None
+
+    def _resume(self, link: Link, session: UpstreamSession, after: str) -> None:
+        """Send what followed an event, on a stream of either kind."""
+        ways = self.resumption
+        name, _, number = after.rpartition(".")
+        stream = session.streams.get(name)
+        if ways is None:
+            refuse(link, 400)
+        elif ways.refusals:
+            refuse(link, ways.refusals.pop(0))
+        elif stream is None and ways.unknown != 200:
+            refuse(link, ways.unknown)
+        elif stream is None:
+            link.send(EVENT_STREAM_HEAD + b"0\r\n\r\n")
+        elif ways.jealous and _is_read(stream):
+            refuse(link, 409)
+        else:
             link.send(EVENT_STREAM_HEAD)
-            while True:
-                while stream.messages:
-                    link.send(chunk(event(stream.messages.pop(0))))
-                if stream.ended:
-                    break
-                stream.wait()
-                if not stream.messages and not stream.ended:
-                    link.send(chunk(b": still here\r\n\r\n"))
-            link.send(b"0\r\n\r\n")
-        finally:
-            session.standalone = None
+            try:
+                stream.follow(link, max(int(number) - ways.again, 0))
+            finally:
+                stream.leave(link)
 
 
 class _Exchange:
@@ -232,8 +224,10 @@ class _Exchange:
         params = message.get("params") or {} if isinstance(message, dict) else {}
         arguments = params.get("arguments") or {}
         self.server = server
-        self.link = link
+        self.link: Link | None = link
         self.session = session
+        self.stream: ServerStream | None = None
+        self.sent = 0
         self.id = message.get("id") if isinstance(message, dict) else None
         self.n = arguments.get("n")
         self.steps = arguments.get("do") or (params.get("_meta") or {}).get("do")
@@ -247,12 +241,48 @@ class _Exchange:
             self.steps = ["json"] if self.id is not None and "method" in message else ["202"]
 
     def run(self) -> None:
-        for step in self.steps:
-            name, _, value = str(step).partition(" ")
-            if name.isdigit():
-                refuse(self.link, int(name), value)
-            else:
-                getattr(self, "do_" + name.replace("-", "_"))(value)
+        """Run the script to its end.
+
+        Raises:
+            Over: the connection has ended, before the script or with it.
+        """
+        self._todo = iter(self.steps)
+        try:
+            self._go_on()
+        except Elsewhere:
+            return
+        if self.link is None:
+            raise Over
+
+    def _go_on(self) -> None:
+        try:
+            for step in self._todo:
+                name, _, value = str(step).partition(" ")
+                if not name.isdigit():
+                    getattr(self, "do_" + name.replace("-", "_"))(value)
+                elif self.link is not None:
+                    refuse(self.link, int(name), value)
+        except Elsewhere:
+            assert self.server.spawn is not None
+            self.server.spawn(self._go_on_elsewhere)
+            raise
+        except BaseException:
+            self._end_stream()
+            raise
+        self._end_stream()
+
+    def _go_on_elsewhere(self) -> None:
+        try:
+            self._go_on()
+        except Over:
+            pass
+
+    def _end_stream(self) -> None:
+        if self.stream is not None:
+            self.stream.end()
+            if self.stream.link is not self.link:
+                self.link = None
+            self.stream.leave(self.link)
 
     # Steps.
 
@@ -287,9 +317,39 @@ class _Exchange:
 
     def do_sse(self, _: str) -> None:
         self._send(self._head("text/event-stream", "Transfer-Encoding: chunked"))
+        ways = self.server.resumption
+        if ways is not None and self.session is not None:
+            self.stream = self.server.new_stream(self.session)
+            self.stream.link = self.link
+            if ways.primes:
+                self.do_prime("")
 
     def do_prime(self, _: str) -> None:
-        self._send(chunk(b"id: 1\r\ndata: \r\nretry: 100\r\n\r\n"))
+        if self.stream is not None:
+            self._send(chunk(self.stream.primer(self.sent)))
+        else:
+            self._send(chunk(b"id: 1\r\ndata: \r\nretry: 100\r\n\r\n"))
+
+    def do_retry(self, wait_ms: str) -> None:
+        """Say how long to wait, in an event that is none."""
+        self._send(chunk(b"retry: %s\r\n\r\n" % wait_ms.encode()))
+
+    def do_leave(self, how: str) -> None:
+        """End the connection in some way, and not the stream (SEP-1699)."""
+        if self.stream is None:
+            raise Over
+        link, self.link = self.link, None
+        if link is None or self.stream.link is not link:
+            self.stream.let_go()
+            return
+        self.stream.leave(link)
+        if how == "reset":
+            link.reset()
+        elif how == "close":
+            link.close()
+        else:
+            link.send(b"0\r\n\r\n")
+            raise Elsewhere
 
     def do_note(self, size: str) -> None:
         params = {"progressToken": self.n, "progress": 1, "message": "x" * int(size or 0)}
@@ -308,7 +368,7 @@ class _Exchange:
             raise Over
 
     def do_answer(self, _: str) -> None:
-        self._send(chunk(event(json.loads(self.answer()))))
+        self._event(json.loads(self.answer()))
 
     def do_wrong_id(self, _: str) -> None:
         self.id = "not yours"
@@ -320,7 +380,7 @@ class _Exchange:
 
     def do_event(self, data: str) -> None:
         """Send whatever the step says in an event."""
-        self._send(chunk(b"data: %s\n\n" % data.encode()))
+        self._say(b"data: %s\n\n" % data.encode())
 
     def do_error(self, code: str) -> None:
         """Answer with a JSON-RPC error, as JSON."""
@@ -334,6 +394,8 @@ class _Exchange:
         )
 
     def do_end(self, _: str) -> None:
+        if self.stream is not None:
+            self.stream.end()
         self._send(b"0\r\n\r\n")
 
     def do_head(self, _: str) -> None:
@@ -373,15 +435,18 @@ class _Exchange:
         self.server.lose_sessions()
 
     def do_close(self, _: str) -> None:
-        self.link.close()
+        if self.link is not None:
+            self.link.close()
         raise Over
 
     def do_vanish(self, _: str) -> None:
-        self.link.vanish()
+        if self.link is not None:
+            self.link.vanish()
         raise Over
 
     def do_reset(self, _: str) -> None:
-        self.link.reset()
+        if self.link is not None:
+            self.link.reset()
         raise Over
 
     # Inside.
@@ -395,10 +460,36 @@ class _Exchange:
         ).encode()
 
     def _event(self, message: Any) -> None:
-        self._send(chunk(event(message)))
+        self._say(event(message))
+
+    def _say(self, data: bytes) -> None:
+        if self.stream is None:
+            self._send(chunk(data))
+            return
+        self.stream.say(data)
+        if self.link is not None and self.stream.link is self.link:
+            try:
+                self.sent = self.stream.send(self.link, self.sent)
+            except ConnectionError:
+                self._lose_link()
 
     def _send(self, *parts: bytes) -> None:
-        self.link.send(b"".join(parts))
+        if self.stream is not None and self.stream.link is not self.link:
+            self.link = None  # somebody has come back for the stream: this connection is of before
+        if self.link is None:
+            return
+        try:
+            self.link.send(b"".join(parts))
+        except ConnectionError:
+            if self.stream is None:
+                raise
+            self._lose_link()
+
+    def _lose_link(self) -> None:
+        """Go on without the connection: the call is not cancelled by its end (MCP-S-21)."""
+        assert self.stream is not None
+        self.stream.leave(self.link)
+        self.link = None
 
     def _refused(self) -> bool:
         first = str((self.steps or [""])[0])
@@ -413,18 +504,8 @@ class _Exchange:
             signal.set()
 
 
-EVENT_STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
-
-
-def event(message: Any) -> bytes:
-    """One event, with the line ends of Python servers."""
-    return b"event: message\r\ndata: %s\r\n\r\n" % json.dumps(message).encode()
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
+def _is_read(stream: ServerStream) -> bool:
+    return stream.link is not None and not stream.link.departed()
 
 
 def refuse(link: Link, status: int, fields: str = "") -> None:

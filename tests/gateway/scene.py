@@ -11,6 +11,7 @@ from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.sim_world import Faults, SimWorld
 from tests.plane import Plane
+from tests.scripted_streams import Resumption
 from tests.sim.virtual import (
     PROXY,
     URL,
@@ -35,10 +36,11 @@ class Scene(SimWorld):
         limits: ConnectionLimits = ConnectionLimits(),
         pool: PoolLimits = PoolLimits(),
         session_limits: SessionLimits = SessionLimits(),
+        resumption: Resumption | None = None,
         **bounds: Any,  # Any: the keys and rates of the plane
     ) -> None:
         super().__init__(seed, Faults(fragment=0.0))
-        self.server = start_server(self, sessions, standalone)
+        self.server = start_server(self, sessions, standalone, resumption)
         self.plane = Plane(
             self, URL, (listen_host, PROXY[1]), http, limits, pool, session_limits, **bounds
         )

@@ -14,7 +14,8 @@ from proxy_actors.protocol.http1_response import ResponseParser
 from proxy_actors.protocol.sse import SseDecoder
 from proxy_actors.world.sim_streams import SimStream
 from proxy_actors.world.sim_world import SimWorld
-from tests.scripted_server import VERSION, Link, ScriptedServer, Signal
+from tests.scripted_server import VERSION, ScriptedServer
+from tests.scripted_streams import Link, Resumption, Signal
 
 UPSTREAM = ("upstream.test", 80)
 URL = "http://upstream.test/mcp"
@@ -47,6 +48,9 @@ class SimLink(Link):
     def reset(self) -> None:
         self._stream.reset()
 
+    def departed(self) -> bool:
+        return not self._stream.is_quiet()
+
 
 class SimSignal(Signal):
     """A waiter under another name."""
@@ -66,9 +70,21 @@ class SimSignal(Signal):
         return True
 
 
-def start_server(world: SimWorld, sessions: bool = True, standalone: bool = True) -> ScriptedServer:
+def start_server(
+    world: SimWorld,
+    sessions: bool = True,
+    standalone: bool = True,
+    resumption: Resumption | None = None,
+) -> ScriptedServer:
     """Have a scripted server listen where `URL` says."""
-    server = ScriptedServer(world.pass_time, lambda: SimSignal(world), sessions, standalone)
+    server = ScriptedServer(
+        world.pass_time,
+        lambda: SimSignal(world),
+        sessions,
+        standalone,
+        lambda function: world.spawn("script", function),
+        resumption,
+    )
 
     def accept(stream: Any) -> None:
         server.serve(SimLink(stream))

@@ -1,6 +1,7 @@
 """A TCP proxy that cuts its connections: after any byte, in either direction, in several ways.
 
-Where and how is drawn from a seed, connection by connection.
+Where and how is drawn from a seed for each connection, exchange by exchange: what comes from the
+client once something has come from the server begins another.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ class CuttingProxy:
     Args:
         target: the address.
         seed: of where and how connections are cut.
-        mean_bytes: how much a connection carries on the average.
+        mean_bytes: how much an exchange carries on the average.
         ways: how connections are cut.
 
     Attributes:
         cuts: how many connections have been cut, by way and direction.
-        least_bytes: what a connection that begins now carries towards its client at least.
-        calm: whether connections that begin now are left alone.
+        least_bytes: what an exchange that begins now carries towards its client at least.
+        calm: whether exchanges that begin now are left alone.
         allowed: how many more may be cut.
     """
 
@@ -49,7 +50,8 @@ class CuttingProxy:
         self.calm = False
         self.allowed = math.inf
         self._target = target
-        self._chance = random.Random(seed)
+        self._seed = seed
+        self._serial = 0
         self._mean_bytes = mean_bytes
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._ending, self._end = socket.socketpair()
@@ -57,9 +59,15 @@ class CuttingProxy:
         self._acceptor = threading.Thread(target=self._accept)
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port = self._listening.getsockname()
+        return host, port
+
+    @property
     def url(self) -> str:
         """The MCP endpoint behind it."""
-        return f"http://127.0.0.1:{self._listening.getsockname()[1]}/mcp"
+        return "http://{}:{}/mcp".format(*self.address)
 
     @property
     def total(self) -> int:
@@ -87,31 +95,35 @@ class CuttingProxy:
             except OSError:
                 return
             self._threads = [x for x in self._threads if x.is_alive()]
-            thread = threading.Thread(target=self._carry, args=(client, *self._plan()))
+            self._serial += 1
+            chance = random.Random(f"{self._seed} {self._serial}")
+            thread = threading.Thread(target=self._carry, args=(client, chance))
             self._threads.append(thread)
             thread.start()
 
-    def _plan(self) -> tuple[int | None, int | None, str]:
-        """Draw after how many bytes of which direction a connection is cut, and how."""
+    def _plan(self, chance: random.Random) -> tuple[int | None, int | None, str]:
+        """Draw after how many bytes of which direction an exchange is cut, and how."""
         if self.calm or self.allowed <= 0:
             return None, None, CLOSE
-        bytes_max = int(self._chance.expovariate(1 / self._mean_bytes))
-        way = self._chance.choice(self._ways)
-        if not self.least_bytes and self._chance.random() < 0.1:
+        bytes_max = int(chance.expovariate(1 / self._mean_bytes))
+        way = chance.choice(self._ways)
+        if not self.least_bytes and chance.random() < 0.1:
             return bytes_max % 200, None, way
         return None, self.least_bytes + bytes_max, way
 
-    def _carry(
-        self, client: socket.socket, from_client: int | None, to_client: int | None, way: str
-    ) -> None:
+    def _carry(self, client: socket.socket, chance: random.Random) -> None:
         server = socket.create_connection(self._target)
-        left = {client: from_client, server: to_client}
+        left: dict[socket.socket, int | None] = {}
+        way, answered = CLOSE, False
         peers = {client: server, server: client}
         names = {client: "request", server: "answer"}
         try:
             while True:
                 ready, _, _ = select.select([client, server, self._ending], [], [])
                 for source in ready:
+                    if source is client and (not left or answered):
+                        left[client], left[server], way = self._plan(chance)
+                    answered = source is server
                     bytes_left = left.get(source)
                     data = b"" if source is self._ending else source.recv(4096)
                     if not data:

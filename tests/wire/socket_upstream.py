@@ -10,8 +10,10 @@ import socket
 import ssl
 import struct
 import threading
+from collections.abc import Callable
 
-from tests.scripted_server import Link, ScriptedServer, Signal
+from tests.scripted_server import ScriptedServer
+from tests.scripted_streams import Link, Resumption, Signal
 from tests.wire.waiting import PATIENCE_S, eventually
 
 
@@ -38,6 +40,15 @@ class SocketLink(Link):
 
     def vanish(self) -> None:
         self._socket.close()
+
+    def departed(self) -> bool:
+        try:
+            flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+            return not socket.socket.recv(self._socket, 1, flags)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def cut(self) -> None:
         """End the connection under whoever waits on it."""
@@ -101,6 +112,7 @@ class SocketUpstream:
         listening: a bound socket to listen on; None makes one.
         slow: whether a pause lasts as long as it says.
         tls: how to speak TLS, if at all.
+        resumption: how clients come back to its streams, if they can.
     """
 
     def __init__(
@@ -110,15 +122,19 @@ class SocketUpstream:
         listening: socket.socket | None = None,
         slow: bool = False,
         tls: ssl.SSLContext | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self._slow = slow
         self._tls = tls
         self._resumed = threading.Event()
-        self.server = ScriptedServer(self._pause, ThreadSignal, sessions, standalone)
+        self.server = ScriptedServer(
+            self._pause, ThreadSignal, sessions, standalone, self._spawn, resumption
+        )
         self._listening = listening or socket.create_server(("127.0.0.1", 0))
         self._listening.listen()
         self.port: int = self._listening.getsockname()[1]
         self._links: dict[SocketLink, threading.Thread] = {}
+        self._scripts: list[threading.Thread] = []
         self._acceptor = threading.Thread(target=self._accept)
 
     @property
@@ -141,8 +157,10 @@ class SocketUpstream:
         self._listening.close()
         self.resume()
         for session in self.server.sessions.values():
-            if session.standalone is not None:
-                session.standalone.end()
+            session.end_streams()
+        for thread in self._scripts:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
         for link, thread in self._links.items():
             link.cut()
             thread.join(PATIENCE_S)
@@ -162,6 +180,11 @@ class SocketUpstream:
 
     def _pause(self, seconds: float) -> None:
         self._resumed.wait(seconds if self._slow else PATIENCE_S)
+
+    def _spawn(self, function: Callable[[], None]) -> None:
+        thread = threading.Thread(target=function)
+        self._scripts.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         while True:

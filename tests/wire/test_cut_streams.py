@@ -8,11 +8,14 @@ on real sockets. The second half plants defects, each of which has to show.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -29,7 +32,9 @@ from proxy_actors.policy.event_stream import EventStreamPolicy
 from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.stream_limits import StreamLimits
 from tests.defects import Defect, planted
-from tests.sim.virtual import call, note
+from tests.scripted_server import VERSION
+from tests.scripted_streams import Resumption
+from tests.sim.virtual import call, initialize, note
 
 from .cutting_proxy import CLOSE, RESET, CuttingProxy
 from .plane_thread import PlaneThread
@@ -43,6 +48,11 @@ PATIENCE_S = 0.3
 # Connections in a row that may bring nothing.
 FRUITLESS_MAX = 40
 NUMBERS_OF_A_CALL = 150
+# What brings a client its first id: without one there is nothing to come back with.
+FIRST_ID_BYTES = 1000
+FIELDS = {"Accept": "application/json, text/event-stream"}
+# Where connections are cut; and without a proxy between.
+FRONT, BEHIND, BOTH, BARE = "in front", "behind", "both", "bare"
 AHEAD_MAX = 12
 
 
@@ -55,10 +65,7 @@ class PlainClient:
 
     def __init__(self, url: str, session: str) -> None:
         self._url = url
-        self._fields = {
-            "Accept": "application/json, text/event-stream", "Mcp-Session-Id": session,
-            "MCP-Protocol-Version": "2025-11-25",
-        }  # fmt: skip
+        self._fields = {**FIELDS, "Mcp-Session-Id": session, "MCP-Protocol-Version": VERSION}
         self.last_id: str | None = None
 
     def prime(self) -> None:
@@ -98,21 +105,86 @@ class PlainClient:
         return sseclient.SSEClient(answer)
 
 
-def follow_standalone(
-    upstream: SocketUpstream, proxy: PlaneThread, cutter: CuttingProxy, cuts: int, seed: int
-) -> None:
+class Way:
+    """The way from a client to a server and back, with one or two that cut on it.
+
+    Attributes:
+        url: where it begins.
+        session: the client's.
+    """
+
+    def __init__(
+        self, upstream: SocketUpstream, cutters: Sequence[CuttingProxy], url: str, session: str
+    ) -> None:
+        self.upstream = upstream
+        self.url = url
+        self.session = session
+        self._cutters = cutters
+
+    @property
+    def cuts(self) -> Counter[tuple[str, str]]:
+        """How many there have been, by way and direction."""
+        return sum((Counter(cutter.cuts) for cutter in self._cutters), Counter())
+
+    @property
+    def fewest(self) -> int:
+        """How many there have been where there have been the fewest."""
+        return min(cutter.total for cutter in self._cutters)
+
+    def calm(self, least_bytes: float) -> None:
+        """Have exchanges that begin now carry so much at least."""
+        for cutter in self._cutters:
+            cutter.calm = least_bytes == math.inf
+            cutter.least_bytes = 0 if cutter.calm else int(least_bytes)
+
+
+@contextmanager
+def way(where: str, seed: int) -> Iterator[Way]:
+    """Set up a server, the data plane unless there is to be none, and what cuts."""
+    with ExitStack() as stack:
+        resumption = None if where == FRONT else Resumption()
+        upstream = stack.enter_context(SocketUpstream(resumption=resumption))
+        address, cutters = ("127.0.0.1", upstream.port), []
+        if where != FRONT:
+            behind = stack.enter_context(CuttingProxy(address, seed))
+            behind.calm = True  # while the session is opened
+            cutters.append(behind)
+            address = behind.address
+        if where != BARE:
+            proxy = stack.enter_context(PlaneThread(url_of(address)))
+            stack.callback(proxy.rest)
+            address = proxy.address
+        session = open_session(url_of(address))
+        if where in (FRONT, BOTH):
+            cutters.append(stack.enter_context(CuttingProxy(address, seed)))
+            address = cutters[-1].address
+        yield Way(upstream, cutters, url_of(address), session)
+
+
+def open_session(url: str) -> str:
+    """Open one, over a connection that is closed afterwards."""
+    fields = {**FIELDS, "Connection": "close"}
+    return requests.post(url, json=initialize(), headers=fields).headers["Mcp-Session-Id"]
+
+
+def url_of(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"http://{host}:{port}/mcp"
+
+
+def follow_standalone(way: Way, cuts: int, seed: int) -> None:
     """Number what a server says, a few ahead of what the client has, until enough was cut."""
     chance = random.Random(seed)
-    client = PlainClient(cutter.url, proxy.session())
-    (session,) = upstream.server.sessions.values()
-    cutter.calm = True  # without an id there is nothing to come back with
+    client = PlainClient(way.url, way.session)
+    way.calm(FIRST_ID_BYTES)
     client.prime()
+    (session,) = way.upstream.server.sessions.values()
     messages = client.messages()
-    assert session.standalone is not None
     said = expected = 0
-    while cutter.total < cuts or expected < said:
-        cutter.calm = cutter.total >= cuts
-        while said <= expected or (cutter.total < cuts and said - expected < AHEAD_MAX):
+    while way.fewest < cuts or expected < said:
+        way.calm(math.inf if way.fewest >= cuts else 0)
+        while said <= expected or (way.fewest < cuts and said - expected < AHEAD_MAX):
+            assert session.standalone is not None
             session.standalone.put(note("n", number=said))
             said += 1
             if chance.random() < 0.3:
@@ -124,51 +196,56 @@ def follow_standalone(
     messages.close()
 
 
-def follow_calls(
-    upstream: SocketUpstream, proxy: PlaneThread, cutter: CuttingProxy, cuts: int, seed: int
-) -> None:
+def follow_calls(way: Way, cuts: int, seed: int) -> None:
     """Call until enough was cut: each call is executed once, and answered with all its numbers."""
-    session = proxy.session()
     chance = random.Random(seed)
     n = 0
-    while cutter.total < cuts:
+    while way.fewest < cuts:
         n += 1
         numbers = chance.randrange(1, NUMBERS_OF_A_CALL)
         events = [f"event {json.dumps(note('n', number=x))}" for x in range(numbers)]
-        client = PlainClient(cutter.url, session)
-        # Without an id there is nothing to come back with.
-        cutter.least_bytes = 1000
+        client = PlainClient(way.url, way.session)
+        way.calm(FIRST_ID_BYTES)
         messages = client.messages(call(n, "sse", *events, "answer", "end"))
         for expected in range(numbers):
             message = next(messages)
-            cutter.least_bytes = 0
+            way.calm(0)
             if message.get("params") != {"number": expected}:
                 raise Behind(f"{message} came in place of {expected}")
         answer = next(messages)
         if answer.get("id") != n:
             raise Behind(f"{answer} came in place of the answer")
         messages.close()
-        assert upstream.server.executions[n] == 1
+        if way.upstream.server.executions[n] != 1:
+            raise Behind("a call was not executed once")
 
 
 FOLLOWED = {"standalone": follow_standalone, "calls": follow_calls}
 
 
-def run(kind: str, cuts: int, seed: int) -> dict[tuple[str, str], int]:
-    with SocketUpstream() as upstream, PlaneThread(upstream.url) as proxy:
-        with CuttingProxy(proxy.address, seed) as cutter:
-            FOLLOWED[kind](upstream, proxy, cutter, cuts, seed)
-        proxy.rest()
-    return cutter.cuts
+def run(where: str, kind: str, cuts: int, seed: int) -> Counter[tuple[str, str]]:
+    with way(where, seed) as found:
+        FOLLOWED[kind](found, cuts, seed)
+    return found.cuts
+
+
+def check(cuts: Counter[tuple[str, str]]) -> None:
+    print(dict(cuts))
+    ways = {(way, of) for way in (RESET, CLOSE) for of in ("request", "answer")}
+    assert ways <= cuts.keys(), cuts
 
 
 @pytest.mark.parametrize("kind", FOLLOWED)
-def test_every_number_comes_once_and_in_order(kind: str) -> None:
+def test_scripted_server_loses_nothing_itself(kind: str) -> None:
+    """Else what is behind the proxy could not be told from what is in it."""
+    check(run(BARE, kind, 100, seed=1))
+
+
+@pytest.mark.parametrize("where", [FRONT])
+@pytest.mark.parametrize("kind", FOLLOWED)
+def test_every_number_comes_once_and_in_order(kind: str, where: str) -> None:
     """CUTS in the environment says after how many cuts."""
-    cuts = run(kind, CUTS, seed=1)
-    assert sum(cuts.values()) >= CUTS
-    ways = {(way, of) for way in ("reset", "close") for of in ("request", "answer")}
-    assert ways <= cuts.keys(), cuts
+    check(run(where, kind, CUTS, seed=1))
 
 
 def test_official_client_sees_every_number_once_and_in_order() -> None:
@@ -241,4 +318,4 @@ def test_planted_defect_shows(defect: Defect) -> None:
     """On one kind of stream at least."""
     with planted(defect), pytest.raises((Behind, requests.HTTPError)):
         for kind in FOLLOWED:
-            run(kind, CUTS_FOR_A_DEFECT, seed=2)
+            run(FRONT, kind, CUTS_FOR_A_DEFECT, seed=2)
