@@ -11,6 +11,7 @@ import logging
 import math
 from collections import deque
 
+from proxy_actors.actors.channel import Pipes
 from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     DeadlineError,
@@ -35,7 +36,7 @@ LOG_LINE_CHARACTERS_MAX = 500
 logger = logging.getLogger("proxy_actors.stdio")
 
 
-class ChildPipes:
+class ChildPipes(Pipes):
     """Spawns `command` and moves its bytes."""
 
     def __init__(self, world: World, command: ChildCommand, upstream: str) -> None:
@@ -56,9 +57,9 @@ class ChildPipes:
         """The process id; None before it runs."""
         return None if self._child is None else self._child.pid
 
-    def start(self, actor: Ref) -> None:
+    def start(self, channel: Ref) -> None:
         """Spawn; the actor is told ProcessSpawned or ProcessFailed, and later ProcessExited."""
-        self._world.spawn("stdio spawn", lambda: self._spawn(actor))
+        self._world.spawn("stdio spawn", lambda: self._spawn(channel))
 
     def begin(self, actor: Ref) -> None:
         """Begin to read and write."""
@@ -109,9 +110,10 @@ class ChildPipes:
         """Log the head of a line that is no message."""
         self._log("stdout_garbage", text)
 
-    def log(self, text: str) -> None:
-        """Log something about the child."""
+    def give_up(self, text: str) -> None:
+        """The child is of no use: log why, and kill it."""
         self._log("child_given_up", text)
+        self.kill()
 
     # Greenlets.
 

@@ -1,14 +1,16 @@
-"""The mailboxes of a stdio upstream and of its child processes.
+"""The mailboxes of an upstream that has channels, and of the channels.
 
-Frames travel here by reference: a `Message` of `protocol/jsonrpc.py` holds the admitted bytes and
-what was read of them. All mail about one call travels in the normal lane.
+A channel is a child process that speaks on stdio, or a session at a server of HTTP+SSE; as an actor
+either is a child of the one that owns the channels. Frames travel here by reference: a `Message` of
+`protocol/jsonrpc.py` holds the admitted bytes and what was read of them. All mail about one call
+travels in the normal lane.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from proxy_actors.errors import Reason
+from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol import jsonrpc
@@ -17,7 +19,7 @@ from proxy_actors.protocol import jsonrpc
 class TakeChild(Message, frozen=True):
     """Exchange to stdio upstream, asked: a child, please. SESSION mode: for an `initialize`.
 
-    Answered with the name of a StdioProcess that nobody else has, or a FailedError. Every answer
+    Answered with the name of a channel that nobody else has, or a FailedError. Every answer
     must be followed by `BindChild` or `ReleaseChild`. In POOL mode it is asked for every call, and
     the call's end gives the child back, or `ReleaseChild` if there was no call.
     """
@@ -242,6 +244,25 @@ class OutputEnded(Message, frozen=True):
     """Reader of stdout to child actor: no more frames will come."""
 
     always_accepted: ClassVar[bool] = True
+
+
+class PostFailed(Message, frozen=True):
+    """Greenlet that sends to channel: the request of this call was not accepted, or is not known
+    to have been."""
+
+    always_accepted: ClassVar[bool] = True
+    call_id: int
+    reason: Reason
+    text: str
+    executed: Executed
+
+
+class ChannelEnded(Message, frozen=True):
+    """Reader of a session's stream to channel: it was not opened, or no more will come on it."""
+
+    always_accepted: ClassVar[bool] = True
+    reason: Reason
+    text: str
 
 
 class LastWordsDue(Message, frozen=True):

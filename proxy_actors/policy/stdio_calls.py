@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stdio_effects as e
-from proxy_actors.messages.stdio import SubmitCall
+from proxy_actors.messages.stdio import PostFailed, SubmitCall
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
 from proxy_actors.policy.event_stream import CLIENT_ANSWER_S_MAX
@@ -89,6 +89,9 @@ class CallTable:
 
     def __len__(self) -> int:
         return len(self._by_call)
+
+    def __contains__(self, call_id: int) -> bool:
+        return call_id in self._by_call
 
     def enter(self, call: Call) -> None:
         """Enter a call; its ids must not be taken."""
@@ -180,6 +183,18 @@ class CallTable:
             call.unsent = call.unsent or unwritten
             self._give_up(call)
             self._cancel(call, effects)
+
+    def fail(self, failed: PostFailed, effects: list[LedgerEffect]) -> None:
+        """The request was not taken, or nobody knows; unless its response has come, it ends."""
+        call = self._by_call.get(failed.call_id)
+        if call is None:
+            return
+        call.unsent = failed.executed is Executed.NO
+        if call.cancelled:
+            self._end_unanswered(call, effects)
+            return
+        self._give_up(call)
+        effects.append(e.FailCall(call.id, failed.reason, failed.text, failed.executed))
 
     def sweep(self, now_s: float, effects: list[LedgerEffect]) -> None:
         """End the calls whose time is up, and keep the silent ones alive."""

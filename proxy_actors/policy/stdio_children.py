@@ -1,7 +1,9 @@
-"""Which child serves whom in SESSION mode: one each, a spare ahead, a bound on all.
+"""Which child serves whom where each session has its own: one each, a spare ahead, a bound on all.
 
 Owns the children by use: one spare that nobody has, those taken for a handshake, those bound to a
-session, those that are ending. A child is handed out once. `actors/stdio_upstream.py` is the shell.
+session, those that are ending. A child is handed out once. `actors/session_channels.py` is the
+shell. Where children cost nothing to start, as those that are connections, no spare is kept: each
+is started for who asks, and what becomes of one says nothing of the next.
 
 A child that ends by itself before it is bound, be it the spare or one in its handshake, is a
 failure to start, and starting is left for a backoff. Until a handshake has succeeded again there is
@@ -54,11 +56,13 @@ class ChildrenLimits(msgspec.Struct, frozen=True):
         handshakes_max: further children that shake hands or are ending, 1 to 1000. The spare is
             beside these.
         backoff: between two starts when children fail to start.
+        spare: whether a child is started before anybody asks for it.
     """
 
     sessions_max: int = 48
     handshakes_max: int = 16
     backoff: BackoffLimits = BackoffLimits()
+    spare: bool = True
 
     @property
     def children_max(self) -> int:
@@ -144,6 +148,9 @@ class ChildrenPolicy:
         elif self.children >= self._limits.children_max:
             text = "too many sessions have a server process"
             effects.append(e.RefuseChild(exchange_id, Reason.OVERLOADED, text, FULL_RETRY_S))
+        elif not self._limits.spare:
+            self._taken[exchange_id] = child = self._start(effects)
+            effects.append(e.GiveChild(exchange_id, child))
         elif spare is None or (self._backoff.spent and not self._spare_runs):
             wait_s = PROBE_RETRY_S
             if self._respawn_at_s is not None:
@@ -214,6 +221,8 @@ class ChildrenPolicy:
         self._drained(child, effects)
 
     def _failed(self, text: str, now_s: float, effects: list[ChildrenEffect]) -> None:
+        if not self._limits.spare:
+            return
         self.ready, self.text = self._spare is not None and self._spare_runs, text
         if self._respawn_at_s is None:  # those that end meanwhile are part of the same failure
             wait_s = self._backoff.failed()
@@ -232,12 +241,16 @@ class ChildrenPolicy:
         """Start a spare, unless there is one, or the last start has failed and is yet to pay."""
         probing = self._backoff.failures > 0 and bool(self._taken)
         if self._spare is None and self._respawn_at_s is None and not probing:
-            if self._undrained is None:
-                self._serial += 1
-                self._spare = self._name(self._serial)
+            if self._undrained is None and self._limits.spare:
+                self._spare = self._start(effects)
                 self._spare_runs = False
-                self.counts.start()
-                effects.append(e.StartProcess(self._spare))
+
+    def _start(self, effects: list[ChildrenEffect]) -> str:
+        self._serial += 1
+        child = self._name(self._serial)
+        self.counts.start()
+        effects.append(e.StartProcess(child))
+        return child
 
     def _drain(self, effects: list[ChildrenEffect]) -> None:
         if self._undrained is not None:

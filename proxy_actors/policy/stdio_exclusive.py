@@ -1,7 +1,8 @@
-"""The ledger of a child that serves one session: where each line of it goes.
+"""The ledger of a channel that serves one session: where each message of it goes.
 
-Ids and progress tokens pass untouched, since the child's one session is the client's one session
-and its id space is unique. What the child sends without naming a call is attributed by
+The channel is a child process, or a session at a server of HTTP+SSE. Ids and progress tokens pass
+untouched, since the child's one session is the client's one session and its id space is unique.
+What the child sends without naming a call is attributed by
 MCP's rules as far as one channel allows (2025-11-25 basic/transports):
 
 - a request or a log message: to the only call in flight; else to the standalone stream if it is
@@ -15,7 +16,7 @@ ever.
 
 A client that uses an id again, which MCP forbids, is refused while the id is in flight. After that
 the ledger cannot tell a late answer to the first from the answer to the second; both are its own.
-`actors/stdio_process.py` is the shell.
+`actors/channel.py` is the shell.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ ExclusiveMessage = (
     | m.FrameReceived
     | m.CallSweepDue
     | m.DrainProcess
+    | m.PostFailed
 )
 
 
@@ -72,6 +74,10 @@ class ExclusivePolicy:
         """How many calls are in flight."""
         return len(self._calls)
 
+    def has_call(self, call_id: int) -> bool:
+        """Whether this call is in flight."""
+        return call_id in self._calls
+
     def begin(self, now_s: float) -> list[LedgerEffect]:
         """The process runs: there is nothing to do before the client's own handshake."""
         return []
@@ -88,6 +94,8 @@ class ExclusivePolicy:
                 self._send(sent, now_s, effects)
             case m.AbandonCall(call_id, unwritten):
                 self._calls.abandon(call_id, unwritten, effects)
+            case m.PostFailed():
+                self._calls.fail(message, effects)
             case m.OpenStandalone(session_key):
                 self._open_standalone(session_key, effects)
             case m.CallSweepDue(generation):

@@ -10,6 +10,8 @@ import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
@@ -28,6 +30,7 @@ from tests.policy.stdio_frames import ended
 
 BASE_S, CAP_S, FAILURES_MAX = 2.0, 4.0, 2
 LIMITS = ChildrenLimits(1, 1, BackoffLimits(BASE_S, CAP_S, FAILURES_MAX))
+SPARELESS = msgspec.structs.replace(LIMITS, spare=False)
 DRAWN = 0.5
 DRAIN = DrainUpstream()
 
@@ -75,8 +78,11 @@ class Exchange:
 class ChildrenSubject(Subject):
     """One upstream, with so many handshakes at a time; `drains` if that is to be tried too."""
 
-    def __init__(self, exchanges_max: int, drains: bool = False) -> None:
+    def __init__(
+        self, exchanges_max: int, drains: bool = False, limits: ChildrenLimits = LIMITS
+    ) -> None:
         self.now_s = 100.0
+        self.keeps_spare = limits.spare
         self.exchanges_max, self.drains = exchanges_max, drains
         self.children: dict[str, Child] = {}
         self.exchanges: dict[int, Exchange] = {}
@@ -86,7 +92,7 @@ class ChildrenSubject(Subject):
         self.generation = 0
         self.draining = self.drained = False
         self.ready = False
-        self.policy = ChildrenPolicy(LIMITS, str, draw)
+        self.policy = ChildrenPolicy(limits, str, draw)
         self._enter(self.policy.begin())
 
     # What can happen.
@@ -142,7 +148,7 @@ class ChildrenSubject(Subject):
             for child in [child for child in self.children.values() if child.undrained]:
                 self._tell(m.ProcessGone(child.name, "gone"))
             check(self.drained, "a drain never ends")
-        else:
+        elif self.keeps_spare:
             check(any(child.spare for child in self.children.values()), "there is no spare")
 
     def key(self) -> Hashable:
@@ -167,6 +173,8 @@ class ChildrenSubject(Subject):
         effects = self.policy.handle(message, self.now_s)
         expected = self._expected(message)
         started = [effect for effect in effects if isinstance(effect, e.StartProcess)]
+        given = [effect for effect in effects if isinstance(effect, e.GiveChild)]
+        check(self.keeps_spare or len(started) == len(given), "nobody has asked for this child")
         others = [effect for effect in effects if not isinstance(effect, e.StartProcess)]
         check(others == expected, f"{others} where {expected} is right")
         self._enter(started)
@@ -211,6 +219,11 @@ class ChildrenSubject(Subject):
         elif others >= LIMITS.children_max:
             text = "too many sessions have a server process"
             refusal = Reason.OVERLOADED, text, FULL_RETRY_S
+        elif not self.keeps_spare:
+            name = str(self.started + 1)
+            self.children[name] = Child(name, taken=True)
+            self.exchanges[exchange_id] = Exchange(name)
+            return e.GiveChild(exchange_id, name)
         elif spare is not None and (spare.runs or self.failures < FAILURES_MAX):
             spare.taken = True
             self.exchanges[exchange_id] = Exchange(spare.name)
@@ -247,7 +260,7 @@ class ChildrenSubject(Subject):
         effects: list[ChildrenEffect] = []
         if child.key:
             effects.append(e.LoseSession(child.key))
-        elif not child.ending:
+        elif not child.ending and self.keeps_spare:
             self.ready = any(other.spare and other.runs for other in self.children.values())
             if self.due_s == math.inf:
                 self.wait_s = DRAWN * min(CAP_S, BASE_S * 2**self.failures)
@@ -291,10 +304,10 @@ class ChildrenSubject(Subject):
             check(not probing, "there are two probes")
             self.started += 1
             check(effect.child == str(self.started), "a name was used before")
-            self.children[effect.child] = Child(effect.child)
+            self.children.setdefault(effect.child, Child(effect.child))
         spares = sum(child.spare for child in self.children.values())
         check(spares <= 1, "there are two spares")
-        check(spares or waits or probing, "a spare is not started")
+        check(spares or waits or probing or not self.keeps_spare, "a spare is not started")
 
     def _ignores_nonsense(self) -> None:
         """What comes twice, late, or speaks of nobody changes nothing."""

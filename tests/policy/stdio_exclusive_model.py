@@ -44,6 +44,7 @@ LOG = notification(LOG_MESSAGE, level="info", data="x")
 OTHERS = {"log": LOG, "list": LIST_CHANGED}
 PING = request(b"1", "ping")
 GONE = "the server process ended"
+BROKE = "the connection broke"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Scope:
     handshake: bool = False
     time: bool = False
     drains: bool = False
+    posts: bool = False
 
 
 class ExclusiveSubject(Subject):
@@ -142,6 +144,9 @@ class ExclusiveSubject(Subject):
         if may_wait or self.stream_open:
             yield from (m.FrameReceived(OTHERS[name]) for name in scope.others)
         yield from (m.AbandonCall(call.call_id) for call in self.calls.values())
+        if scope.posts:
+            for call in self.calls.values():
+                yield from (failed(call.call_id, executed) for executed in Executed)
         if not self.stream_open and not scope.stream_open:
             yield m.OpenStandalone(KEY)
         elif scope.stream_ends:
@@ -252,6 +257,12 @@ class ExclusiveSubject(Subject):
             case m.AbandonCall(call_id):
                 call = next(call for call in self.calls.values() if call.call_id == call_id)
                 return self._given_up(call)
+            case m.PostFailed(call_id, _, _, executed):
+                call = next(call for call in self.calls.values() if call.call_id == call_id)
+                del self.calls[call.id]
+                if call.cancelled:
+                    return [*self._streamed(call), e.EndCall(call_id)]
+                return [e.FailCall(call_id, Reason.UPSTREAM_CLOSED, BROKE, executed)]
             case m.OpenStandalone():
                 self.stream_open = True
                 waiting, self.waiting = self.waiting, []
@@ -418,7 +429,9 @@ class ExclusiveSubject(Subject):
         if self.gone:
             return
         before = self.key()
-        stale: list[ExclusiveMessage] = [m.AbandonCall(-1), m.CallSweepDue(self.generation - 1)]
+        stale: list[ExclusiveMessage] = [
+            m.AbandonCall(-1), m.CallSweepDue(self.generation - 1), failed(-1, Executed.UNKNOWN)
+        ]
         for message in stale:
             effects = self.policy.handle(message, self.now_s)
             check(not effects, f"{message} had the effects {effects}")
@@ -432,6 +445,10 @@ class ExclusiveSubject(Subject):
         check(self.key() == before, "nonsense changed something")
 
 
+def failed(call_id: int, executed: Executed) -> m.PostFailed:
+    return m.PostFailed(call_id, Reason.UPSTREAM_CLOSED, BROKE, executed)
+
+
 def to_session(frame: Message) -> LedgerEffect:
     return e.EmitToSession(KEY, frame.raw, MessageKind(frame.kind.value), frame.id)
 
@@ -443,6 +460,7 @@ ASKING = Scope((b"1", b'"1"'), (b"1", b'"1"'), stream_open=True, drains=True)
 TIME = Scope((b"1", b'"1"'), (b"1",), stream_open=True, time=True)
 STANDING = Scope((b"1",), (b"1", b'"1"'), stream_open=True, time=True)
 WAITING = Scope((b"1",), (b"1",), ("list",), waiting_max=2, time=True)
+POSTING = Scope((b"1", b'"1"'), (b"1",), stream_open=True, drains=True, posts=True)
 SHAKING = Scope(
     (b"1",), (b"1",), ("log",), waiting_max=1, handshake=True, time=True
 )

@@ -13,11 +13,14 @@ import pytest
 from proxy_actors.policy.stdio_children import ChildrenPolicy
 from tests.defects import Defect, planted
 from tests.policy.search import search
-from tests.policy.stdio_children_model import ChildrenSubject
+from tests.policy.stdio_children_model import SPARELESS, ChildrenSubject
 
 TWO_AT_A_TIME = partial(ChildrenSubject, 2)
 DRAINS = partial(ChildrenSubject, 1, drains=True)
-SUBJECTS = {"two handshakes at a time": TWO_AT_A_TIME, "drains": DRAINS}
+NO_SPARE = partial(ChildrenSubject, 2, drains=True, limits=SPARELESS)
+SUBJECTS = {
+    "two handshakes at a time": TWO_AT_A_TIME, "drains": DRAINS, "no spare": NO_SPARE
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -25,7 +28,7 @@ def test_children_keep_their_rules_in_every_order_of_messages(name: str) -> None
     """One session a child, one holder a spare, one probe a backoff, so many and no more."""
     findings = search(SUBJECTS[name])
     assert findings.violation is None, (findings.violation, findings.trace)
-    assert findings.states > 4000
+    assert findings.states > 1000
 
 
 POLICY = ChildrenPolicy
@@ -98,7 +101,7 @@ DEFECTS = {
     Defect("a drain lets handshakes begin", POLICY, "_take",
            "if self._undrained is not None:", "if False:"): DRAINS,
     Defect("a drain starts spares", POLICY, "_replenish",
-           "if self._undrained is None:", "if True:"): DRAINS,
+           "self._undrained is None and ", ""): DRAINS,
     Defect("a drain does not wait for handshakes", POLICY, "_drain",
            "{*self._taken.values(), *self._bound}", "{*self._bound}"): DRAINS,
     Defect("a drain waits for the dead", POLICY, "_gone",
@@ -106,6 +109,13 @@ DEFECTS = {
     Defect("a drain is over twice", POLICY, "_drained",
            "self._undrained is not None and child in self._undrained",
            "self._undrained is not None"): DRAINS,
+    Defect("a spare is started though none is kept", POLICY, "_replenish",
+           "and self._limits.spare", ""): NO_SPARE,
+    Defect("a child that fails keeps others from being started", POLICY, "_failed",
+           "if not self._limits.spare:", "if False:"): NO_SPARE,
+    Defect("a child without a spare before it is not taken", POLICY, "_take",
+           "self._taken[exchange_id] = child = self._start(effects)",
+           "child = self._start(effects)"): NO_SPARE,
     Defect("a second drain begins", POLICY, "_drain",
            "if self._undrained is not None:", "if False:"): DRAINS,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from tests.defects import Defect, planted
 from tests.policy.search import search
 from tests.policy.stdio_exclusive_model import (
     ASKING,
+    POSTING,
     ROUTING,
     SHAKING,
     STANDING,
@@ -28,6 +29,7 @@ from tests.policy.stdio_exclusive_model import (
 SCOPES = {
     "routing": ROUTING, "requests of the server": ASKING, "time": TIME,
     "clocks that stand": STANDING, "waiting": WAITING, "handshake": SHAKING,
+    "requests that are not accepted": POSTING,
 }  # fmt: skip
 
 
@@ -162,6 +164,19 @@ DEFECTS = {
     Defect("the client's cancellation is kept from the server", POLICY, "_send",
            "self._calls.cancelled(call, now_s, effects)",
            "self._calls.cancelled(call, now_s, effects)\n            return"): ROUTING,
+    # Requests that the server of HTTP+SSE did not accept.
+    Defect("a request that was not accepted stays in flight", CallTable, "fail",
+           "self._give_up(call)", "pass"): POSTING,
+    Defect("a request that was not accepted is forgotten", CallTable, "fail",
+           "effects.append(e.FailCall(call.id, failed.reason, failed.text, failed.executed))",
+           "pass"): POSTING,
+    Defect("a request that broke was not executed", CallTable, "fail",
+           "failed.text, failed.executed", "failed.text, Executed.NO"): POSTING,
+    Defect("a cancelled request that was not accepted fails", CallTable, "fail",
+           "if call.cancelled:", "if False:"): POSTING,
+    Defect("a call that was answered fails", CallTable, "fail",
+           "if call is None:", "if call is None:\n        effects.append(e.FailCall("
+           "failed.call_id, failed.reason, failed.text, failed.executed))"): POSTING,
     # Timer and drain.
     Defect("a stale timer counts", POLICY, "handle",
            "if generation == self._generation:", "if True:"): TIME,

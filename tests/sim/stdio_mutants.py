@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from proxy_actors.actors.channel import Channel
 from proxy_actors.actors.child_pipes import ChildPipes
 from proxy_actors.actors.event_stream import EventStream
 from proxy_actors.actors.inbox import Inbox
+from proxy_actors.actors.session_channels import SessionChannels
 from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.stdio_shared import StdioShared
-from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.gateway.stdio_forward import StdioForwarder
 from proxy_actors.options import StdioMode
 from proxy_actors.policy.stdio_calls import CallTable
@@ -23,14 +24,14 @@ OF_EVERY_MODE = (
            "self._by_id.get(upstream_id)", "next(iter(self._by_id.values()), None)"),
     Defect("an exit leaves a call open", CallTable, "fail_all",
            "effects.append(e.FailCall(call.id, reason, text, executed))", "pass"),
-    Defect("an exit leaves the calls of a child open", StdioProcess, "_exited",
+    Defect("an exit leaves the calls of a child open", Channel, "_ended",
            "self._apply(self._policy.exited(reason, text, unwritten))", "pass"),
     Defect("what was written counts as not executed", CallTable, "fail_all",
            "never = call.unsent or call.id in unwritten", "never = True"),
     Defect("a line is written twice", ChildPipes, "write",
            "append((frame, call_id))", "extend([(frame, call_id)] * 2)"),
     Defect("a process outlives its actor", StdioProcess, "on_end",
-           "self._pipes.kill()", "pass"),
+           "self._child.kill()", "pass"),
     Defect("a process that was spawned late outlives its actor", ChildPipes, "_spawn",
            "child.kill()", "pass"),
     Defect("a full box refuses the last message of a stream", Inbox, "offer",
@@ -39,21 +40,21 @@ OF_EVERY_MODE = (
            "if self._output_ended:", "if True:"),
     Defect("an end waits for the end of all descendants", StdioProcess, "_hear_last_words",
            "self.world.timer(LAST_WORDS_S, self.ref, m.LastWordsDue())", "pass"),
-    Defect("an actor that crashes leaves its askers waiting", StdioProcess, "on_end",
+    Defect("an actor that crashes leaves its askers waiting", Channel, "on_end",
            "reply.fail(error)", "pass"),
     Defect("a stream that crashes ends as if all was well", EventStream, "on_end",
            "not self._ended", "False"),
-    Defect("streams stay listed", StdioProcess, "on_child_stopped",
+    Defect("streams stay listed", Channel, "on_child_stopped",
            "self._streams.remove(message.name)", "pass"),
     Defect("a cancelled call goes on", CallTable, "cancelled",
            "min(call.deadline_s, now_s + CANCELLED_S_MAX)", "call.deadline_s"),
-    Defect("the end of a drain is not told", StdioProcess, "_perform_rare",
+    Defect("the end of a drain is not told", Channel, "_perform_rare",
            "self._tell_parent(m.ProcessDrained(self.name))", "pass"),
 )
 
 OF_SESSION = (
     Defect("a stubborn process is not killed", StdioProcess, "_stop_step",
-           "self._pipes.kill)", "self._pipes.terminate)"),
+           "self._child.kill)", "self._child.terminate)"),
     Defect("a spare is handed out twice", ChildrenPolicy, "_take",
            "self._spare = None", "pass"),
     Defect("a child is not stopped when its session ends", ChildrenPolicy, "_session_ended",
@@ -68,8 +69,8 @@ OF_SESSION = (
     Defect("an answer of the client is lost", ExclusivePolicy, "_send",
            "self._close_request(sent.id, now_s)",
            "self._close_request(sent.id, now_s)\n        return"),
-    Defect("children of a crashed upstream stay listed", StdioUpstream, "on_end",
-           "self._processes.remove(name)", "pass"),
+    Defect("children of a crashed upstream stay listed", SessionChannels, "on_end",
+           "self._channels.remove(name)", "pass"),
 )
 
 OF_SHARED = (

@@ -11,7 +11,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from proxy_actors.actors.base import Actor
+from proxy_actors.actors.channel import Channel
 from proxy_actors.actors.event_stream import EventStream
+from proxy_actors.actors.session_channels import SessionChannels
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.stdio_shared import StdioShared
@@ -76,8 +78,8 @@ def watched_actors(watcher: Watcher) -> Iterator[None]:
         for owner, name, wrap in (
             (Actor, "_start", start),
             (Actor, "_dispatch", dispatch),
-            (StdioProcess, "_apply", apply),
-            (StdioUpstream, "_apply", apply),
+            (Channel, "_apply", apply),
+            (SessionChannels, "_apply", apply),
             (StdioShared, "_apply", apply),
             (StdioShared, "_apply_sessions", apply),
             (EventStream, "_perform", perform),
