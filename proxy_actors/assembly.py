@@ -24,13 +24,14 @@ from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.config.model import Config, Upstream
 from proxy_actors.errors import ConnectError
+from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
 from proxy_actors.gateway.lease import Pool
 from proxy_actors.gateway.route import Route
-from proxy_actors.gateway.stdio_forward import StdioForwarder
+from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.upstream import DrainUpstream
@@ -143,8 +144,11 @@ class Assembly:
         )
         processes = Directory()
         handshake = Handshake(self._registry, name, _endpoint(settings))
-        forwarder = StdioForwarder(
-            self._world, slot, processes, mode, handshake, self._registry
+        forwarded = self._world, name, slot, processes, handshake, self._registry
+        forwarder = (
+            ChannelForwarder(*forwarded)
+            if mode is StdioMode.SESSION
+            else SharedForwarder(*forwarded, mode is StdioMode.POOL)
         )
 
         def make_session() -> StdioUpstream:

@@ -15,18 +15,19 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.session_uses import SessionUses
-from proxy_actors.actors.stdio_shared import StdioShared
+from proxy_actors.actors.stdio_shared import StdioShared, shared_name
 from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
+from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.keys import Keyring
 from proxy_actors.gateway.limits import Limits, Rate
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Route, Routes
-from proxy_actors.gateway.stdio_forward import StdioForwarder
+from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.lifecycle import Stop
@@ -81,13 +82,14 @@ class StdioPlane:
         self._command = command
         self._children = children
         self._shared = shared
-        self.forwarder = StdioForwarder(
-            world,
-            self.upstream,
-            self.processes,
-            mode,
-            Handshake(self.registry, UPSTREAM),
+        forwarded = (
+            world, UPSTREAM, self.upstream, self.processes, Handshake(self.registry, UPSTREAM),
             self.registry,
+        )  # fmt: skip
+        self.forwarder = (
+            ChannelForwarder(*forwarded)
+            if mode is StdioMode.SESSION
+            else SharedForwarder(*forwarded, mode is StdioMode.POOL)
         )
         route = Route(UPSTREAM, self.upstream, self.forwarder, call_s_max)
         self.wiring = Wiring(
@@ -157,7 +159,7 @@ class StdioPlane:
 
     def _names(self) -> set[str]:
         """The names that no one child bears."""
-        return set() if self.mode is StdioMode.SESSION else {self.forwarder._shared}
+        return set() if self.mode is StdioMode.SESSION else {shared_name(self.upstream)}
 
     def _make_upstream(self) -> Actor:
         if self.mode is StdioMode.SESSION:

@@ -12,7 +12,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ActorStoppedError, Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.handshake import Handshake
-from proxy_actors.gateway.stdio_forward import StdioForwarder
+from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import Session, SetLogLevel, SetSubscription
@@ -60,8 +60,9 @@ class Scene:
         processes = Directory()
         processes.enter(self.child)
         handshake = Handshake(self.registry, "default")
-        self.forwarder = StdioForwarder(
-            world, self.upstream, processes, mode, handshake, self.registry
+        pool = mode is StdioMode.POOL
+        self.forwarder = SharedForwarder(
+            world, "default", self.upstream, processes, handshake, self.registry, pool
         )
 
     def call(self, method: str, **params: object) -> None:

@@ -9,7 +9,7 @@ from proxy_actors.actors.inbox import Inbox
 from proxy_actors.actors.session_channels import SessionChannels
 from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.stdio_shared import StdioShared
-from proxy_actors.gateway.stdio_forward import StdioForwarder
+from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.options import StdioMode
 from proxy_actors.policy.stdio_calls import CallTable
 from proxy_actors.policy.stdio_children import ChildrenPolicy
@@ -102,7 +102,7 @@ OF_POOL = (
            "self._asks.pop(id, None)", "pass"),
     Defect("an exit leaves a request of the proxy open", SharedSessionsPolicy, "handle",
            "self._asks.gone(child)", "()"),
-    Defect("a restarted upstream is not told of the sessions", StdioForwarder, "_make_known",
+    Defect("a restarted upstream is not told of the sessions", SharedForwarder, "_make_known",
            "self._seen_by != self._slot.starts", "False"),
     Defect("a child is given to two calls", SharedChildrenPolicy, "_serve",
            "self._free.pop()", "self._free[-1]"),
