@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -22,7 +23,7 @@ from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
-from proxy_actors.config.model import Config, Upstream
+from proxy_actors.config.model import Config, Section, Upstream
 from proxy_actors.errors import ConnectError
 from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.forwarder import Forwarder
@@ -38,12 +39,14 @@ from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.options import StdioMode
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import ByteStream, ChildCommand, TlsClient, World
 
 _Make = Callable[[], Actor]
+_Limits = TypeVar("_Limits", PoolLimits, ReconnectLimits)
 
 
 class Assembly:
@@ -101,10 +104,10 @@ class Assembly:
             UpstreamFields(url, settings.headers),
             Handshake(self._registry, name, _endpoint(settings)),
             self._registry,
+            silence_s_max=settings.reconnect.idle_s_max,
         )
-        limits = PoolLimits(
-            **{field: getattr(settings.pool, field) for field in PoolLimits.__struct_fields__}
-        )
+        limits = _section(settings.pool, PoolLimits)
+        reconnect = _section(settings.reconnect, ReconnectLimits)
 
         tls = _client_tls(settings) if url.secure else None
         if tls is not None:
@@ -130,7 +133,8 @@ class Assembly:
         def make_upstream() -> HttpUpstream:
             pool = Worker(pool_slot, make_pool, drain=DrainPool())
             return HttpUpstream(
-                world, slot, pool, table, self._streams, self._subscribers, forwarder
+                world, slot, pool, table, self._streams, self._subscribers, forwarder,
+                reconnect,
             )
 
         return make_upstream, forwarder
@@ -178,6 +182,11 @@ def _endpoint(settings: Upstream) -> str:
     own = settings.stdio is StdioMode.SESSION
     server = (settings.url, settings.command, settings.cwd, own and bool(settings.command))
     return hashlib.sha256(msgspec.json.encode(server)).hexdigest()
+
+
+def _section(settings: Section, kind: type[_Limits]) -> _Limits:
+    """Make the bounds of this kind, whose names the settings have."""
+    return kind(**{field: getattr(settings, field) for field in kind.__struct_fields__})
 
 
 def http_limits(config: Config) -> HttpLimits:

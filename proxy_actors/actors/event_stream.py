@@ -21,6 +21,7 @@ from proxy_actors.errors import Executed, FailedError, Reason, RefusedError, Sid
 from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import StreamEffect, StreamMessage
 from proxy_actors.policy.event_stream import GONE, TAKEN, EventStreamPolicy
+from proxy_actors.policy.reconnect import Reconnect
 from proxy_actors.world.base import World
 
 _REFUSALS = {
@@ -32,12 +33,21 @@ _REFUSALS = {
 class EventSource(ABC):
     """Reads an upstream's event stream; implemented by the data plane."""
 
-    dropped = 0
-    """How many events were no message, and were left out."""
+    @property
+    @abstractmethod
+    def dropped(self) -> int:
+        """How many events were no message, and were left out."""
 
     @abstractmethod
     def read_into(self, stream: Ref) -> None:
-        """Tell EventReceived for each message and SourceEnded at the end. Runs in a greenlet."""
+        """Tell EventReceived for each message, and SourceEnded or SourceBroke at last.
+
+        Runs in a greenlet.
+        """
+
+    @abstractmethod
+    def reopen_into(self, stream: Ref) -> None:
+        """Open another connection behind the last event, and go on. Runs in a greenlet."""
 
     @abstractmethod
     def close(self, cancel: bool) -> None:
@@ -54,6 +64,7 @@ class EventStream(Actor):
         source: reads the upstream's stream; None when events are told by another actor.
         session_key: whose clients may read it.
         streams: where it is listed.
+        reconnect: when the source is opened anew.
     """
 
     # No less than a child's actor has: it hands on all that is in its box before a stream runs.
@@ -70,17 +81,21 @@ class EventStream(Actor):
         *,
         session_key: str,
         streams: StreamDirectory,
+        reconnect: Reconnect | None = None,
     ) -> None:
         super().__init__(world, name)
         self._subscribers = subscribers
         self._failure = failure
         self._source = source
         self._streams = streams
-        self._policy = EventStreamPolicy(failure is None, deadline_s, session_key, streams.limits)
+        self._policy = EventStreamPolicy(
+            failure is None, deadline_s, session_key, streams.limits, reconnect
+        )
         self._dropped = 0
         self._ended = False
         # A timer holds its actor: left alone, ended streams would stay until their deadlines.
-        self._cancel_timer: Callable[[], None] = lambda: None
+        self._cancel_timer: Callable[[], None] = _no_timer
+        self._cancel_reconnect: Callable[[], None] = _no_timer
 
     def on_start(self) -> None:
         """Start the clock and the reader."""
@@ -100,6 +115,7 @@ class EventStream(Actor):
     def on_end(self) -> None:
         """Leave no subscriber waiting and no reader reading."""
         self._cancel_timer()
+        self._cancel_reconnect()
         if self._source is not None:
             self._source.close(cancel=False)
         subscriber = self._subscriber()
@@ -138,18 +154,30 @@ class EventStream(Actor):
                 replaced = self._subscribers.find(subscriber_id)
                 if replaced is not None:
                     replaced.abort()
-            case m.EndSubscriber():
-                self._end_subscriber()
+            case m.EndSubscriber(broken):
+                self._end_subscriber(broken)
             case m.CloseSource(cancel):
                 if self._source is not None:
                     self._source.close(cancel)
+            case m.ReopenSource():
+                source = self._source
+                assert source is not None
+                self.world.spawn("stream reader", lambda: source.reopen_into(self.ref))
+            case m.WakeReconnect(after_s, generation):
+                self._cancel_reconnect()
+                due = m.ReconnectDue(generation)
+                self._cancel_reconnect = self.world.timer(after_s, self.ref, due)
+            case m.AnnounceAbandoned(why):
+                if self.parent is not None:
+                    self.parent.tell(m.StreamAbandoned(self.name, why))
             case m.AnnounceRequest(id):
                 if self.parent is not None:
                     self.parent.tell(m.RequestOpened(self.name, id))
             case m.WakeStream(after_s, generation):
                 self._cancel_timer()
-                due = m.StreamDeadlineDue(generation)
-                self._cancel_timer = self.world.timer(after_s, self.ref, due)
+                self._cancel_timer = self.world.timer(
+                    after_s, self.ref, m.StreamDeadlineDue(generation)
+                )
             case m.CountDropped(count):
                 self._dropped += count
             case m.AnnounceOver():
@@ -177,11 +205,16 @@ class EventStream(Actor):
         subscriber_id = self._policy.subscriber_id
         return None if subscriber_id is None else self._subscribers.find(subscriber_id)
 
-    def _end_subscriber(self) -> None:
+    def _end_subscriber(self, broken: bool) -> None:
         self._ended = True
         subscriber = self._subscriber()
         if subscriber is not None:
+            subscriber.cut = subscriber.cut or broken
             subscriber.end()
+
+
+def _no_timer() -> None:
+    """There is none to be cancelled."""
 
 
 def _lost() -> FailedError:

@@ -28,6 +28,7 @@ from proxy_actors.messages.stream import (
     CloseStream,
     RequestAnswered,
     RequestOpened,
+    StreamAbandoned,
     StreamOver,
 )
 from proxy_actors.messages.upstream import (
@@ -37,6 +38,7 @@ from proxy_actors.messages.upstream import (
     UpstreamDrained,
 )
 from proxy_actors.policy.http_upstream import HttpUpstreamPolicy
+from proxy_actors.policy.reconnect import Reconnect, ReconnectLimits
 from proxy_actors.world.base import World
 
 logger = logging.getLogger("proxy_actors.http")
@@ -75,6 +77,7 @@ class HttpUpstream(Supervisor):
         streams: where the data plane finds streams by name.
         subscribers: where streams find their subscribers.
         tasks: what the data plane does for it.
+        reconnect: how its event streams are opened anew.
     """
 
     mail_max = 10_000
@@ -88,6 +91,7 @@ class HttpUpstream(Supervisor):
         streams: StreamDirectory,
         subscribers: Subscribers,
         tasks: HttpTasks,
+        reconnect: ReconnectLimits = ReconnectLimits(),
     ) -> None:
         super().__init__(world, slot.name, [pool])
         self._pool = pool.slot
@@ -95,6 +99,7 @@ class HttpUpstream(Supervisor):
         self._streams = streams
         self._subscribers = subscribers
         self._tasks = tasks
+        self._reconnect = reconnect
         self._policy = HttpUpstreamPolicy()
         self._upstream = slot.name.rpartition("/")[2]
 
@@ -136,6 +141,7 @@ class HttpUpstream(Supervisor):
                 | m.ProbeDue()
                 | RequestOpened()
                 | SessionEnded()
+                | StreamAbandoned()
                 | StreamOver()
             ):
                 self._apply(self._policy.handle(message))
@@ -178,6 +184,7 @@ class HttpUpstream(Supervisor):
             source,
             session_key=message.session_key,
             streams=self._streams,
+            reconnect=Reconnect(self._reconnect, self.world.random),
         )
         self._policy.enter_call(stream.name, message.session_key, message.request_id)
         self._streams.enter(stream.slot)
@@ -194,6 +201,7 @@ class HttpUpstream(Supervisor):
         stream = EventStream(
             self.world, name, self._subscribers, source=source,
             session_key=message.session_key, streams=self._streams,
+            reconnect=Reconnect(self._reconnect, self.world.random),
         )
         self._streams.enter(stream.slot)
         self.start_child(stream)

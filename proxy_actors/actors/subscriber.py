@@ -18,8 +18,8 @@ from proxy_actors.world.base import Waiter, World
 class Subscriber:
     """Messages on their way to one client.
 
-    `cut` says that more have followed than it can take: it was too slow for them, or they were
-    lost. `last` is the last that was taken.
+    `cut` says that more have followed, or should have: it was too slow for them, they were lost, or
+    they could not be had from the upstream. `last` is the last that was taken.
     """
 
     def __init__(self, world: World, limits: StreamLimits = StreamLimits()) -> None:

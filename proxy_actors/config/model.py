@@ -102,6 +102,27 @@ class Pool(Section, frozen=True, kw_only=True):
     ] = 3600.0
 
 
+class Reconnect(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.reconnect]: event streams of an HTTP upstream that break are opened anew."""
+
+    base_s: Annotated[
+        float, Meta(ge=0.01, le=60),
+        _doc("The wait is drawn from 0 to this; the bound doubles with each attempt."),
+    ] = 1.0
+    cap_s: Annotated[
+        float, Meta(ge=0.01, le=3600),
+        _doc("The most that it grows to. What the server's `retry` says is waited in any case."),
+    ] = 60.0
+    attempts_max: Annotated[
+        int, Meta(ge=1, le=1000),
+        _doc("Attempts in a row that bring no event; then clients are told."),
+    ] = 5
+    idle_s_max: Annotated[
+        float, Meta(ge=1, le=86_400),
+        _doc("A stream on which nothing comes for so long, no comment either, is opened anew."),
+    ] = 300.0
+
+
 class Upstream(Section, frozen=True, kw_only=True):
     """[upstreams.NAME]: one MCP server, a command or a URL."""
 
@@ -133,6 +154,7 @@ class Upstream(Section, frozen=True, kw_only=True):
         Seconds, _doc("A call is answered with 504 after so long.")
     ] = 300.0
     pool: Pool = Pool()
+    reconnect: Reconnect = Reconnect()
     tls: UpstreamTls = UpstreamTls()
 
 

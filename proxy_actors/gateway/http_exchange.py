@@ -1,19 +1,16 @@
 """One request to an HTTP upstream and its answer: lease, parser, decoder and unread messages.
 
 Driven inline by the client's greenlet while that is cheapest. When the answer turns out to be an
-event stream with more than the answer in it, the stream's actor takes the exchange over and its own
-reader goes on where the client's greenlet stopped. Owns its lease, and gives it back once.
+event stream with more than the answer in it, a source (`gateway/http_source.py`) takes it over, and
+its reader goes on where the client's greenlet stopped. Owns its lease, and gives it back once.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 
-from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.meters import CallMeter
-from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     DeadlineError,
     Executed,
@@ -24,7 +21,6 @@ from proxy_actors.errors import (
 )
 from proxy_actors.gateway.exchange import request_name
 from proxy_actors.gateway.lease import Lease
-from proxy_actors.messages.stream import EventReceived, MessageKind, SourceEnded
 from proxy_actors.protocol import jsonrpc
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead, ResponseParser
@@ -40,16 +36,11 @@ EVENT_STREAM = b"text/event-stream"
 JSON_TYPE = b"application/json"
 # Servers send the end of a stream in a segment of its own, right behind the answer.
 TAIL_S_MAX = 1.0
-_KINDS = {
-    jsonrpc.Kind.REQUEST: MessageKind.REQUEST,
-    jsonrpc.Kind.NOTIFICATION: MessageKind.NOTIFICATION,
-    jsonrpc.Kind.RESPONSE: MessageKind.RESPONSE,
-}
 
 logger = logging.getLogger("proxy_actors.http")
 
 
-class HttpExchange(EventSource):
+class HttpExchange:
     """The upstream's side of an exchange.
 
     Args:
@@ -64,13 +55,18 @@ class HttpExchange(EventSource):
     # What most exchanges never change stays with the class.
     repeats = False
     """Whether the request was sent before, on a connection that was then found closed."""
-    on_cancel: Callable[[], None] | None = None
+    resumed_after = b""
+    """The id behind which the event stream was opened, if it is not its beginning."""
+    heard = False
+    """Whether any event has come."""
     _decoder: SseDecoder | None = None
     _unread: tuple[jsonrpc.Message, ...] = ()
     _failure: FailedError | None = None
-    _dropped: FailedError | None = None  # may have been meant as the answer
+    dropped_error: FailedError | None = None
+    """Why the latest event was dropped; it may have been meant as the answer."""
+    dropped = 0
+    """How many events were no message, and were left out."""
     _written = False
-    _answered = False
 
     def __init__(
         self,
@@ -88,7 +84,7 @@ class HttpExchange(EventSource):
         self._parser = ResponseParser(limits, method)
         self._upstream = upstream
         self._exchange_id = exchange_id
-        self._request_id = request_id
+        self.request_id = request_id
         self._meter = meter
 
     def send(self, parts: list[bytes], deadline_s: float) -> ResponseHead:
@@ -143,8 +139,8 @@ class HttpExchange(EventSource):
         try:
             parser = self._parser
             body = parser.take_body() if parser.complete else self._read_body(deadline_s)
-            if self._request_id is not None:
-                plain = jsonrpc.plain_answer(body, self._request_id)
+            if self.request_id is not None:
+                plain = jsonrpc.plain_answer(body, self.request_id)
                 if plain is not None:
                     fits = True
                     return plain
@@ -179,10 +175,10 @@ class HttpExchange(EventSource):
             FailedError: as `send`; also when the stream ends without a message.
         """
         try:
-            if self._await_message(deadline_s):
+            if self.await_message(deadline_s):
                 return self._unread[0]
             text = "the upstream ended its stream without an answer"
-            raise self._dropped or self._failed(text, Reason.UPSTREAM_CLOSED)
+            raise self.dropped_error or self._failed(text, Reason.UPSTREAM_CLOSED)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
                 return None
@@ -210,7 +206,7 @@ class HttpExchange(EventSource):
         return (
             message.kind is jsonrpc.RESPONSE
             and message.id is not None
-            and message.id == self._request_id
+            and message.id == self.request_id
         )
 
     def finish(self) -> None:
@@ -233,59 +229,27 @@ class HttpExchange(EventSource):
         """Count the lease as a stream."""
         self._lease.became_stream()
 
-    # As the source of a stream's actor.
+    # As an event stream that is read to its end.
 
-    def read_into(self, stream: Ref) -> None:
-        """Tell every message of the event stream to its actor, and its end."""
-        try:
-            ended = self._tell_all(stream)
-        except BaseException:
-            self.abandon()
-            stream.tell(SourceEnded(Reason.INTERNAL, "the answer was not read to its end"))
-            raise
-        stream.tell(ended)
-        if self._answered:
-            self.finish()
-        else:
-            self.abandon()
+    @property
+    def last_event_id(self) -> bytes:
+        """The id of the last event that came whole, here or before; empty where there is none."""
+        return self.resumed_after if self._decoder is None else self._decoder.last_event_id
 
-    def close(self, cancel: bool) -> None:
-        """End the reading by closing the connection, unless the answer has been read."""
-        if not self._answered:
-            self._lease.discard()
-        if cancel and self.on_cancel is not None:
-            self.on_cancel()
+    @property
+    def retry_ms(self) -> int | None:
+        """How long the upstream asks to be left alone before its stream is opened anew."""
+        return None if self._decoder is None else self._decoder.retry_ms
 
-    def _tell_all(self, stream: Ref) -> SourceEnded:
-        try:
-            while self._await_message(math.inf) and self._tell(stream):
-                pass
-            failure = self._dropped
-        except FailedError as error:
-            failure = error
-        if failure is None:
-            return SourceEnded()
-        return SourceEnded(failure.reason, failure.text, failure.executed)
+    def discard(self) -> None:
+        """Have the connection closed under whoever reads it; for actors. Idempotent."""
+        self._lease.discard()
 
-    def _tell(self, stream: Ref) -> bool:
-        """Tell what has been read; False once the answer was among it, or nobody listens."""
-        messages, self._unread = self._unread, ()
-        for message in messages:
-            if self.is_final(message):
-                self._answered = True
-            elif message.kind is jsonrpc.RESPONSE:
-                continue  # an answer to nothing that was asked here (MCP-S-14)
-            event = EventReceived(
-                message.raw, _KINDS[message.kind], message.id, self._answered
-            )
-            if not stream.tell_when_room(event, math.inf) or self._answered:
-                return False
-        return True
-
-    # Reading and writing.
-
-    def _await_message(self, deadline_s: float) -> bool:
+    def await_message(self, deadline_s: float, silence_s_max: float = math.inf) -> bool:
         """Read until a message is unread; False when the stream has ended before.
+
+        Args:
+            silence_s_max: how long nothing may come at all, not even a comment.
 
         Raises:
             FailedError: as `send`, but not before what came before it has been read.
@@ -298,6 +262,8 @@ class HttpExchange(EventSource):
                 raise self._failure
             if self._parser.complete:
                 return False
+            if silence_s_max < math.inf:
+                deadline_s = self._world.now_s() + silence_s_max
             try:
                 self._read(deadline_s, EVENTS_BYTES_MAX)
             except FailedError as error:
@@ -305,11 +271,19 @@ class HttpExchange(EventSource):
                     raise
                 self._failure = error  # told when what came before it has been read
 
+    def take_messages(self) -> tuple[jsonrpc.Message, ...]:
+        """Take what `await_message` has found."""
+        messages, self._unread = self._unread, ()
+        return messages
+
+    # Reading and writing.
+
     def _decode(self, data: bytes) -> None:
         if self._decoder is None:
-            self._decoder = SseDecoder(EVENT_BYTES_MAX)
+            self._decoder = SseDecoder(EVENT_BYTES_MAX, self.resumed_after)
         try:
             for event in self._decoder.feed(data) if data else ():
+                self.heard = True
                 if event.data and event.event == b"message":
                     self._take_event(event.data)
             if self._decoder.overflowed:
@@ -326,9 +300,9 @@ class HttpExchange(EventSource):
         try:
             self._unread += self.admit(data)
         except FailedError as error:
-            if self._request_id is not None and jsonrpc.answered_id(data) == self._request_id:
+            if self.request_id is not None and jsonrpc.answered_id(data) == self.request_id:
                 raise
-            self._dropped = error
+            self.dropped_error = error
             self.dropped += 1
             if self.dropped & (self.dropped - 1) == 0:  # a flood is told as often as it doubles
                 logger.warning(
@@ -380,7 +354,7 @@ class HttpExchange(EventSource):
             messages = self.admit(body) if body else ()
         except FailedError:
             return False
-        return any(x.id is not None and x.id != self._request_id for x in messages)
+        return any(x.id is not None and x.id != self.request_id for x in messages)
 
     def _release(self, fits: bool = True) -> None:
         """Give the lease back, with the connection fit for reuse if it is.

@@ -104,10 +104,18 @@ class UpstreamFields:
             forwarded.heads[key] = head
         return head
 
-    def head_of_get(self, forwarded: Forwarded, session: Session) -> bytes:
-        """Return the head of a GET for a standalone stream on behalf of a client."""
+    def head_of_get(
+        self, forwarded: Forwarded, session: Session, last_event_id: bytes = b""
+    ) -> bytes:
+        """Return the head of a GET for an event stream on behalf of a client.
+
+        Args:
+            last_event_id: of the upstream's, behind which the stream is to go on.
+        """
         passed = self._with_configured(forwarded.fields)
         fields = [self._host, _ACCEPT_STREAM, *_session_fields(session), *passed]
+        if last_event_id:
+            fields.append((b"last-event-id", last_event_id))
         return request_head(b"GET", self.target, fields)
 
     def own(self, session_id: str | None, version: str, body_bytes: int = 0) -> Fields:

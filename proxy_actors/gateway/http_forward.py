@@ -7,6 +7,8 @@ forwards: the client's credentials and cookies, its session id, hop-by-hop field
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
 from proxy_actors.actors.refs import Slot
@@ -28,8 +30,9 @@ from proxy_actors.gateway.forwarder import (
 )
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.http_exchange import JSON_TYPE, HttpExchange
-from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
+from proxy_actors.gateway.http_fields import Forwarded, UpstreamFields, session_id_of
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
+from proxy_actors.gateway.http_source import HttpSource
 from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
 from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
 from proxy_actors.messages.http_upstream import (
@@ -42,6 +45,7 @@ from proxy_actors.messages.http_upstream import (
 )
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import EndReason, EndSession, Session
+from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead
@@ -60,6 +64,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         pool: its connections.
         fields: the fields of requests to it.
         handshake: creates sessions.
+        silence_s_max: how long an event stream that can be opened anew may be silent.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         handshake: Handshake,
         registry: Slot,
         limits: HttpLimits = HttpLimits(),
+        silence_s_max: float = ReconnectLimits().idle_s_max,
     ) -> None:
         self._world = world
         self._slot = slot
@@ -80,6 +86,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         self._fields = fields
         self._handshake = handshake
         self._registry = registry
+        self._silence_s_max = silence_s_max
         self._sources: dict[int, EventSource] = {}
 
     # For clients.
@@ -156,22 +163,15 @@ class HttpForwarder(Forwarder, HttpTasks):
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's GET stream at the upstream; a 405 is passed on (MCP-S-8, S-9)."""
         session = exchange.in_session()
-        deadline_s = self._world.now_s() + HEAD_S_MAX
         reserve = ReserveStandalone(session.key, exchange.id)
         name: str | None = None
         try:
             reserved = self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
             if isinstance(reserved, str):  # it stands, and may be without a reader
                 return Response(200, stream=reserved)
-            parts = [self._fields.head_of_get(exchange.accepted.forwarded, session)]
-            upstream, head = self._sender.send(
-                Outgoing(exchange.id, b"GET", parts, Purpose.STREAM, deadline_s)
-            )
-            if head.status != 200 or not upstream.is_event_stream:
-                upstream.body(deadline_s)
-                raise self._refusal(head, session, opens_stream=True)
+            upstream, head = self._open_stream(exchange.accepted.forwarded, session, exchange.id)
             ask = OpenStandaloneStream(exchange.id, session.key)
-            name = self._ask_for_stream(exchange.id, upstream, ask)
+            name = self._ask_for_stream(exchange.id, self._source(exchange, upstream), ask)
             return Response(200, head.returned, stream=name)
         finally:
             if name is None:
@@ -211,11 +211,26 @@ class HttpForwarder(Forwarder, HttpTasks):
             answer = self._answer(upstream, head, deadline_s, session)
             return json_response(answer.raw, head.returned)
         upstream.became_stream()
-        first = upstream.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
+        first = self._first_message(upstream, deadline_s)
         if first is not None and upstream.is_final(first):
             self._finish(upstream)
             return json_response(first.raw, head.returned)
         return Response(200, head.returned, stream=self._detach(exchange, session, upstream))
+
+    def _first_message(
+        self, upstream: HttpExchange, deadline_s: float
+    ) -> jsonrpc.Message | None:
+        """Wait for the first message of an event stream, for a while.
+
+        Raises:
+            FailedError: the stream broke, and the upstream named no place to go on from.
+        """
+        try:
+            return upstream.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
+        except FailedError as error:
+            if error.reason is not Reason.UPSTREAM_CLOSED or not upstream.last_event_id:
+                raise
+            return None
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
         forwarded = exchange.accepted.forwarded
@@ -268,23 +283,70 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Hand the exchange over to a stream's actor; return the stream's name."""
         message = exchange.message
         assert message.id is not None
-        upstream.on_cancel = lambda: self._cancel_later(session, message.id)
+        source = self._source(
+            exchange, upstream, lambda: self._cancel_later(session, message.id)
+        )
         ask = OpenCallStream(exchange.id, session.key, message.id, exchange.deadline_s)
-        return self._ask_for_stream(exchange.id, upstream, ask)
+        return self._ask_for_stream(exchange.id, source, ask)
+
+    def _source(
+        self,
+        exchange: Exchange,
+        upstream: HttpExchange,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> HttpSource:
+        """Make the source of a stream; it keeps nothing of the client's request but its fields."""
+        forwarded, session = exchange.accepted.forwarded, exchange.in_session()
+        request_id = upstream.request_id
+
+        def reopen(last_event_id: bytes) -> HttpExchange:
+            exchange_id = self._sender.next_own_id()
+            upstream, _ = self._open_stream(
+                forwarded, session, exchange_id, request_id, last_event_id
+            )
+            return upstream
+
+        return HttpSource(upstream, reopen, self._silence_s_max, on_cancel)
+
+    def _open_stream(
+        self,
+        forwarded: Forwarded,
+        session: Session,
+        exchange_id: int,
+        request_id: bytes | None = None,
+        last_event_id: bytes = b"",
+    ) -> tuple[HttpExchange, ResponseHead]:
+        """GET an event stream: the session's standalone one, or what follows an event.
+
+        Args:
+            request_id: the raw JSON id of the request whose answer it carries, if it does.
+
+        Raises:
+            RefusedError, FailedError: the upstream did not open it.
+        """
+        deadline_s = self._world.now_s() + HEAD_S_MAX
+        parts = [self._fields.head_of_get(forwarded, session, last_event_id)]
+        upstream, head = self._sender.send(
+            Outgoing(exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id)
+        )
+        if head.status != 200 or not upstream.is_event_stream:
+            upstream.body(deadline_s)
+            raise self._refusal(head, session, opens_stream=True)
+        return upstream, head
 
     def _ask_for_stream(
         self,
         exchange_id: int,
-        upstream: HttpExchange,
+        source: HttpSource,
         ask: OpenCallStream | OpenStandaloneStream,
     ) -> str:
         """Offer the source to the upstream's actor, and take it back if nobody took it."""
-        self._sources[exchange_id] = upstream
+        self._sources[exchange_id] = source
         try:
             return str(self._slot.ask(ask, self._world.now_s() + DECIDE_S_MAX))
         finally:
             if self._sources.pop(exchange_id, None) is not None:
-                upstream.abandon()
+                source.close(cancel=False)
 
     def _finish(self, upstream: HttpExchange) -> None:
         """See to the end of an answered event stream without keeping the client waiting."""

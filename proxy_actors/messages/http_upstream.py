@@ -11,7 +11,7 @@ from typing import ClassVar
 from proxy_actors.errors import ConnectFault
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import SessionEnded
-from proxy_actors.messages.stream import RequestOpened, StreamOver
+from proxy_actors.messages.stream import RequestOpened, StreamAbandoned, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
 
 
@@ -149,6 +149,7 @@ HttpUpstreamMessage = (
     | ReleaseStandalone
     | RequestOpened
     | SessionEnded
+    | StreamAbandoned
     | StreamOver
     | StreamStopped
     | UpstreamReached

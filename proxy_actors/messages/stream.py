@@ -47,6 +47,33 @@ class SourceEnded(Message, frozen=True):
     executed: Executed = Executed.UNKNOWN
 
 
+class SourceBroke(Message, frozen=True):
+    """Source to stream: its connection has ended, or was not opened, and the stream has not ended.
+
+    Attributes:
+        resumable: whether the upstream named a place from which it can go on.
+        heard: whether the connection has carried an event, or stood for as long as is borne.
+        clean: whether it was ended in good order.
+        retry_s: how long the upstream asks to be left alone; None when it does not.
+        reason, text: what the client is told if it is given up.
+    """
+
+    always_accepted: ClassVar[bool] = True
+    resumable: bool
+    heard: bool = False
+    clean: bool = False
+    retry_s: float | None = None
+    reason: Reason = Reason.UPSTREAM_CLOSED
+    text: str = ""
+
+
+class ReconnectDue(Message, frozen=True):
+    """Timer to stream: open its source anew."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+
+
 class Subscribe(Message, frozen=True):
     """Client's greenlet to stream, asked: push events to this subscriber from now on.
 
@@ -121,6 +148,14 @@ class StreamOver(Message, frozen=True):
     stream: str
 
 
+class StreamAbandoned(Message, frozen=True):
+    """Stream to parent: its source broke, and could not be opened anew however often it tried."""
+
+    always_accepted: ClassVar[bool] = True
+    stream: str
+    why: str
+
+
 class AcceptSubscriber(Message, frozen=True):
     """Effect: answer Subscribe."""
 
@@ -154,11 +189,30 @@ class CutSubscriber(Message, frozen=True):
 
 
 class EndSubscriber(Message, frozen=True):
-    """Effect: nothing more will be pushed."""
+    """Effect: nothing more will be pushed; when `broken`, the client is to see that it should."""
+
+    broken: bool = False
 
 
 class AnnounceOver(Message, frozen=True):
     """Effect: tell the parent StreamOver, and have the stream counted as one that has ended."""
+
+
+class ReopenSource(Message, frozen=True):
+    """Effect: have the source open another connection."""
+
+
+class WakeReconnect(Message, frozen=True):
+    """Effect: tell ReconnectDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
+class AnnounceAbandoned(Message, frozen=True):
+    """Effect: tell the parent StreamAbandoned."""
+
+    why: str
 
 
 class CloseSource(Message, frozen=True):
@@ -192,7 +246,9 @@ class Finish(Message, frozen=True):
 
 StreamMessage = (
     EventReceived
+    | SourceBroke
     | SourceEnded
+    | ReconnectDue
     | Subscribe
     | Unsubscribe
     | RequestAnswered
@@ -202,6 +258,7 @@ StreamMessage = (
 )
 StreamEffect = (
     AcceptSubscriber
+    | AnnounceAbandoned
     | AnnounceOver
     | CutSubscriber
     | Push
@@ -209,6 +266,8 @@ StreamEffect = (
     | RefuseSubscriber
     | EndSubscriber
     | CloseSource
+    | ReopenSource
+    | WakeReconnect
     | AnnounceRequest
     | WakeStream
     | CountDropped

@@ -8,8 +8,10 @@ that comes (back) and says where it was; it gets exactly what followed, or a ref
 comes without saying so gets what nobody has got. A client that leaves does not end a call
 (MCP-S-21); a standalone stream waits for its client for as long as the ring may keep a message. A
 call's stream ends with its answer (MCP-S-22), with an error when its source or its session ends
-first, and without a word when the client had cancelled the call. It stays for a while after its
-end, as nobody knows whether all of it has arrived. While the server waits for an answer of the
+first, and without a word when the client had cancelled the call. A source that breaks is opened
+anew where nothing is lost or executed twice thereby: a call's where the server named a place to go
+on from (MCP-S-17), a standalone stream's always. It stays for a while after its end, as nobody
+knows whether all of it has arrived. While the server waits for an answer of the
 client, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
 """
 
@@ -21,6 +23,7 @@ from typing import assert_never
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import MessageKind, StreamEffect, StreamMessage
+from proxy_actors.policy.reconnect import Reconnect
 from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.stream_limits import StreamLimits
 
@@ -38,6 +41,7 @@ class EventStreamPolicy:
         deadline_s: when the call's time is up; math.inf when somebody else watches it.
         session_key: whose clients may subscribe.
         limits: what is kept for them.
+        reconnect: when a source that broke is opened anew; None where there is none to open.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class EventStreamPolicy:
         deadline_s: float,
         session_key: str = "",
         limits: StreamLimits = StreamLimits(),
+        reconnect: Reconnect | None = None,
     ) -> None:
         self._standalone = standalone
         self._deadline_s = deadline_s
@@ -59,6 +64,8 @@ class EventStreamPolicy:
         self._open_requests: set[bytes] = set()
         self._cancelled = False
         self._over = False
+        self._broken = False
+        self._reconnect = reconnect
         self._generation = 0
 
     @property
@@ -96,6 +103,10 @@ class EventStreamPolicy:
                 self._unsubscribe(subscriber_id, effects)
             case m.SourceEnded(reason, text, executed):
                 self._source_ended(reason, text, executed, effects)
+            case m.SourceBroke():
+                self._source_broke(message, effects)
+            case m.ReconnectDue(generation):
+                self._reconnect_due(generation, effects)
             case m.RequestAnswered(id):
                 self._answered(id, now_s, effects)
             case m.CallCancelled():
@@ -163,7 +174,7 @@ class EventStreamPolicy:
         effects.append(m.AcceptSubscriber(since))
         effects.extend(m.Push(data) for data in events)
         if self._over:
-            effects.append(m.EndSubscriber())
+            effects.append(m.EndSubscriber(self._broken))
 
     def _count_lost(self) -> int:
         """Count what nobody has got, and nobody will."""
@@ -178,6 +189,28 @@ class EventStreamPolicy:
         if self._standalone and not self._over:
             self._wake(self._wait_s_max, effects)
 
+    def _source_broke(self, broke: m.SourceBroke, effects: list[StreamEffect]) -> None:
+        reconnect = self._reconnect
+        if self._over or reconnect is None:
+            return
+        if self._standalone or self._can_go_on(broke):
+            wait_s = reconnect.wait_s(broke)
+            if wait_s is not None:
+                effects.append(m.WakeReconnect(wait_s, reconnect.generation))
+                return
+            effects.append(m.AnnounceAbandoned(broke.text))
+        self._source_ended(broke.reason, broke.text, Executed.UNKNOWN, effects)
+
+    def _can_go_on(self, broke: m.SourceBroke) -> bool:
+        """Whether another connection can bring the rest of a call's answer, which is wanted."""
+        spoiled = broke.reason is Reason.UPSTREAM_PROTOCOL  # it would come again as it came
+        return broke.resumable and not spoiled and not self._cancelled
+
+    def _reconnect_due(self, generation: int, effects: list[StreamEffect]) -> None:
+        reconnect = self._reconnect
+        if reconnect is not None and reconnect.due(generation) and not self._over:
+            effects.append(m.ReopenSource())
+
     def _source_ended(
         self,
         reason: Reason | None,
@@ -191,6 +224,7 @@ class EventStreamPolicy:
             if reason is None:
                 reason, text = Reason.UPSTREAM_CLOSED, "the upstream ended without an answer"
             effects.append(m.PushFailure(reason, text, executed))
+        self._broken = self._standalone and reason is not None
         self._end(effects)
 
     def _close(self, effects: list[StreamEffect]) -> None:
@@ -237,7 +271,7 @@ class EventStreamPolicy:
     def _end(self, effects: list[StreamEffect]) -> None:
         self._over = True
         if self._subscriber_id is not None:
-            effects.append(m.EndSubscriber())
+            effects.append(m.EndSubscriber(self._broken))
         effects.append(m.AnnounceOver())
         self._wake(self._wait_s_max, effects)
 

@@ -17,7 +17,7 @@ from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
 from proxy_actors.messages.sessions import EndReason, SessionEnded
-from proxy_actors.messages.stream import RequestOpened, StreamOver
+from proxy_actors.messages.stream import RequestOpened, StreamAbandoned, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
 
 PROBE_INTERVAL_S = 5.0
@@ -108,6 +108,8 @@ class HttpUpstreamPolicy:
                 return self._cancelled(session_key, request_id)
             case m.ReleaseStandalone(session_key, exchange_id):
                 self._release(session_key, exchange_id)
+            case StreamAbandoned(_, why):
+                return self._reached(m.UpstreamReached(False, why))
             case StreamOver(stream):
                 return self._over(stream)
             case m.StreamStopped(stream):

@@ -78,6 +78,7 @@ class EventStreamSubject(Subject):
         self.subscriber: int | None = None
         self.next_subscriber = 1
         self.claimed = self.over = self.finished = self.cancelled = False
+        self.broken = False
         self.log = Log()
         self.open: set[bytes] = set()
         self.left_s = CALL_S if watched and not standalone else math.inf
@@ -143,6 +144,7 @@ class EventStreamSubject(Subject):
         log, policy = self.log, self.policy
         return (
             self.subscriber is not None, self.claimed, self.over, self.finished, self.cancelled,
+            self.broken,
             tuple((data, self.now_s - at_s > WAIT_S) for _, data, at_s in log.kept),
             log.last - log.pushed,
             tuple(sorted(self.open)), self.answered, self.left_s, self.armed_s - self.now_s,
@@ -263,7 +265,10 @@ class EventStreamSubject(Subject):
               and effects.count(m.CloseSource(not cancels)) == 0,
               "a source is closed by who ends early, and told only when the call is given up")
         hears = heard or (ended and self.subscriber is not None)
-        check((m.EndSubscriber() in effects) == hears, "the subscriber hears of the end")
+        if ended:
+            self.broken = self.standalone and move == FAILED
+        check([x for x in effects if isinstance(x, m.EndSubscriber)]
+              == [m.EndSubscriber(self.broken)] * hears, "the subscriber hears of the end")
         announces = ended and not gives_up
         check((m.AnnounceOver() in effects) == announces, "the parent hears of the end")
         if ended:

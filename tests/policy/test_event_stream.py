@@ -375,7 +375,7 @@ DEFECTS = [
     Defect("a stream to poll for ever", POLICY, "_subscribe",
            "or (self._over and not events and after is not None)", ""),
     Defect("a replay has no end", POLICY, "_subscribe",
-           "effects.append(m.EndSubscriber())", "pass"),
+           "effects.append(m.EndSubscriber(self._broken))", "pass"),
     Defect("a client that is back is given up", POLICY, "_time_is_up",
            "elif self._subscriber_id is None:", "else:"),
     Defect("anyone unsubscribes", POLICY, "_unsubscribe",
@@ -426,7 +426,9 @@ DEFECTS = [
     Defect("the parent does not hear of the end", POLICY, "_end",
            "effects.append(m.AnnounceOver())", "pass"),
     Defect("the subscriber does not hear of the end", POLICY, "_end",
-           "effects.append(m.EndSubscriber())", "pass"),
+           "effects.append(m.EndSubscriber(self._broken))", "pass"),
+    Defect("a broken end looks like any other", POLICY, "_end",
+           "m.EndSubscriber(self._broken)", "m.EndSubscriber()"),
 ]
 
 

@@ -10,6 +10,7 @@ from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.gateway.handle import ClientConnection
 from proxy_actors.gateway.http_exchange import HttpExchange
+from proxy_actors.gateway.http_source import HttpSource
 from proxy_actors.gateway.http_send import HttpSender
 from proxy_actors.gateway.lease import Keeper, Lease, Pool
 from proxy_actors.gateway.relay import Reader
@@ -31,7 +32,7 @@ MUTANTS = (
            "self._give_back(pool, lease)", "pass"),
     Defect("a call is sent again", HttpSender, "send",
            "not repeatable or not closed", "not closed"),
-    Defect("an answer to nothing is passed on", HttpExchange, "_tell", "continue", "pass"),
+    Defect("an answer to nothing is passed on", HttpSource, "_tell", "continue", "pass"),
     Defect("an event is told twice", EventStream, "_perform",
            "self._push(data)", "self._push(data); self._push(data)"),
     Defect("a stream's crash leaves its call without an answer", EventStream, "on_end",

@@ -1,0 +1,172 @@
+"""One event stream of an HTTP upstream, read over as many connections as it takes.
+
+Owns the connection of the moment and the id of the last event that came whole (MCP-S-17). It never
+decides: its stream's actor says whether and when a connection that broke is replaced
+(`policy/reconnect.py`). What an event stream may not be replaced by is a second execution: it is
+opened anew with GET, and the request that it answers is never sent again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from proxy_actors.actors.event_stream import EventSource
+from proxy_actors.actors.refs import Ref
+from proxy_actors.errors import FailedError, GatewayError, Reason
+from proxy_actors.gateway.http_exchange import HttpExchange
+from proxy_actors.messages.stream import EventReceived, MessageKind, SourceBroke, SourceEnded
+from proxy_actors.protocol import jsonrpc
+
+# Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
+EVENT_ID_BYTES_MAX: Final = 4096
+TAKEN: Final = 409
+_KINDS = {
+    jsonrpc.Kind.REQUEST: MessageKind.REQUEST,
+    jsonrpc.Kind.NOTIFICATION: MessageKind.NOTIFICATION,
+    jsonrpc.Kind.RESPONSE: MessageKind.RESPONSE,
+}
+
+Reopen = Callable[[bytes], HttpExchange]
+"""Opens a stream anew behind the event of this id; behind none where it is empty.
+
+Raises:
+    RefusedError: the upstream will not open it, now or later.
+    FailedError: it did not open; `retry_after_s` as it asks.
+"""
+
+
+class HttpSource(EventSource):
+    """Reads one event stream.
+
+    Args:
+        exchange: the connection on which the stream began.
+        reopen: opens the next one.
+        silence_s_max: how long nothing may come on a connection that can be replaced. A call whose
+            server names no place to go on from has its own deadline.
+        on_cancel: tells the server that the call is not wanted any more.
+    """
+
+    def __init__(
+        self,
+        exchange: HttpExchange,
+        reopen: Reopen,
+        silence_s_max: float,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self._reopen = reopen
+        self._silence_s_max = silence_s_max
+        self._on_cancel = on_cancel
+        self._retry_s: float | None = None
+        self._dropped_before = 0
+        self._answered = False
+        self._closed = False
+
+    @property
+    def dropped(self) -> int:
+        """How many events were no message, and were left out."""
+        return self._dropped_before + self._exchange.dropped
+
+    def read_into(self, stream: Ref) -> None:
+        """Tell every message of the connection to the stream's actor, and how it ended."""
+        exchange = self._exchange
+        try:
+            ended = self._tell_all(exchange, stream)
+        except BaseException:
+            exchange.abandon()
+            stream.tell(SourceEnded(Reason.INTERNAL, "the answer was not read to its end"))
+            raise
+        stream.tell(ended)
+        if self._answered:
+            exchange.finish()
+        else:
+            exchange.abandon()
+
+    def reopen_into(self, stream: Ref) -> None:
+        """Replace a connection that broke, and read it."""
+        id = self._exchange.last_event_id
+        try:
+            exchange = self._reopen(id)
+        except GatewayError as error:
+            stream.tell(self._not_opened(error))
+            return
+        except BaseException:
+            stream.tell(SourceEnded(Reason.INTERNAL, "the stream was not opened anew"))
+            raise
+        self._dropped_before += self._exchange.dropped
+        exchange.resumed_after = id
+        self._exchange = exchange
+        if self._closed:
+            exchange.abandon()
+        else:
+            self.read_into(stream)
+
+    def close(self, cancel: bool) -> None:
+        """End the reading by closing the connection, unless the answer has been read."""
+        self._closed = True
+        if not self._answered:
+            self._exchange.discard()
+        if cancel and self._on_cancel is not None:
+            self._on_cancel()
+
+    def _tell_all(self, exchange: HttpExchange, stream: Ref) -> SourceBroke | SourceEnded:
+        """Tell what comes on one connection; return how it ended."""
+        cause: FailedError | None = None
+        clean = False
+        try:
+            while exchange.await_message(math.inf, self._silence_s(exchange)) and self._tell(
+                exchange.take_messages(), stream
+            ):
+                pass
+            cause, clean = exchange.dropped_error, True
+        except FailedError as error:
+            cause = error
+        if self._answered:
+            return SourceEnded()
+        if exchange.retry_ms is not None:
+            self._retry_s = exchange.retry_ms / 1000
+        silent = cause is not None and cause.reason is Reason.UPSTREAM_TIMEOUT
+        return self._broke(cause, clean=clean, heard=exchange.heard or silent)
+
+    def _silence_s(self, exchange: HttpExchange) -> float:
+        standalone = exchange.request_id is None
+        return self._silence_s_max if standalone or exchange.last_event_id else math.inf
+
+    def _tell(self, messages: tuple[jsonrpc.Message, ...], stream: Ref) -> bool:
+        """Tell what has been read; False once the answer was among it, or nobody listens."""
+        for message in messages:
+            if self._exchange.is_final(message):
+                self._answered = True
+            elif message.kind is jsonrpc.RESPONSE:
+                continue  # an answer to nothing that was asked here (MCP-S-14)
+            event = EventReceived(
+                message.raw, _KINDS[message.kind], message.id, self._answered
+            )
+            if not stream.tell_when_room(event, math.inf) or self._answered:
+                return False
+        return True
+
+    def _not_opened(self, error: GatewayError) -> SourceBroke | SourceEnded:
+        """Say what it means that the stream was not opened anew."""
+        if isinstance(error, FailedError) and error.reason is not Reason.SESSION_LOST:
+            if error.retry_after_s is not None:
+                self._retry_s = max(self._retry_s or 0.0, error.retry_after_s)
+            return self._broke(error)
+        if error.status == TAKEN:  # the server has not seen yet that the connection broke
+            return self._broke(None)
+        reason = error.reason if isinstance(error, FailedError) else Reason.UPSTREAM_CLOSED
+        return SourceEnded(reason, error.text)
+
+    def _broke(
+        self, cause: FailedError | None, *, clean: bool = False, heard: bool = False
+    ) -> SourceBroke:
+        return SourceBroke(
+            resumable=0 < len(self._exchange.last_event_id) <= EVENT_ID_BYTES_MAX,
+            heard=heard,
+            clean=clean,
+            retry_s=self._retry_s,
+            reason=Reason.UPSTREAM_CLOSED if cause is None else cause.reason,
+            text="the upstream ended without an answer" if cause is None else cause.text,
+        )

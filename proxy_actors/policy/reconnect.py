@@ -1,0 +1,66 @@
+"""When an upstream's event stream that broke is opened anew, and when no more.
+
+The rules of the WHATWG's reconnection time and of MCP (S-17, S-18): the upstream's `retry` is the
+least wait; on top comes, for failures only, exponential backoff with full jitter. A stream that was
+ended in good order with a `retry` is one whose server wants to be asked again just then
+(2025-11-25 basic/transports, "polling"). Attempts are counted until an event comes: a server that
+accepts connections and says nothing on them has not recovered. `policy/event_stream.py` uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from proxy_actors.messages.stream import SourceBroke
+from proxy_actors.policy.backoff import Backoff, BackoffLimits
+
+
+class ReconnectLimits(msgspec.Struct, frozen=True):
+    """How an upstream's event streams are opened anew.
+
+    Attributes:
+        base_s: the bound of the first wait, 0.01 to 60; it doubles with each attempt.
+        cap_s: the most that it grows to, base to 3600.
+        attempts_max: attempts in a row that bring no event, 1 to 1000; then it is given up.
+        idle_s_max: how long nothing may come, not even a comment, on a connection that can be
+            replaced, 1 to 86,400.
+    """
+
+    base_s: float = 1.0
+    cap_s: float = 60.0
+    attempts_max: int = 5
+    idle_s_max: float = 300.0
+
+
+class Reconnect:
+    """Decides for one stream. `random` draws uniformly from [0, 1)."""
+
+    __slots__ = ("_backoff", "_waiting", "generation")
+
+    def __init__(self, limits: ReconnectLimits, random: Callable[[], float]) -> None:
+        backoff = BackoffLimits(limits.base_s, limits.cap_s, limits.attempts_max)
+        self._backoff = Backoff(backoff, random)
+        self._waiting = False
+        self.generation = 0
+        """Of the latest wait."""
+
+    def wait_s(self, broke: SourceBroke) -> float | None:
+        """Return how long to wait for the next attempt; None when there is to be none."""
+        if broke.heard:
+            self._backoff.succeeded()
+        if self._backoff.spent:
+            return None
+        self._waiting = True
+        self.generation += 1
+        drawn_s = self._backoff.failed()
+        if broke.retry_s is None:
+            return drawn_s
+        return broke.retry_s if broke.clean else max(drawn_s, broke.retry_s)
+
+    def due(self, generation: int) -> bool:
+        """Say whether this is the wait that is on, which is over then; another is stale."""
+        due = self._waiting and generation == self.generation
+        self._waiting = self._waiting and not due
+        return due
