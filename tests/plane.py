@@ -40,6 +40,7 @@ from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
+from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
@@ -77,6 +78,7 @@ class Plane:
         statsd: StatsdTarget | None = None,
         legacy: LegacyLimits = LegacyLimits(),
         streams: StreamLimits = StreamLimits(),
+        reconnect: ReconnectLimits = ReconnectLimits(),
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -98,6 +100,7 @@ class Plane:
         meters = Meters()
         upstream = meters.upstream(UPSTREAM)
         self._pool_limits = pool
+        self._reconnect = reconnect
         self.forwarder = HttpForwarder(
             world,
             self.upstream,
@@ -106,6 +109,7 @@ class Plane:
             Handshake(self.registry, UPSTREAM),
             self.registry,
             http,
+            reconnect.idle_s_max,
         )
         self.wiring = Wiring(
             world,
@@ -194,7 +198,7 @@ class Plane:
         pool = Worker(self.pool, self._make_pool, drain=DrainPool())
         upstream = HttpUpstream(
             self.world, self.upstream, pool, self.table, self.streams, self.subscribers,
-            self.forwarder,
+            self.forwarder, self._reconnect,
         )  # fmt: skip
         return upstream
 

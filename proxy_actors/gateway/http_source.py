@@ -127,8 +127,13 @@ class HttpSource(EventSource):
             return SourceEnded()
         if exchange.retry_ms is not None:
             self._retry_s = exchange.retry_ms / 1000
-        silent = cause is not None and cause.reason is Reason.UPSTREAM_TIMEOUT
-        return self._broke(cause, clean=clean, heard=exchange.heard or silent)
+        reason = None if cause is None else cause.reason
+        return self._broke(
+            cause,
+            heard=exchange.heard or reason is Reason.UPSTREAM_TIMEOUT,
+            clean=clean,
+            spoiled=reason is Reason.UPSTREAM_PROTOCOL,  # it would come again as it came
+        )
 
     def _silence_s(self, exchange: HttpExchange) -> float:
         standalone = exchange.request_id is None
@@ -160,10 +165,16 @@ class HttpSource(EventSource):
         return SourceEnded(reason, error.text)
 
     def _broke(
-        self, cause: FailedError | None, *, clean: bool = False, heard: bool = False
+        self,
+        cause: FailedError | None,
+        *,
+        heard: bool = False,
+        clean: bool = False,
+        spoiled: bool = False,
     ) -> SourceBroke:
+        named = 0 < len(self._exchange.last_event_id) <= EVENT_ID_BYTES_MAX
         return SourceBroke(
-            resumable=0 < len(self._exchange.last_event_id) <= EVENT_ID_BYTES_MAX,
+            resumable=named and not spoiled,
             heard=heard,
             clean=clean,
             retry_s=self._retry_s,

@@ -51,7 +51,7 @@ class SourceBroke(Message, frozen=True):
     """Source to stream: its connection has ended, or was not opened, and the stream has not ended.
 
     Attributes:
-        resumable: whether the upstream named a place from which it can go on.
+        resumable: whether the upstream named a place from which it can go on, to some avail.
         heard: whether the connection has carried an event, or stood for as long as is borne.
         clean: whether it was ended in good order.
         retry_s: how long the upstream asks to be left alone; None when it does not.

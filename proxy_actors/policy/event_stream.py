@@ -110,9 +110,7 @@ class EventStreamPolicy:
             case m.RequestAnswered(id):
                 self._answered(id, now_s, effects)
             case m.CallCancelled():
-                self._cancelled = True
-                self._open_requests.clear()
-                self._resume_clock(now_s, effects)
+                self._call_cancelled(now_s, effects)
             case m.CloseStream():
                 self._close(effects)
             case m.StreamDeadlineDue(generation):
@@ -193,18 +191,13 @@ class EventStreamPolicy:
         reconnect = self._reconnect
         if self._over or reconnect is None:
             return
-        if self._standalone or self._can_go_on(broke):
+        if self._standalone or (broke.resumable and not self._cancelled):
             wait_s = reconnect.wait_s(broke)
             if wait_s is not None:
                 effects.append(m.WakeReconnect(wait_s, reconnect.generation))
                 return
             effects.append(m.AnnounceAbandoned(broke.text))
         self._source_ended(broke.reason, broke.text, Executed.UNKNOWN, effects)
-
-    def _can_go_on(self, broke: m.SourceBroke) -> bool:
-        """Whether another connection can bring the rest of a call's answer, which is wanted."""
-        spoiled = broke.reason is Reason.UPSTREAM_PROTOCOL  # it would come again as it came
-        return broke.resumable and not spoiled and not self._cancelled
 
     def _reconnect_due(self, generation: int, effects: list[StreamEffect]) -> None:
         reconnect = self._reconnect
@@ -244,6 +237,13 @@ class EventStreamPolicy:
         self._open_requests.discard(id)
         if not self._open_requests:
             self._resume_clock(now_s, effects)
+
+    def _call_cancelled(self, now_s: float, effects: list[StreamEffect]) -> None:
+        self._cancelled = True
+        self._open_requests.clear()
+        self._resume_clock(now_s, effects)
+        if self._reconnect is not None and self._reconnect.waiting and not self._over:
+            self._end(effects)
 
     def _resume_clock(self, now_s: float, effects: list[StreamEffect]) -> None:
         if self._remaining_s is not None and not self._over:

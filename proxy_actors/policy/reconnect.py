@@ -37,12 +37,13 @@ class ReconnectLimits(msgspec.Struct, frozen=True):
 class Reconnect:
     """Decides for one stream. `random` draws uniformly from [0, 1)."""
 
-    __slots__ = ("_backoff", "_waiting", "generation")
+    __slots__ = ("_backoff", "generation", "waiting")
 
     def __init__(self, limits: ReconnectLimits, random: Callable[[], float]) -> None:
         backoff = BackoffLimits(limits.base_s, limits.cap_s, limits.attempts_max)
         self._backoff = Backoff(backoff, random)
-        self._waiting = False
+        self.waiting = False
+        """Whether there is no connection until a timer says so."""
         self.generation = 0
         """Of the latest wait."""
 
@@ -52,7 +53,7 @@ class Reconnect:
             self._backoff.succeeded()
         if self._backoff.spent:
             return None
-        self._waiting = True
+        self.waiting = True
         self.generation += 1
         drawn_s = self._backoff.failed()
         if broke.retry_s is None:
@@ -61,6 +62,6 @@ class Reconnect:
 
     def due(self, generation: int) -> bool:
         """Say whether this is the wait that is on, which is over then; another is stale."""
-        due = self._waiting and generation == self.generation
-        self._waiting = self._waiting and not due
+        due = self.waiting and generation == self.generation
+        self.waiting = self.waiting and not due
         return due

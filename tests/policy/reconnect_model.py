@@ -22,12 +22,11 @@ NOTE = m.EventReceived(b"note", MessageKind.NOTIFICATION)
 ANSWER = m.EventReceived(b"answer", MessageKind.RESPONSE, b"1", final=True)
 REFUSED = m.SourceEnded(Reason.UPSTREAM_CLOSED, "not here", Executed.UNKNOWN)
 BREAKS = tuple(
-    m.SourceBroke(resumable, heard, clean, retry_s, reason, "broke")
-    for resumable, heard, clean, retry_s, reason in product(
-        (True, False), (True, False), (True, False), (None, RETRY_S),
-        (Reason.UPSTREAM_CLOSED, Reason.UPSTREAM_PROTOCOL),
+    m.SourceBroke(resumable, heard, clean, retry_s, text="broke")
+    for resumable, heard, clean, retry_s in product(
+        (True, False), (True, False), (True, False), (None, RETRY_S)
     )
-)  # fmt: skip
+)
 
 
 def draw() -> float:
@@ -100,6 +99,7 @@ class ReconnectSubject(Subject):
                 self.over |= not (self.standalone and self.subscribed)
             case m.CallCancelled():
                 self.cancelled = True
+                self.over |= self.waiting
             case m.Subscribe():
                 if not self.over:
                     self.subscribed = True
@@ -122,7 +122,7 @@ class ReconnectSubject(Subject):
     def _wait_s(self, broke: m.SourceBroke) -> tuple[float | None, bool]:
         """How long to wait, and whether the budget is spent."""
         if not self.standalone:
-            if not broke.resumable or self.cancelled or broke.reason is Reason.UPSTREAM_PROTOCOL:
+            if not broke.resumable or self.cancelled:
                 return None, False
         if broke.heard:
             self.fruitless = 0

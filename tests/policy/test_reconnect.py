@@ -10,7 +10,6 @@ from functools import partial
 
 import pytest
 
-from proxy_actors.errors import Reason
 from proxy_actors.messages import stream as m
 from proxy_actors.policy.event_stream import EventStreamPolicy
 from proxy_actors.policy.reconnect import Reconnect, ReconnectLimits
@@ -96,9 +95,12 @@ DEFECTS = [
            " and not self._over", ""),
     Defect("a break after the end counts", STREAM, "_source_broke",
            "if self._over or reconnect is None:", "if reconnect is None:"),
-    Defect("a call is opened anew at no place", STREAM, "_can_go_on", "broke.resumable and ", ""),
-    Defect("a cancelled call is opened anew", STREAM, "_can_go_on", " and not self._cancelled", ""),
-    Defect("what is no answer is fetched again", STREAM, "_can_go_on", " and not spoiled", ""),
+    Defect("a call is opened anew at no place", STREAM, "_source_broke",
+           "broke.resumable and ", ""),
+    Defect("a cancelled call is opened anew", STREAM, "_source_broke",
+           " and not self._cancelled", ""),
+    Defect("a cancelled call is waited for", STREAM, "_call_cancelled",
+           "self._reconnect.waiting", "False"),
     Defect("a standalone stream needs a place", STREAM, "_source_broke",
            "self._standalone or ", ""),
     Defect("health does not hear of it", STREAM, "_source_broke",
@@ -121,11 +123,3 @@ def test_planted_defect_is_found(defect: Defect) -> None:
         found = next((x for x in map(search, SUBJECTS.values()) if x.violation), None)
     assert found is not None
     assert len(found.trace) <= 8
-
-
-def test_upstream_protocol_errors_end_a_call_at_once() -> None:
-    """What is no answer would come again as it came."""
-    spoiled = m.SourceBroke(resumable=True, reason=Reason.UPSTREAM_PROTOCOL, text="no JSON")
-    policy = EventStreamPolicy(False, 10.0, reconnect=Reconnect(ReconnectLimits(), lambda: 1.0))
-    failure = next(x for x in policy.handle(spoiled, 0.0) if isinstance(x, m.PushFailure))
-    assert (failure.reason, failure.text) == (Reason.UPSTREAM_PROTOCOL, "no JSON")
