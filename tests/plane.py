@@ -172,7 +172,7 @@ class Plane:
             "kept": len(self.table.kept),
             "streams": len(self.streams),
             "subscribers": len(self.subscribers),
-            "sources": len(self.forwarder._sources),
+            "sources": len(self.forwarder.streams),
             "bodies": self.wiring.bodies._held,
             "clients": len(self.wiring.clients),
             "uses": len(self.uses),
