@@ -4,15 +4,23 @@ A subscriber is made by that greenlet, entered in the `Subscribers` under an id,
 id in mail. The stream's actor pushes and never waits; the greenlet takes and waits. What has been
 pushed and not taken is bounded in events and bytes: a client that reads too slowly is cut, and may
 come back for what it has missed.
+
+To wake a greenlet costs more than to write an event. So one that waits with nothing unread may lend
+its outlet, through which a push goes to the client at once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from proxy_actors.errors import DeadlineError
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.world.base import Waiter, World
+
+
+Outlet = Callable[[bytes], bool]
+"""Takes a message and never waits; whether the client has all of it, and nothing is left to do."""
 
 
 class Subscriber:
@@ -21,6 +29,9 @@ class Subscriber:
     `cut` says that more have followed, or should have: it was too slow for them, they were lost, or
     they could not be had from the upstream. `last` is the last that was taken.
     """
+
+    # Lent by who waits in `take`, as long as nothing is there for it to do.
+    _outlet: Outlet | None = None
 
     def __init__(self, world: World, limits: StreamLimits = StreamLimits()) -> None:
         self._world = world
@@ -35,6 +46,11 @@ class Subscriber:
 
     def push(self, data: bytes) -> bool:
         """Leave a message; False, and the subscriber is cut, when too much is unread already."""
+        if self._outlet is not None:
+            self.last = data
+            if not self._outlet(data):
+                self._wake()
+            return True
         unread = self._messages
         if self.cut:
             return False
@@ -60,27 +76,33 @@ class Subscriber:
         self._messages, self._bytes = [], 0
         self.end()
 
-    def take(self, deadline_s: float = math.inf) -> list[bytes]:
+    def take(self, deadline_s: float = math.inf, outlet: Outlet | None = None) -> list[bytes]:
         """Take every message that is there, waiting for one; an empty list is the end.
+
+        Or it says that the outlet was lent a message and has something left to do.
+
+        Args:
+            outlet: lent while this waits.
 
         Raises:
             DeadlineError: none came by the deadline.
         """
         if not self._messages and not self._ended:
-            self._waiter = self._world.waiter()
+            self._waiter, self._outlet = self._world.waiter(), outlet
             try:
                 self._waiter.wait(deadline_s)
             except DeadlineError:
                 if not self._messages and not self._ended:
                     raise
             finally:
-                self._waiter = None
+                self._waiter = self._outlet = None
         messages, self._messages, self._bytes = self._messages, [], 0
         if messages:
             self.last = messages[-1]
         return messages
 
     def _wake(self) -> None:
+        self._outlet = None
         if self._waiter is not None:
             self._waiter.set()
 

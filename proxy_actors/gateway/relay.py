@@ -152,7 +152,7 @@ def write_events(
         # its sending side only, and the call must run to its end (MCP-S-21).
         client.on_departure(reader.subscriber.end)
     try:
-        return _Writer(client, head, wiring, close).write(reader, fields, prelude)
+        return _Writer(client, head, wiring, close, reader).write(fields, prelude)
     finally:
         client.on_departure(None)
 
@@ -174,56 +174,85 @@ class _Writer:
     """Writes what a reader gets."""
 
     def __init__(
-        self, client: ByteStream, head: RequestHead, wiring: Wiring, close: bool
+        self, client: ByteStream, head: RequestHead, wiring: Wiring, close: bool, reader: Reader
     ) -> None:
         self._client = client
         self._wiring = wiring
         self._chunked = head.version == (1, 1)
         self._close = close or not self._chunked
+        self._reader = reader
+        self._number = reader.after
+        self._written_s = 0.0
+        # What the client did not take at once.
+        self._rest = b""
 
-    def write(self, reader: Reader, returned: Fields, prelude: bytes) -> bool:
+    def write(self, returned: Fields, prelude: bytes) -> bool:
         ours = [name for name, _ in _EVENT_STREAM]
         fields = [*_EVENT_STREAM, *(field for field in returned if field[0] not in ours)]
         if self._chunked:
             fields.append((b"transfer-encoding", b"chunked"))
         if self._close:
             fields.append(_CLOSE)
-        self._write([response_head(200, fields, date=self._wiring.date()), *self._prime(reader)])
+        self._write([response_head(200, fields, date=self._wiring.date()), *self._prime()])
         if prelude:
-            self._write_chunk(prelude)
-        subscriber, number = reader.subscriber, reader.after
-        while True:
-            try:
-                messages = subscriber.take(self._wiring.world.now_s() + KEEP_ALIVE_S)
-            except DeadlineError:
-                self._write_chunk(COMMENT_KEEPALIVE)
-                continue
-            if not messages:
-                break
-            self._write_chunk(_encode(messages, reader.stream_id, number))
-            number += len(messages)
-        if subscriber.cut:
+            self._write(self._framed(prelude))
+        self._write_messages(self._reader.subscriber)
+        if self._reader.subscriber.cut:
             raise StreamClosedError("the client read too slowly")
         if self._chunked:
             self._write([LAST_CHUNK])
         return not self._close
 
-    def _prime(self, reader: Reader) -> list[bytes]:
+    def _write_messages(self, subscriber: Subscriber) -> None:
+        """Write messages as they come, and a comment where none does for a while."""
+        while True:
+            silent, messages = False, []
+            try:
+                messages = subscriber.take(self._written_s + KEEP_ALIVE_S, self._write_now)
+            except DeadlineError:
+                silent = True
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                self._write([rest])
+            elif silent:
+                self._keep_alive()
+            elif not messages:
+                return
+            if messages:
+                self._write(self._encoded(messages))
+
+    def _write_now(self, message: bytes) -> bool:
+        """Write a message as far as the client takes it at once; whether that is all."""
+        data = b"".join(self._encoded([message]))
+        written_bytes = self._client.write_now(data)
+        self._rest = data[written_bytes:]
+        self._written_s = self._wiring.world.now_s()
+        return not self._rest
+
+    def _keep_alive(self) -> None:
+        if self._wiring.world.now_s() >= self._written_s + KEEP_ALIVE_S:
+            self._write(self._framed(COMMENT_KEEPALIVE))
+
+    def _prime(self) -> list[bytes]:
         """Tell a client that knows it where the stream begins, and when to come back to it."""
+        reader = self._reader
         if not reader.primes or not reader.stream_id:
             return []
         id = event_id(reader.stream_id, reader.after)
         retry_ms = self._wiring.streams.limits.retry_ms
         return self._framed(encode_event(b"", event=b"", id=id, retry_ms=retry_ms))
 
-    def _write_chunk(self, data: bytes) -> None:
-        self._write(self._framed(data))
+    def _encoded(self, messages: list[bytes]) -> list[bytes]:
+        data = _encode(messages, self._reader.stream_id, self._number)
+        self._number += len(messages)
+        return self._framed(data)
 
     def _framed(self, data: bytes) -> list[bytes]:
         return list(chunk(data)) if self._chunked else [data]
 
     def _write(self, parts: list[bytes]) -> None:
         self._client.write(parts, self._wiring.write_deadline_s(sum(map(len, parts))))
+        self._written_s = self._wiring.world.now_s()
 
 
 def _encode(messages: list[bytes], stream_id: str, number: int) -> bytes:

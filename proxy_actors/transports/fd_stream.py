@@ -108,6 +108,19 @@ class FdStream:
         if sent != len(data):
             self._write_rest(memoryview(data)[sent:], deadline_s)
 
+    def write_now(self, data: bytes) -> int:
+        """See `ByteStream.write_now`. Nothing is taken while a greenlet writes."""
+        if self._output_end is not None or self._writer.greenlet is not None:
+            return 0
+        send = self._send
+        try:
+            return send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._reads_no_more(error)
+            return 0
+
     def close(self) -> None:
         """See `ByteStream.close`. Never switches: who is parked is resumed by the loop."""
         if self._input_end is _CLOSED:

@@ -45,14 +45,6 @@ class SocketStream(FdStream):
         """Have the loop call `callback` once."""
         self._sweep.run_callback(callback)
 
-    def write_now(self, data: bytes) -> None:
-        """Send of some last words what the kernel takes at once. Never waits, never fails."""
-        if self._output_end is None and self._writer.greenlet is None:
-            try:
-                self._send(data)
-            except OSError:
-                pass  # nobody is there to hear them, or they would have to wait
-
     def close_lingering(self, deadline_s: float) -> None:
         """See `ByteStream.close_lingering`; at most `LINGER_BYTES_MAX` bytes are discarded."""
         discarded = 0

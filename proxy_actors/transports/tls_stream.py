@@ -113,6 +113,10 @@ class TlsStream:
             rest = rest[self._encrypt(rest[:WRITE_BYTES_MAX]):]
             self._send_records(deadline_s)
 
+    def write_now(self, data: bytes) -> int:
+        """See `ByteStream.write_now`. Nothing: a record is sent whole, and might have to wait."""
+        return 0
+
     def close(self) -> None:
         """See `ByteStream.close`. Says close_notify, and does not wait for the peer's."""
         if not self._closed:

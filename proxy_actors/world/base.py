@@ -74,6 +74,12 @@ class ByteStream(Protocol):
             StreamClosedError: the peer reads no more, or the stream is closed on this side.
         """
 
+    def write_now(self, data: bytes) -> int:
+        """Write what is taken at once; return how many bytes of the front that was, perhaps none.
+
+        Never waits and never raises: whoever writes the rest learns why no more was taken.
+        """
+
     def close(self) -> None:
         """Close both directions. Idempotent; a greenlet parked on it gets StreamClosedError."""
 

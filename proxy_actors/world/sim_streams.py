@@ -88,6 +88,18 @@ class SimPipe:
             self._send(piece)
             rest = rest[room:]
 
+    def write_now(self, data: bytes) -> int:
+        """Send the front of it that there is room for, or less by chance."""
+        if self._writer is not None or self._broken or self._shut:
+            return 0
+        taken = data[:max(PIPE_BYTES_MAX - len(self._arrived) - self._underway_bytes, 0)]
+        if taken and self._world.draw(self._world.faults.fragment, "write_was_short"):
+            taken = taken[:self._world.chance.randrange(len(taken))]
+        if taken:
+            self._underway_bytes += len(taken)
+            self._send(taken)
+        return len(taken)
+
     def end(self) -> None:
         """End the output cleanly, after what was written."""
         self._finish(_End.CLEAN)
@@ -191,6 +203,10 @@ class SimStream:
         if self._closed or self._out is None:
             raise StreamClosedError("closed on this side")
         self._out.write(b"".join(parts), deadline_s)
+
+    def write_now(self, data: bytes) -> int:
+        """Write as the port says."""
+        return 0 if self._closed or self._out is None else self._out.write_now(data)
 
     def close(self) -> None:
         """End both directions; the peer sees the end after what was written."""

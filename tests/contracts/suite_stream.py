@@ -75,6 +75,37 @@ def contract_write_waits_for_a_slow_reader(world: World) -> None:
         assert write(world) is None
 
 
+def contract_rest_of_what_is_taken_at_once_can_be_written(world: World) -> None:
+    with connected(world) as (near, far):
+        near.write((b"before ",), soon(world))
+        taken = near.write_now(b"at once")
+        assert 0 <= taken <= 7
+        near.write((b"at once"[taken:], b" after"), soon(world))
+        assert read_exactly(world, far, 20) == b"before at once after"
+
+
+def contract_what_is_not_taken_at_once_is_not_waited_for(world: World) -> None:
+    """Whoever writes so may be an actor."""
+    with connected(world) as (near, far):
+        taken = near.write_now(TOO_MUCH)
+        assert taken < len(TOO_MUCH)
+        write = _outcome(world, lambda: near.write((TOO_MUCH[taken:], b">"), soon(world)))
+        pass_time(world)
+        assert near.write_now(b"in the middle of it") == 0
+        assert read_exactly(world, far, len(TOO_MUCH) + 1) == TOO_MUCH + b">"
+        assert write(world) is None
+
+
+def contract_nothing_is_taken_at_once_by_who_has_gone(world: World) -> None:
+    with connected(world) as (near, far):
+        far.close()
+        while near.write_now(b"x" * 65536):
+            pass_time(world, 0.001)
+        assert near.write_now(b"x") == 0
+        near.close()
+        assert near.write_now(b"x") == 0
+
+
 def contract_write_to_a_peer_that_never_reads_ends_at_the_deadline(world: World) -> None:
     """FLT-C5, FLT-U8: nobody is held for ever by a peer that does not read."""
     with connected(world) as (near, _):

@@ -138,6 +138,27 @@ def test_silent_call_becomes_a_stream_that_is_kept_alive(scene: Scene) -> None:
     answer = ask(scene, "sse", f"pause {SILENT_S_MAX + 40}", "answer", "end")
     assert answer.is_stream
     assert answer.body.count(b": keep-alive\n\n") == 2
+
+
+def test_comment_comes_when_nothing_has_for_a_while(scene: Scene) -> None:
+    """SSE-S9, MCP-H-14: an event that was written at once counts as much as any other."""
+    steps = ["sse", "note", "pause 10", "note", "pause 10", "note", "pause 20", "note", "answer"]
+    answer = ask(scene, *steps)
+    assert len(answer.messages) == 5
+    blocks = answer.body.split(b"\n\n")  # the first one tells where the stream begins
+    assert [n for n, block in enumerate(blocks) if block == b": keep-alive"] == [4]
+
+
+@pytest.mark.parametrize("steps", [["note"] * 9, ["note", "pause 16"] * 9], ids=["at once", "slow"])
+def test_events_that_a_client_takes_in_pieces_arrive_whole(
+    scene: Scene, steps: list[str]
+) -> None:
+    """MCP-H-9: what it does not take at once comes before anything else, comments too."""
+    scene.faults.fragment = 1.0
+    answer = ask(scene, "sse", *steps, "answer")
+    assert answer.complete
+    assert len(answer.messages) == 10
+    assert scene.seen["write_was_short"] > 0
     assert answer.message["result"] == RESULT
 
 

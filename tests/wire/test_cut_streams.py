@@ -287,8 +287,8 @@ def log(number: int) -> dict[str, object]:
 
 
 DEFECTS = [
-    Defect("the id does not advance", relay._Writer, "write",
-           "number += len(messages)", "pass"),
+    Defect("the id does not advance", relay._Writer, "_encoded",
+           "self._number += len(messages)", "pass"),
     Defect("ids are those of the next event", relay, "_encode",
            "enumerate(messages, number + 1)", "enumerate(messages, number + 2)"),
     Defect("ids are those of the event before", relay, "_encode",
