@@ -115,7 +115,9 @@ class HttpStreams:
             nonlocal session
             id = self._sender.next_own_id()
             try:
-                return self._open(forwarded, session, id, request_id, last_event_id)[0]
+                return self._open(
+                    forwarded, session, id, request_id, last_event_id, self._silence_s_max
+                )[0]
             except FailedError as error:
                 if error.reason is not Reason.SESSION_LOST:
                     raise
@@ -133,13 +135,15 @@ class HttpStreams:
         exchange_id: int,
         request_id: bytes | None = None,
         last_event_id: bytes = b"",
+        silence_s_max: float = HEAD_S_MAX,
     ) -> tuple[HttpExchange, ResponseHead]:
         """GET a stream: the session's standalone one, or what follows an event.
 
         Args:
             request_id: the raw JSON id of the request whose answer it carries, if it does.
+            silence_s_max: how long nothing may come, the head neither.
         """
-        deadline_s = self._world.now_s() + HEAD_S_MAX
+        deadline_s = self._world.now_s() + min(silence_s_max, HEAD_S_MAX)
         parts = [self._fields.head_of_get(forwarded, session, last_event_id)]
         upstream, head = self._sender.send(
             Outgoing(exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id)

@@ -1,7 +1,8 @@
 """A TCP proxy that cuts its connections: after any byte, in either direction, in several ways.
 
 Where and how is drawn from a seed for each connection, exchange by exchange: what comes from the
-client once something has come from the server begins another.
+client once something has come from the server begins another. Who does not come back for something
+gets the first bytes in any case: without an id there is nothing to come back with.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .waiting import PATIENCE_S
 RESET, CLOSE, STALL = "reset", "close", "stall"
 # A stall lasts until its client has lost patience; the others take no time.
 WAYS = (RESET,) * 9 + (CLOSE,) * 9 + (STALL,)
+# A head, an event with an id, and some more.
+FIRST_BYTES = 700
 
 
 class CuttingProxy:
@@ -32,7 +35,6 @@ class CuttingProxy:
 
     Attributes:
         cuts: how many connections have been cut, by way and direction.
-        least_bytes: what an exchange that begins now carries towards its client at least.
         calm: whether exchanges that begin now are left alone.
         allowed: how many more may be cut.
     """
@@ -46,7 +48,6 @@ class CuttingProxy:
     ) -> None:
         self._ways = ways
         self.cuts: dict[tuple[str, str], int] = {}
-        self.least_bytes = 0
         self.calm = False
         self.allowed = math.inf
         self._target = target
@@ -101,19 +102,24 @@ class CuttingProxy:
             self._threads.append(thread)
             thread.start()
 
-    def _plan(self, chance: random.Random) -> tuple[int | None, int | None, str]:
+    def _plan(
+        self, chance: random.Random, request: bytes
+    ) -> tuple[int | None, int | None, str]:
         """Draw after how many bytes of which direction an exchange is cut, and how."""
         if self.calm or self.allowed <= 0:
             return None, None, CLOSE
         bytes_max = int(chance.expovariate(1 / self._mean_bytes))
         way = chance.choice(self._ways)
-        if not self.least_bytes and chance.random() < 0.1:
+        if b"\r\nlast-event-id:" not in request.lower():
+            # A reset takes with it what has arrived and was not read yet.
+            return None, FIRST_BYTES + bytes_max, CLOSE if way == RESET else way
+        if chance.random() < 0.1:
             return bytes_max % 200, None, way
-        return None, self.least_bytes + bytes_max, way
+        return None, bytes_max, way
 
     def _carry(self, client: socket.socket, chance: random.Random) -> None:
         server = socket.create_connection(self._target)
-        left: dict[socket.socket, int | None] = {}
+        left: dict[socket.socket, int | None] = {server: None}
         way, answered = CLOSE, False
         peers = {client: server, server: client}
         names = {client: "request", server: "answer"}
@@ -121,13 +127,13 @@ class CuttingProxy:
             while True:
                 ready, _, _ = select.select([client, server, self._ending], [], [])
                 for source in ready:
-                    if source is client and (not left or answered):
-                        left[client], left[server], way = self._plan(chance)
-                    answered = source is server
-                    bytes_left = left.get(source)
                     data = b"" if source is self._ending else source.recv(4096)
                     if not data:
                         return
+                    if source is client and (client not in left or answered):
+                        left[client], left[server], way = self._plan(chance, data)
+                    answered = source is server
+                    bytes_left = left[source]
                     peers[source].sendall(data if bytes_left is None else data[:bytes_left])
                     if bytes_left is not None:
                         left[source] = bytes_left - len(data)

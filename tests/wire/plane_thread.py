@@ -17,6 +17,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.base import TlsClient, TlsServer
@@ -39,6 +40,7 @@ class PlaneThread:
         client_tls: how clients speak TLS.
         upstream_tls: how the upstream is spoken to, if in TLS.
         streams: bounds on event streams.
+        reconnect: how the upstream's are opened anew.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class PlaneThread:
         client_tls: ssl.SSLContext | None = None,
         upstream_tls: TlsClient | None = None,
         streams: StreamLimits = StreamLimits(),
+        reconnect: ReconnectLimits = ReconnectLimits(),
     ) -> None:
         self._streams = streams
+        self._reconnect = reconnect
         self._tls = tls
         self._client_tls = client_tls
         self._upstream_tls = upstream_tls
@@ -124,6 +128,7 @@ class PlaneThread:
             tls=self._tls,
             upstream_tls=self._upstream_tls,
             streams=self._streams,
+            reconnect=self._reconnect,
         )
         self.plane.start()
         self.address = self.plane.address
