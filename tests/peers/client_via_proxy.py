@@ -41,6 +41,8 @@ async def play(scenario: str, url: str) -> None:
                 await client.call_tool("add_numbers", {"a": 5, "b": 3})
             case "elicitation-sep1034-client-defaults":
                 await client.call_tool("test_client_elicitation_defaults", {})
+            case "sse-retry":
+                await client.call_tool("test_reconnection", {})
 
 
 def main() -> None:

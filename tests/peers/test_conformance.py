@@ -24,8 +24,11 @@ FAIL_WHERE_CLIENTS_SHARE_A_PROCESS = {
     "elicitation-sep1034-defaults": ["Server did not request elicitation from client"],
     "elicitation-sep1330-enums": ["Server did not request elicitation from client"],
 }
-# Run, but scored by no revision: the stream is to be resumed by its reader.
+# Run, but scored by no revision: the server ends a connection before its answer, and is to be asked
+# for the rest. Without proxy the suite asks; behind it there is no need to, since the proxy does.
 POLLING = "server-sse-polling"
+ASKED_AGAIN = "server-sse-disconnect-resume"
+POLLED = {DIRECT: "SUCCESS", HTTP: "INFO"}
 # Where a stream would carry nothing but the answer, the proxy answers with JSON, and the suite
 # notes that there was no stream to judge.
 ANSWERED_WITH_JSON = ("server-sse-multiple-streams", "server-sse-streams-functional")
@@ -44,7 +47,9 @@ OLDER = [
     for route in (DIRECT, HTTP, SESSION)
 ]
 # Those of the suite's client scenarios that a proxy has a part in, and their successful checks.
-AS_CLIENT = {"initialize": 1, "tools_call": 2, "elicitation-sep1034-client-defaults": 5}
+AS_CLIENT = {
+    "initialize": 1, "tools_call": 2, "elicitation-sep1034-client-defaults": 5, "sse-retry": 3,
+}  # fmt: skip
 
 
 def runs(*chosen: Run | ClientRun) -> pytest.MarkDecorator:
@@ -93,8 +98,20 @@ def test_every_scenario_of_an_older_revision_passes(verdicts: Verdicts, run: Run
 def test_check_by_check_the_proxy_is_not_to_be_told_from_its_server(
     verdicts: Verdicts, run: Run
 ) -> None:
-    """Unscored scenarios included, but for the one about resuming a stream."""
+    """Unscored scenarios included, but for the one in which the proxy asks again."""
     assert found(verdicts, run) == expected(verdicts, run)
+
+
+@runs(*(Run(route, "resumable", LATEST) for route in POLLED))
+def test_server_that_ends_a_connection_before_its_answer_is_asked_for_the_rest(
+    verdicts: Verdicts, run: Run
+) -> None:
+    """MCP-S-17 to S-20, SEP-1699: the client's stream goes on, with ids and `retry` of its own."""
+    results = verdicts.of(run)
+    checks = results.checks[POLLING]
+    assert (ASKED_AGAIN, POLLED[run.route]) in checks, results.output
+    assert "SUCCESS" in [status for _, status in checks]
+    assert {"WARNING", "FAILURE"}.isdisjoint(status for _, status in checks), results.output
 
 
 @runs(*SHARING)
@@ -113,7 +130,7 @@ def test_where_clients_share_a_process_all_passes_but_what_asks_a_client(
 def test_the_server_that_the_suite_plays_finds_no_fault_with_a_client_behind_the_proxy(
     verdicts: Verdicts, run: ClientRun
 ) -> None:
-    """PROTOCOL section 15.6: as a client of its upstream, the proxy is judged too."""
+    """PROTOCOL section 15.6, MCP-S-18: as a client of its upstream, the proxy is judged too."""
     results = verdicts.of(run)
     assert results.failures == {}, results.output
     statuses = [status for _, status in results.checks[run.scenario]]
