@@ -125,6 +125,12 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         help="where sessions outlive a restart (default: they do not)",
     )
     run.add_argument(
+        "--transport",
+        choices=("auto", "streamable", "sse"),
+        help="what the server at URL speaks: Streamable HTTP, HTTP+SSE, or find it out"
+        " (default: auto)",
+    )
+    run.add_argument(
         "--stdio",
         choices=("session", "shared", "pool"),
         help="a process for each session, one for all, or a pool of them (default: session)",
@@ -256,6 +262,7 @@ def _read_run_options(parser: argparse.ArgumentParser, arguments: list[str]) -> 
             url=options.parse_url(known.targets[0]) if known.targets else None,
             config=known.config,
             mcp_json=known.mcp_json,
+            transport=options.Transport(known.transport or options.Transport.AUTO),
             listen_given=known.listen is not None,
             state_dir=known.state_dir,
             stdio=options.StdioMode(known.stdio or options.StdioMode.SESSION),
@@ -291,6 +298,8 @@ def _refuse_misplaced(
         parser.error("a file says what is served: leave out the COMMAND or the URL")
     if command is None and (known.stdio or known.children is not None or known.env):
         parser.error("--stdio, --children and --env are about a COMMAND")
+    if known.transport and not known.targets:
+        parser.error("--transport is about a URL")
     if bool(known.tls_certificate) != bool(known.tls_key):
         parser.error("--tls-certificate and --tls-key come together")
     if known.tls_key and known.config:

@@ -31,7 +31,7 @@ from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.assembly import Assembly, http_limits
-from proxy_actors.config.model import Config
+from proxy_actors.config.model import Config, Upstream
 from proxy_actors.errors import ActorStoppedError, DeadlineError, MailboxFullError
 from proxy_actors.gateway.keys import Identity, Keyring
 from proxy_actors.gateway.limits import LimitKey, Limits, Rate, Rule
@@ -43,7 +43,7 @@ from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
 from proxy_actors.messages.server import DrainServer, ServerDrained
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import UpstreamDrained
-from proxy_actors.options import StdioMode, parse_listen, parse_statsd
+from proxy_actors.options import StdioMode, Transport, parse_listen, parse_statsd
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stream_limits import StreamLimits
@@ -51,6 +51,7 @@ from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import Mailbox, SessionStore, TlsServer, World
 
 DUMP_S_MAX = 1.0
+_MANY = 1 << 32
 
 logger = logging.getLogger("proxy_actors.app")
 
@@ -223,11 +224,16 @@ class App:
 
 
 def _sessions_max(config: Config) -> int:
-    """Return the bound on sessions: that of the processes, where each session has one (FLT-U16)."""
-    upstreams = config.upstreams.values()
-    if all(x.command and x.stdio is StdioMode.SESSION for x in upstreams):
-        return min(config.sessions.sessions_max, sum(x.sessions_max for x in upstreams))
-    return config.sessions.sessions_max
+    """Return the bound on sessions: that of what each of them has, if each has some (FLT-U16)."""
+    bounds = [_sessions_of(upstream) for upstream in config.upstreams.values()]
+    return min(config.sessions.sessions_max, sum(bounds))
+
+
+def _sessions_of(upstream: Upstream) -> int:
+    """Return how many sessions an upstream bears: a process each, or a connection, if any."""
+    if upstream.command:
+        return upstream.sessions_max if upstream.stdio is StdioMode.SESSION else _MANY
+    return upstream.pool.streams_max if upstream.transport is Transport.SSE else _MANY
 
 
 def _stream_limits(config: Config) -> StreamLimits:

@@ -18,6 +18,8 @@ from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.meters import Meters
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.session_channels import SessionChannels
+from proxy_actors.actors.sse_session import SseSession
 from proxy_actors.actors.stdio_shared import StdioShared
 from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.stream_directory import StreamDirectory
@@ -32,15 +34,18 @@ from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
 from proxy_actors.gateway.lease import Pool
 from proxy_actors.gateway.route import Route
+from proxy_actors.gateway.sse_forward import DetectingForwarder, SseForwarder
+from proxy_actors.gateway.sse_pipes import SsePipes, SseServer
 from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.upstream import DrainUpstream
-from proxy_actors.options import StdioMode
+from proxy_actors.options import StdioMode, Transport
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
+from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import ByteStream, ChildCommand, TlsClient, World
@@ -97,11 +102,12 @@ class Assembly:
         url = UpstreamUrl(settings.url)
         table = ConnectionTable()
         pool_slot = Slot(f"{slot.name}/pool")
-        forwarder = HttpForwarder(
+        fields = UpstreamFields(url, settings.headers)
+        http = HttpForwarder(
             world,
             slot,
             Pool(pool_slot, table, name),
-            UpstreamFields(url, settings.headers),
+            fields,
             Handshake(self._registry, name, _endpoint(settings)),
             self._registry,
             silence_s_max=settings.reconnect.idle_s_max,
@@ -130,11 +136,22 @@ class Assembly:
         def make_pool() -> ConnectionPool:
             return ConnectionPool(world, pool_slot, limits, table, connect, name)
 
+        forwarder: Forwarder = http
+        sessions: Worker | None = None
+        if settings.transport is not Transport.STREAMABLE:
+            server = SseServer(http.sender, url, fields, name)
+            sessions, sse = sse_sessions(
+                world, slot, server, self._registry, self._streams, self._subscribers,
+                settings.pool.streams_max,
+            )
+            pinned = settings.transport is Transport.SSE
+            forwarder = sse if pinned else DetectingForwarder(http, sse)
+
         def make_upstream() -> HttpUpstream:
             pool = Worker(pool_slot, make_pool, drain=DrainPool())
             return HttpUpstream(
-                world, slot, pool, table, self._streams, self._subscribers, forwarder,
-                reconnect,
+                world, slot, pool, table, self._streams, self._subscribers, http,
+                reconnect, sessions,
             )
 
         return make_upstream, forwarder
@@ -171,6 +188,40 @@ class Assembly:
             )
 
         return make_session if mode is StdioMode.SESSION else make_shared, forwarder
+
+
+def sse_sessions(
+    world: World,
+    upstream: Slot,
+    server: SseServer,
+    registry: Slot,
+    streams: StreamDirectory,
+    subscribers: Subscribers,
+    sessions_max: int,
+) -> tuple[Worker, SseForwarder]:
+    """Put together what there is to a server of HTTP+SSE: its sessions, and how they are reached.
+
+    Args:
+        upstream: whose second worker the parent of the sessions will be.
+    """
+    slot, channels = Slot(f"{upstream.name}/sse"), Directory()
+    handshake = Handshake(registry, server.upstream)
+    forwarder = SseForwarder(world, slot, channels, server, handshake, registry)
+    limits = ChildrenLimits(sessions_max, spare=False)
+
+    def make_session(name: str) -> SseSession:
+        ledger = ExclusivePolicy()
+        pipes = SsePipes(world, server, ledger.has_call)
+        return SseSession(
+            world, name, pipes, ledger, server.upstream, streams, subscribers, forwarder.failure
+        )
+
+    def make_sessions() -> SessionChannels:
+        return SessionChannels(
+            world, slot, server.upstream, make_session, registry, channels, limits
+        )
+
+    return Worker(slot, make_sessions, drain=DrainUpstream()), forwarder
 
 
 def _endpoint(settings: Upstream) -> str:

@@ -184,6 +184,10 @@ class GatewayError(ProxyActorsError):
 
     `close` says that the client's connection cannot be used for another request. `headers` are
     added to the answer. The text must be fit for a client: no path, address or secret.
+
+    Attributes:
+        bare_status: the HTTP status with which an upstream has refused the request without a word
+            of JSON-RPC, if that is what happened.
     """
 
     side = Side.PROXY
@@ -191,6 +195,7 @@ class GatewayError(ProxyActorsError):
     status = 500
     code = INTERNAL_ERROR
     retryable = False
+    bare_status: int | None = None
 
     def __init__(
         self,

@@ -38,6 +38,19 @@ class StdioMode(StrEnum):
     """A fixed number of processes for all sessions, each for one call at a time."""
 
 
+class Transport(StrEnum):
+    """What an MCP server at a URL speaks."""
+
+    AUTO = "auto"
+    """Streamable HTTP, or HTTP+SSE where the server turns out to know nothing newer."""
+
+    STREAMABLE = "streamable"
+    """Streamable HTTP, of 2025-03-26 and later."""
+
+    SSE = "sse"
+    """HTTP+SSE, of 2024-11-05."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """One listener in front of one server: a command on stdio, or an HTTP URL, never both.
@@ -49,6 +62,7 @@ class RunOptions:
         url: where an HTTP server's MCP endpoint is; None when something else is served.
         config: a configuration file of our own format; None when something else is served.
         mcp_json: an `mcpServers` file; None when something else is served.
+        transport: what the server at the URL speaks.
         listen_given: whether the address was asked for, and goes before that of a file.
         state_dir: the directory of what outlives the process; None keeps it in memory.
         stdio: how sessions share the command's processes.
@@ -70,6 +84,7 @@ class RunOptions:
     url: str | None = None
     config: str | None = None
     mcp_json: str | None = None
+    transport: Transport = Transport.AUTO
     listen_given: bool = True
     state_dir: str | None = None
     stdio: StdioMode = StdioMode.SESSION

@@ -22,7 +22,9 @@ from proxy_actors.actors.session_uses import SessionUses
 from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
+from proxy_actors.assembly import sse_sessions
 from proxy_actors.errors import ConnectError
+from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
@@ -31,6 +33,8 @@ from proxy_actors.gateway.lease import Pool
 from proxy_actors.gateway.limits import Limits, Rate, Rule
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Route, Routes
+from proxy_actors.gateway.sse_forward import DetectingForwarder
+from proxy_actors.gateway.sse_pipes import SseServer
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
@@ -38,6 +42,7 @@ from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.server import DrainServer
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.options import Transport
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
@@ -79,6 +84,7 @@ class Plane:
         legacy: LegacyLimits = LegacyLimits(),
         streams: StreamLimits = StreamLimits(),
         reconnect: ReconnectLimits = ReconnectLimits(),
+        transport: Transport = Transport.STREAMABLE,
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -111,11 +117,22 @@ class Plane:
             http,
             reconnect.idle_s_max,
         )
+        forwarder: Forwarder = self.forwarder
+        self._sessions: Worker | None = None
+        if transport is not Transport.STREAMABLE:
+            fields = UpstreamFields(self._url)
+            server = SseServer(self.forwarder.sender, self._url, fields, UPSTREAM)
+            self._sessions, self.sse = sse_sessions(
+                world, self.upstream, server, self.registry, self.streams, self.subscribers,
+                pool.streams_max,
+            )
+            pinned = transport is Transport.SSE
+            forwarder = self.sse if pinned else DetectingForwarder(self.forwarder, self.sse)
         self.wiring = Wiring(
             world,
             AllowedNames(listen[0]),
             self.root,
-            Routes([Route(UPSTREAM, self.upstream, self.forwarder, meters=upstream)], UPSTREAM),
+            Routes([Route(UPSTREAM, self.upstream, forwarder, meters=upstream)], UPSTREAM),
             self.registry,
             self.uses,
             keyring,
@@ -177,6 +194,8 @@ class Plane:
             "clients": len(self.wiring.clients),
             "uses": len(self.uses),
             "legacy calls": len(self.wiring.legacy_calls),
+            "sse clients": 0 if self._sessions is None else len(self.sse.server.clients),
+            "sse channels": 0 if self._sessions is None else len(self.sse._channels),
         }
         return {name: count for name, count in found.items() if count}
 
@@ -198,7 +217,7 @@ class Plane:
         pool = Worker(self.pool, self._make_pool, drain=DrainPool())
         upstream = HttpUpstream(
             self.world, self.upstream, pool, self.table, self.streams, self.subscribers,
-            self.forwarder, self._reconnect,
+            self.forwarder, self._reconnect, self._sessions,
         )  # fmt: skip
         return upstream
 

@@ -116,7 +116,7 @@ class ScriptedServer:
     def serve(self, link: Link) -> None:
         """Serve one connection to its end."""
         self.links += 1
-        reader = _Reader(link)
+        reader = RequestReader(link)
         try:
             while (seen := reader.request()) is not None:
                 self.seen.append(seen)
@@ -513,7 +513,7 @@ def refuse(link: Link, status: int, fields: str = "") -> None:
     link.send(f"HTTP/1.1 {status} No\r\n{extra}Content-Length: 0\r\n\r\n".encode())
 
 
-class _Reader:
+class RequestReader:
     """Cuts requests off a connection; bodies have a length."""
 
     def __init__(self, link: Link) -> None:

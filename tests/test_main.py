@@ -11,7 +11,7 @@ import pytest
 import proxy_actors
 from proxy_actors.__main__ import main
 from proxy_actors.errors import ConfigurationError, ConnectError, SpawnError
-from proxy_actors.options import RunOptions, StdioMode
+from proxy_actors.options import RunOptions, StdioMode, Transport
 
 
 @pytest.fixture
@@ -85,6 +85,13 @@ def test_a_url_is_run(service: ModuleType) -> None:
     assert service.ran == [RunOptions("127.0.0.1", 0, url="http://127.0.0.1:3000/mcp")]
 
 
+@pytest.mark.parametrize("transport", Transport)
+def test_transport_of_a_url_is_passed_on(service: ModuleType, transport: Transport) -> None:
+    assert main(["run", "--transport", transport, "http://a.test/sse"]) == 0
+    (options,) = service.ran
+    assert (options.url, options.transport) == ("http://a.test/sse", transport)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -101,6 +108,9 @@ def test_a_url_is_run(service: ModuleType) -> None:
         ("run --children 3 -- a", "--stdio pool"),
         ("run --stdio pool --children 0 -- a", "1 to 256"),
         ("run --stdio single -- a", "invalid choice"),
+        ("run --transport sse -- a", "--transport is about a URL"),
+        ("run --transport sse --config f", "--transport is about a URL"),
+        ("run --transport http http://a/", "invalid choice"),
         ("run --tls-key k -- a", "come together"),
         ("run --tls-certificate c http://a/", "come together"),
         ("run --tls-certificate c --tls-key k --config f", "as [tls]"),

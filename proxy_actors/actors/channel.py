@@ -205,6 +205,10 @@ class Channel(Actor):
         """Begin to end the channel; `_ended` follows, at once or later."""
         raise NotImplementedError
 
+    def _drained(self) -> None:
+        """No call runs in a drain any more."""
+        self._tell_parent(m.ProcessDrained(self.name))
+
     def _begun(self) -> None:
         """The channel is open."""
         self._apply(self._policy.begin(self.world.now_s()))
@@ -293,7 +297,7 @@ class Channel(Actor):
             case e.TellCallEnded(call_id):
                 self._tell_parent(m.CallEnded(self.name, call_id))
             case e.AnnounceDrained():
-                self._tell_parent(m.ProcessDrained(self.name))
+                self._drained()
             case e.GiveUp(text):
                 self._pipes.give_up(text)
             case _:

@@ -2,6 +2,8 @@
 
 Owns the table of connections, which outlives the pool, and the index of streams. It never reads or
 writes a connection: the data plane hands it what to run (`HttpTasks`) and the sources of streams.
+Where the upstream may be a server of HTTP+SSE, sessions at that are not its matter but that of a
+second worker, which uses the same connections.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class HttpUpstream(Supervisor):
         subscribers: where streams find their subscribers.
         tasks: what the data plane does for it.
         reconnect: how its event streams are opened anew.
+        sessions: the parent of sessions by HTTP+SSE, as a worker; None where there are none.
     """
 
     mail_max = 10_000
@@ -92,9 +95,11 @@ class HttpUpstream(Supervisor):
         subscribers: Subscribers,
         tasks: HttpTasks,
         reconnect: ReconnectLimits = ReconnectLimits(),
+        sessions: Worker | None = None,
     ) -> None:
-        super().__init__(world, slot.name, [pool])
-        self._pool = pool.slot
+        workers = [pool] if sessions is None else [pool, sessions]
+        super().__init__(world, slot.name, workers)
+        self._sessions = None if sessions is None else sessions.slot
         self._table = table
         self._streams = streams
         self._subscribers = subscribers
@@ -130,9 +135,15 @@ class HttpUpstream(Supervisor):
             case DrainUpstream():
                 self._apply(self._policy.handle(message))
                 self.drain()
+            case UpstreamDrained():
+                pass  # its sessions hold connections until they have ended: the pool tells it all
             case pool.PoolDrained():
                 if self.parent is not None:
                     self.parent.tell(UpstreamDrained(self.name))
+            case SessionEnded():
+                if self._sessions is not None:
+                    self._sessions.tell(message)
+                self._apply(self._policy.handle(message))
             case (
                 m.ClientAnswered()
                 | m.ClientCancelled()
@@ -140,7 +151,6 @@ class HttpUpstream(Supervisor):
                 | m.UpstreamReached()
                 | m.ProbeDue()
                 | RequestOpened()
-                | SessionEnded()
                 | StreamAbandoned()
                 | StreamOver()
             ):
@@ -150,8 +160,8 @@ class HttpUpstream(Supervisor):
         return None
 
     def on_child_stopped(self, message: ChildStopped) -> None:
-        """A stream is over, or the pool is to be restarted."""
-        if message.name == self._pool.name:
+        """A stream is over, or a worker is to be restarted."""
+        if self.has_worker(message.name):
             super().on_child_stopped(message)
             return
         self._streams.remove(message.name)

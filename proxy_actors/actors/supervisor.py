@@ -93,6 +93,10 @@ class Supervisor(Actor):
         """A child has ended: restart it, its siblings too, or give up."""
         self._supervise(message)
 
+    def has_worker(self, name: str) -> bool:
+        """Whether a child of this name is a worker, and not one that was started dynamically."""
+        return name in self._workers
+
     def drain(self) -> None:
         """Have the workers drain, those that are yet to be started as well. Idempotent."""
         if not self._draining:

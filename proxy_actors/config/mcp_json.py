@@ -21,8 +21,9 @@ _NOT_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _STDIO = ("command", "args", "env", "cwd")
 _HTTP = ("url", "headers")
 NAME_CHARACTERS_MAX = 56  # a number is added to one that is taken
-_SWITCHES = ("disabled", "enabled", "type")
-_HTTP_TYPES = ("http", "streamable-http", "streamableHttp")
+_SWITCHES = ("disabled", "enabled", "transport", "type")
+_SSE = "sse"
+_HTTP_TYPES = ("http", "streamable-http", "streamable_http", "streamableHttp")
 
 
 def load(path: str, environment: Mapping[str, str]) -> Loaded:
@@ -86,14 +87,13 @@ def _upstream(path: Path, server: Any, problems: Problems) -> dict[str, Any] | N
     if server.get("disabled") is True or server.get("enabled") is False:
         problems.warn(path, f"{name} is disabled, and left out")
         return None
-    kind = server.get("type", "http" if "url" in server else "stdio")
-    if kind == "sse":
-        problems.warn(path, f"{name} speaks HTTP+SSE, which is not served yet, and is left out")
-        return None
-    if kind != "stdio" and kind not in _HTTP_TYPES:
-        problems.hide((*path, "type"))
-        hint = suggestion(str(kind), ("stdio", "http"))
-        problems.error((*path, "type"), f"{name}: type is stdio or http", hint, at_value=True)
+    said = "transport" if "transport" in server and "type" not in server else "type"
+    kind = server.get(said, "http" if "url" in server else "stdio")
+    if kind not in ("stdio", _SSE, *_HTTP_TYPES):
+        problems.hide((*path, said))
+        hint = suggestion(str(kind), ("stdio", "http", _SSE))
+        text = f"{name}: {said} is stdio, http or sse"
+        problems.error((*path, said), text, hint, at_value=True)
         return None
     known = _STDIO if kind == "stdio" else _HTTP
     for key in server.keys() - {*known, *_SWITCHES}:
@@ -103,7 +103,8 @@ def _upstream(path: Path, server: Any, problems: Problems) -> dict[str, Any] | N
     if "url" not in server:
         problems.error(path, f'{name} needs a "url"')
         return None
-    return {key: server[key] for key in _HTTP if key in server}
+    upstream = {key: server[key] for key in _HTTP if key in server}
+    return {**upstream, "transport": _SSE} if kind == _SSE else upstream
 
 
 def _stdio(path: Path, server: dict[str, Any], problems: Problems) -> dict[str, Any] | None:

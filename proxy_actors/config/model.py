@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proxy_actors.options import StdioMode
+from proxy_actors.options import StdioMode, Transport
 
 VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -146,6 +146,10 @@ class Upstream(Section, frozen=True, kw_only=True):
         int, Meta(ge=1, le=10_000), _doc("Sessions of the mode session; each has a process.")
     ] = 48
     url: Annotated[str, _doc("The MCP endpoint of an HTTP server.")] = ""
+    transport: Annotated[
+        Transport,
+        _doc("What the server speaks: Streamable HTTP, HTTP+SSE of 2024-11-05, or find it out."),
+    ] = Transport.AUTO
     headers: Annotated[
         dict[str, str],
         _doc("Fields sent with every request to the URL, such as Authorization."),

@@ -54,6 +54,7 @@ def config_of(options: RunOptions, environment: Mapping[str, str]) -> tuple[Conf
         stdio=options.stdio,
         children=options.children,
         url=options.url or "",
+        transport=options.transport,
     )
     config = Config(
         listen=_listen(options),

@@ -111,7 +111,7 @@ class Rules:
             self._check_url((*path, "url"), upstream)
             self._check_headers((*path, "headers"), upstream)
         else:
-            misplaced = {"headers", "pool", "tls"}
+            misplaced = {"headers", "pool", "tls", "transport"}
             self._check_command((*path, "command"), upstream)
             self._check_env((*path, "env"), upstream)
             if upstream.stdio is not StdioMode.POOL and "children" in given:

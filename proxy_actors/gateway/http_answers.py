@@ -46,6 +46,7 @@ class HttpAnswers:
             return exchange.answer(deadline_s)
         found = self.admitted(exchange, exchange.body(deadline_s))
         error = self.refusal(head, session, found)
+        error.bare_status = head.status if found is None else None
         if exchange.repeats:
             error.executed = Executed.UNKNOWN  # what is refused now may have been done before
         is_verdict = isinstance(error, RefusedError) or error.reason is Reason.UPSTREAM_PROTOCOL

@@ -166,6 +166,16 @@ class HttpExchange:
         finally:
             self._release(fits)
 
+    def some_of_body(self, deadline_s: float) -> bytes:
+        """Read some of the body, of an event stream that is decoded elsewhere; b"" at its end.
+
+        Raises:
+            FailedError: as `send`, but the lease goes on.
+        """
+        while not (data := self._parser.take_body()) and not self._parser.complete:
+            self._read(deadline_s, EVENTS_BYTES_MAX)
+        return data
+
     def first_message(self, deadline_s: float) -> jsonrpc.Message | None:
         """Read an event stream up to its first message; None when none comes by the deadline.
 

@@ -6,10 +6,17 @@ as long as its fields stay the same, since clients repeat themselves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
-from proxy_actors.errors import ConfigurationError, RefusedError
+from proxy_actors.errors import (
+    ConfigurationError,
+    Executed,
+    FailedError,
+    Reason,
+    RefusedError,
+)
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.headers import HOP_BY_HOP, Fields, all_of, first, forwardable
 from proxy_actors.protocol.http1_write import request_head
@@ -31,6 +38,7 @@ _OURS = frozenset(
 )  # fmt: skip
 _OUR_PREFIXES = (b"x-forwarded-", b"x-proxy-actors-", b"x-real-ip", b"sec-", b"proxy-")
 _SESSION_ID_BYTES_MAX = 1024
+_SENDABLE = re.compile(r"[!-~]+")
 _HEADS_MAX = 64
 
 
@@ -58,12 +66,35 @@ class UpstreamUrl:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"{url!r}: only http:// and https:// URLs can be fronted")
+        self._url = url
         self.secure = parts.scheme == "https"
         self.host = parts.hostname
-        self.port = parts.port or (443 if self.secure else 80)
+        self.port = _port(parts)
         self.authority = parts.netloc.encode("ascii")
-        target = parts.path or "/"
-        self.target = (f"{target}?{parts.query}" if parts.query else target).encode("ascii")
+        self.target = _target(parts)
+
+    def resolve(self, reference: bytes) -> bytes:
+        """Return the request target of what the upstream names its message endpoint (MCP-L-2).
+
+        Args:
+            reference: a URI, absolute or relative to this URL.
+
+        Raises:
+            FailedError: it is none, or leads to another origin, where a server could otherwise have
+                the proxy send what is meant for it alone.
+        """
+        why = "the upstream names no message endpoint that could be used"
+        try:
+            text = reference.decode("ascii")
+            parts = urlsplit(urljoin(self._url, text))
+            origin = parts.scheme == "https", parts.hostname, _port(parts)
+        except ValueError:
+            text = ""
+        if text and _SENDABLE.fullmatch(text) and parts.scheme in ("http", "https"):
+            if origin == (self.secure, self.host, self.port) and "@" not in parts.netloc:
+                return _target(parts)
+            why = "the upstream names a message endpoint at another origin"
+        raise FailedError(Reason.UPSTREAM_PROTOCOL, why, executed=Executed.NO, retryable=False)
 
 
 class UpstreamFields:
@@ -104,12 +135,24 @@ class UpstreamFields:
             forwarded.heads[key] = head
         return head
 
+    def head_of_message(self, forwarded: Forwarded, target: bytes, body_bytes: int) -> bytes:
+        """Return the head of a POST to the message endpoint of HTTP+SSE on behalf of a client."""
+        fields = [
+            self._host,
+            _CONTENT_JSON,
+            _ACCEPT_BOTH,
+            (b"content-length", b"%d" % body_bytes),
+            *self._with_configured(forwarded.fields),
+        ]
+        return request_head(b"POST", target, fields)
+
     def head_of_get(
-        self, forwarded: Forwarded, session: Session, last_event_id: bytes = b""
+        self, forwarded: Forwarded, session: Session | None, last_event_id: bytes = b""
     ) -> bytes:
         """Return the head of a GET for an event stream on behalf of a client.
 
         Args:
+            session: whose stream it is; None for the stream of HTTP+SSE, which is the session.
             last_event_id: of the upstream's, behind which the stream is to go on.
         """
         passed = self._with_configured(forwarded.fields)
@@ -130,6 +173,15 @@ class UpstreamFields:
         if not self._configured:
             return passed
         return [*(x for x in passed if _twin(x[0]) not in self._names), *self._configured]
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _target(parts: SplitResult) -> bytes:
+    target = parts.path or "/"
+    return (f"{target}?{parts.query}" if parts.query else target).encode("ascii")
 
 
 def forwarded_fields(

@@ -70,13 +70,13 @@ class HttpForwarder(Forwarder, HttpTasks):
         self._slot = slot
         self._pool = pool
         self.upstream = pool.upstream
-        self._sender = HttpSender(world, pool, fields.target, limits)
+        self.sender = HttpSender(world, pool, fields.target, limits)
         self._fields = fields
         self._handshake = handshake
         self._registry = registry
         self._answers = HttpAnswers(world, pool.upstream)
         self.streams = HttpStreams(
-            world, slot, self._sender, fields, self._answers, silence_s_max, self._lost
+            world, slot, self.sender, fields, self._answers, silence_s_max, self._lost
         )
 
     # For clients.
@@ -85,7 +85,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Forward `initialize`; the answer becomes JSON whatever the upstream made of it."""
         message = exchange.message
         deadline_s = self._world.now_s() + INITIALIZE_S_MAX
-        upstream, head = self._sender.send(
+        upstream, head = self.sender.send(
             Outgoing(
                 exchange.id, b"POST", self._post(exchange, message.raw, None), _CALL,
                 deadline_s, message.id, repeatable=True, meter=exchange.meter,
@@ -116,7 +116,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         deadline_s = exchange.deadline_s
         try:
             parts = self._post(exchange, message.raw, session)
-            upstream, head = self._sender.send(
+            upstream, head = self.sender.send(
                 Outgoing(
                     exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
                     message.method in REPEATABLE, exchange.keeper, exchange.meter,
@@ -143,7 +143,7 @@ class HttpForwarder(Forwarder, HttpTasks):
             self._slot.tell(ClientCancelled(session.key, cancelled))
         deadline_s = self._world.now_s() + HEAD_S_MAX
         parts = self._post(exchange, message.raw, session)
-        upstream, head = self._sender.send(
+        upstream, head = self.sender.send(
             Outgoing(exchange.id, b"POST", parts, Purpose.RESERVED, deadline_s)
         )
         body = upstream.body(deadline_s)
@@ -181,7 +181,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         now_s = self._world.now_s()
         try:
             lease = self._pool.checkout(
-                self._sender.next_own_id(), Purpose.RESERVED, now_s, now_s + HEAD_S_MAX, IDLE_S_MAX
+                self.sender.next_own_id(), Purpose.RESERVED, now_s, now_s + HEAD_S_MAX, IDLE_S_MAX
             )
         except ProxyActorsError:
             return False
@@ -191,7 +191,7 @@ class HttpForwarder(Forwarder, HttpTasks):
     def delete_session(self, upstream_session_id: str, version: str) -> None:
         """Send DELETE; an upstream that refuses it (405) or is gone has nothing to free."""
         fields = self._fields.own(upstream_session_id, version)
-        self._sender.send_own(b"DELETE", fields)
+        self.sender.send_own(b"DELETE", fields)
 
     def take_source(self, exchange_id: int) -> EventSource | None:
         """Hand a source over to its stream's actor, if it is still to be had."""
@@ -243,4 +243,4 @@ class HttpForwarder(Forwarder, HttpTasks):
         assert request_id is not None
         body = jsonrpc_rewrite.cancelled(request_id, "deadline")
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))
-        self._sender.send_own(b"POST", fields, body)
+        self.sender.send_own(b"POST", fields, body)

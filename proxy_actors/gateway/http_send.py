@@ -81,7 +81,7 @@ class HttpSender:
             FailedError: there is no connection to be had, or the exchange failed.
         """
         repeatable = outgoing.repeatable
-        upstream = self._exchange(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
+        upstream = self.begin(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
         try:
             return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
         except FailedError as error:
@@ -90,7 +90,7 @@ class HttpSender:
                 raise
             found_closed = error
         try:
-            upstream = self._exchange(outgoing, IDLE_S_NEW)
+            upstream = self.begin(outgoing, IDLE_S_NEW)
         except ProxyActorsError as error:
             raise found_closed from error  # which says that it may have been executed
         upstream.repeats = True
@@ -107,7 +107,15 @@ class HttpSender:
         except ProxyActorsError:
             return  # the upstream forgets sessions, and finishes calls, without being told too
 
-    def _exchange(self, outgoing: Outgoing, idle_s_max: float) -> HttpExchange:
+    def begin(self, outgoing: Outgoing, idle_s_max: float = IDLE_S_MAX) -> HttpExchange:
+        """Get a connection for a request, which is yet to be sent.
+
+        Args:
+            idle_s_max: how long it may have been idle; below 0 for a new one.
+
+        Raises:
+            FailedError: there is none to be had; nothing was sent.
+        """
         pool, keeper, meter = self._pool, outgoing.keeper, outgoing.meter
         lease = None if keeper is None else keeper.take(pool, idle_s_max)
         if lease is None:

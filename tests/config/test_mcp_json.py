@@ -10,6 +10,7 @@ import pytest
 
 from proxy_actors.config import mcp_json
 from proxy_actors.config.model import Upstream
+from proxy_actors.options import Transport
 from proxy_actors.errors import ConfigurationFileError
 from tests.config.files import config_of, read_json, told
 
@@ -63,17 +64,33 @@ def test_file_of_claude_desktop_is_served(tmp_path: Path) -> None:
     assert told(loaded) == ['2:3 warning: "globalShortcut" is ignored']
 
 
+@pytest.mark.parametrize("key", ["type", "transport"])
+@pytest.mark.parametrize(
+    ("kind", "transport"),
+    [
+        ("sse", Transport.SSE),
+        *((kind, Transport.AUTO) for kind in ("http", "streamable-http", "streamable_http")),
+    ],
+)
+def test_transport_of_a_server_is_read_wherever_clients_keep_it(
+    tmp_path: Path, key: str, kind: str, transport: Transport
+) -> None:
+    loaded = read_json(tmp_path, servers(a={key: kind, "url": "http://127.0.0.1/"}))
+    assert config_of(loaded).upstreams["a"].transport is transport
+    assert told(loaded) == []
+
+
 def test_file_of_claude_code_is_served(tmp_path: Path) -> None:
     loaded = read_json(tmp_path, CLAUDE_CODE, {"API_KEY": "k", "ROOT": "/opt"})
     assert config_of(loaded).upstreams == {
         "api": Upstream(url="http://127.0.0.1:3000/mcp", headers={"Authorization": "Bearer k"}),
+        "old": Upstream(url="http://127.0.0.1/sse", transport=Transport.SSE),
         "local": Upstream(command=("/opt/server", "--port", "1"), env={"KEY": "k"}),
     }
     assert config_of(loaded).default == "api"
     assert told(loaded) == [
         '7:7 warning: "timeout" of api is ignored',
         '8:7 warning: "alwaysAllow" of api is ignored',
-        "10:5 warning: old speaks HTTP+SSE, which is not served yet, and is left out",
     ]
     assert "canary" not in loaded.problems.render()
 
@@ -223,9 +240,14 @@ def test_name_that_is_no_path_is_made_one(
             "1:46 error: upstreams.a.env must be a table"
         ]),
         ('{"mcpServers": {"a": {"type": "stdoi", "command": "x"}}}', [
-            '1:31 error: a: type is stdio or http (did you mean "stdio"?)'
+            '1:31 error: a: type is stdio, http or sse (did you mean "stdio"?)'
         ]),
-        ('{"mcpServers": {"a": {"type": ["canary"]}}}', ["1:31 error: a: type is stdio or http"]),
+        ('{"mcpServers": {"a": {"type": ["canary"]}}}', [
+            "1:31 error: a: type is stdio, http or sse"
+        ]),
+        ('{"mcpServers": {"a": {"transport": "ssee", "url": "http://h/"}}}', [
+            '1:36 error: a: transport is stdio, http or sse (did you mean "sse"?)'
+        ]),
         ('{"mcpServers": {"a": {"type": "http", "command": "x"}}}', [
             '1:17 error: a needs a "url"', '1:39 warning: "command" of a is ignored'
         ]),

@@ -10,7 +10,7 @@ from proxy_actors.config import load
 from proxy_actors.config.load import FILE_CHARACTERS_MAX
 from proxy_actors.config.model import Config, LimitKey, Upstream
 from proxy_actors.errors import ConfigurationError, ConfigurationFileError
-from proxy_actors.options import StdioMode
+from proxy_actors.options import StdioMode, Transport
 from tests.config.files import UPSTREAM, config_of, read, told
 
 
@@ -34,6 +34,7 @@ def test_everything_that_is_written_is_read(tmp_path: Path) -> None:
         [upstreams.b]
         url = "http://127.0.0.1/mcp"
         headers = { X-Token = "${T}" }
+        transport = "sse"
         call-timeout-s = 5
         pool.idle-timeout-s = 1.5
         [http]
@@ -54,6 +55,7 @@ def test_everything_that_is_written_is_read(tmp_path: Path) -> None:
     assert (config.listen, config.state_dir, config.default) == ("[::1]:9", "d", "b")
     assert (a.command, a.env, a.stdio, a.children) == (("server",), {"B": "1"}, StdioMode.POOL, 3)
     assert (b.headers, b.call_timeout_s, b.pool.idle_timeout_s) == ({"X-Token": "x"}, 5.0, 1.5)
+    assert b.transport is Transport.SSE
     assert config.http.allowed_hosts == ("a", "b")
     assert [(key.id, key.tier) for key in config.keys] == [("ann", "gold")]
     (rule,) = config.rate_limits.rules
@@ -120,6 +122,10 @@ burst = 1
             UPSTREAM + 'stdio = "sesion"',
             "3:9 error: upstreams.files.stdio: must be one of session, shared, pool"
             ' (did you mean "session"?)',
+        ),
+        (
+            "[upstreams.a]\nurl = 'http://h/'\ntransport = 'SSE'",
+            "3:13 error: upstreams.a.transport: must be one of auto, streamable, sse",
         ),
         (
             UPSTREAM + "stdio = 1",

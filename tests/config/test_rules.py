@@ -54,6 +54,7 @@ EVERYBODY = (
             "6:1 error: children is about a command",
             "7:1 error: sessions-max is about a command",
         ]),
+        (UPSTREAM + 'transport = "sse"', ["3:1 error: transport is about a url"]),
         (UPSTREAM + "headers = {}\npool = {}\ntls = {}", [
             "3:1 error: headers is about a url",
             "4:1 error: pool is about a url",

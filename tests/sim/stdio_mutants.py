@@ -48,7 +48,7 @@ OF_EVERY_MODE = (
            "self._streams.remove(message.name)", "pass"),
     Defect("a cancelled call goes on", CallTable, "cancelled",
            "min(call.deadline_s, now_s + CANCELLED_S_MAX)", "call.deadline_s"),
-    Defect("the end of a drain is not told", Channel, "_perform_rare",
+    Defect("the end of a drain is not told", Channel, "_drained",
            "self._tell_parent(m.ProcessDrained(self.name))", "pass"),
 )
 
