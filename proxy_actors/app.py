@@ -88,9 +88,9 @@ class App:
         self._limiter = Slot("limiter")
         self._metrics = Slot("metrics")
         self._legacy = Slot(PARENT)
-        bounds = _stream_limits(config)
-        self._streams, self._subscribers = StreamDirectory(bounds), Subscribers(world, bounds)
         self._meters = Meters()
+        self._streams = _stream_directory(config, self._meters)
+        self._subscribers = Subscribers(world, self._streams.limits)
         self._health = Slot("root")
         assembly = Assembly(
             world, config, self._registry, self._streams, self._subscribers, self._meters,
@@ -236,9 +236,11 @@ def _sessions_of(upstream: Upstream) -> int:
     return upstream.pool.streams_max if upstream.transport is Transport.SSE else _MANY
 
 
-def _stream_limits(config: Config) -> StreamLimits:
+def _stream_directory(config: Config, meters: Meters) -> StreamDirectory:
     fields = StreamLimits.__struct_fields__
-    return StreamLimits(**{field: getattr(config.streams, field) for field in fields})
+    limits = StreamLimits(**{field: getattr(config.streams, field) for field in fields})
+    open_max = {name: upstream.streams_max for name, upstream in config.upstreams.items()}
+    return StreamDirectory(limits, open_max, meters.streams)
 
 
 def _keyring(config: Config) -> Keyring:

@@ -276,6 +276,10 @@ class FailedError(GatewayError):
         self.side = side
 
 
+class StreamsFullError(FailedError):
+    """No more event streams may be opened. A call can be answered without one."""
+
+
 class FramingError(ProxyActorsError):
     """Bytes that break the grammar or the limits of HTTP/1.1, read or about to be written.
 

@@ -159,6 +159,48 @@ STDIO_RESTARTED = _counter(
     "Of those started, those in the place of one that had crashed.",
 )  # fmt: skip
 
+# Event streams to clients.
+STREAMS_OPEN = _gauge(
+    "streams.{kind}.open", "streams",
+    "Streams that have not ended, read or not; a `call` has one when more than its answer comes, a "
+    "session has one that is `standalone`.",
+)  # fmt: skip
+STREAMS_OPENED = _counter("streams.{kind}.opened", "streams", "Streams that were opened.")
+STREAMS_REFUSED = _counter(
+    "streams.refused.{bound}", "streams",
+    "Streams that were not opened, by the bound that was reached: of one `session`, one "
+    "`principal`, one `upstream`, or of `all`. A call is answered all the same.",
+)  # fmt: skip
+STREAMS_RESUMED = _counter(
+    "streams.resumed", "readers", "Clients that came back and got what followed, the rest of it."
+)
+STREAMS_GONE = _counter(
+    "streams.gone", "readers",
+    "Clients that came back too late, or to a stream that is not theirs: 410, or the present "
+    "standalone stream.",
+)  # fmt: skip
+STREAMS_CUT = _counter(
+    "streams.cut", "readers", "Clients that were cut off because they read too slowly."
+)
+STREAMS_CLOSED_EARLY = _counter(
+    "streams.closed_early", "readers",
+    "Connections that ended before their streams, whose clients were told when to come back.",
+)  # fmt: skip
+EVENTS_SENT = _counter("streams.events.sent", "events", "Events written to clients.")
+EVENTS_REPLAYED = _counter(
+    "streams.events.replayed", "events", "Of these, those that a client had missed."
+)
+EVENTS_LOST = _counter(
+    "streams.events.lost", "events", "Events that no client has got, and none can get any more."
+)
+RING_BYTES = _gauge(
+    "streams.ring_bytes", "bytes", "What is kept of all streams for clients that come back."
+)
+RINGS_TAKEN = _counter(
+    "streams.rings_taken", "streams",
+    "Streams that nobody was reading, and that have lost what was kept to make room.",
+)  # fmt: skip
+
 # Sessions and limits.
 SESSIONS_CREATING = _gauge("sessions.creating", "sessions", "Being written down.")
 SESSIONS_LIVE = _gauge("sessions.live", "sessions", "Open.")

@@ -95,7 +95,8 @@ class Plane:
         self.metrics = Slot("metrics")
         self.legacy = Slot(PARENT)
         self.root = Slot("root")
-        self.streams = StreamDirectory(streams)
+        meters = Meters()
+        self.streams = StreamDirectory(streams, meters=meters.streams)
         self.subscribers = Subscribers(world, streams)
         self.uses = SessionUses()
         self.table = ConnectionTable()
@@ -103,7 +104,6 @@ class Plane:
         self.mail: list[Any] = []
         self._url = UpstreamUrl(url)
         self._upstream_tls = upstream_tls
-        meters = Meters()
         upstream = meters.upstream(UPSTREAM)
         self._pool_limits = pool
         self._reconnect = reconnect

@@ -39,6 +39,7 @@ from proxy_actors.messages.stream import (
 )
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared import SharedPolicy
+from proxy_actors.policy.stream_bounds import StreamOwner
 from proxy_actors.world.base import World
 
 Failure = Callable[[int, bytes, FailedError], bytes]
@@ -233,8 +234,14 @@ class Channel(Actor):
             if asked is None:
                 raise ProxyActorsError("a call must be asked, not told")
             self._asks[message.call_id] = asked
-        elif isinstance(message, m.OpenStandalone) and self._standalone is not None:
-            return m.CallStreaming(self._standalone.name)
+        elif isinstance(message, m.OpenStandalone):
+            if self._standalone is not None:
+                return m.CallStreaming(self._standalone.name)
+            full = self._streams.refusal(self._owner(message.session_key, message.principal))
+            if full is not None:
+                if asked is not None:
+                    asked.fail(full)
+                return LATER
         elif isinstance(message, m.AbandonCall):
             self._asks.pop(message.call_id, None)
         if self._gone:
@@ -258,8 +265,8 @@ class Channel(Actor):
                     self._reply(call_id, m.CallAnswered(data))
                 case e.EmitToCall(call_id, data, kind, id, final):
                     self._tell_stream(call_id, EventReceived(data, kind, id, final))
-                case e.StreamCall(call_id, request_id, session_key):
-                    self._stream_call(call_id, request_id, session_key)
+                case e.StreamCall():
+                    self._stream_call(effect)
                 case e.FailCall(call_id, reason, text, executed):
                     self._fail(call_id, FailedError(
                         reason, text, executed=executed, upstream=self._upstream,
@@ -267,15 +274,14 @@ class Channel(Actor):
                 case e.RefuseCall(call_id, text):
                     self._fail(call_id, RefusedError(400, text))
                 case e.EndCall(call_id):
-                    self._tell_stream(call_id, CallCancelled())
-                    self._tell_stream(call_id, SourceEnded())
+                    self._end_call(call_id)
                 case _:
                     self._perform_rare(effect)
 
     def _perform_rare(self, effect: LedgerEffect) -> None:
         match effect:
-            case e.StartStandalone(session_key):
-                self._start_standalone(session_key)
+            case e.StartStandalone(session_key, principal):
+                self._start_standalone(session_key, principal)
             case e.EmitToSession(_, data, kind, id):
                 if self._standalone is None or not self._standalone.tell(
                     EventReceived(data, kind, id)
@@ -327,36 +333,55 @@ class Channel(Actor):
         elif stream is not None and isinstance(error, FailedError):
             stream.tell(SourceEnded(error.reason, error.text, error.executed))
 
-    def _stream_call(self, call_id: int, request_id: bytes, session_key: str) -> None:
+    def _stream_call(self, call: e.StreamCall) -> None:
+        owner = self._owner(call.session_key, call.principal)
+        if self._streams.refusal(owner) is not None:
+            refused = m.StreamRefused(call.call_id)
+            self._apply(self._policy.handle(refused, self.world.now_s()))
+            return
         name = f"{self.name}/{CALL}{self.world.token(12)}"
         stream = EventStream(
             self.world,
             name,
             self._subscribers,
-            lambda error: self._failure(call_id, request_id, error),
-            session_key=session_key,
+            lambda error: self._failure(call.call_id, call.request_id, error),
+            session_key=call.session_key,
             streams=self._streams,
         )
-        self._streams.enter(stream.slot)
-        self._call_streams[call_id] = stream.slot
+        self._streams.enter_stream(stream.slot, owner)
+        self._call_streams[call.call_id] = stream.slot
         self.start_child(stream)
-        self._reply(call_id, m.CallStreaming(name))
+        self._reply(call.call_id, m.CallStreaming(name))
+
+    def _end_call(self, call_id: int) -> None:
+        """End a call that its client has cancelled, and that the server did not answer."""
+        if call_id in self._call_streams:
+            self._tell_stream(call_id, CallCancelled())
+            self._tell_stream(call_id, SourceEnded())
+            return
+        self._fail(call_id, FailedError(
+            Reason.UPSTREAM_CLOSED, "the call was cancelled", executed=Executed.UNKNOWN,
+            upstream=self._upstream,
+        ))
 
     def _tell_stream(self, call_id: int, message: Any) -> None:  # Any: a stream's vocabulary
         stream = self._call_streams.get(call_id)
         if stream is None or not stream.tell(message):
             self._dropped += 1
 
-    def _start_standalone(self, session_key: str) -> None:
+    def _start_standalone(self, session_key: str, principal: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
         stream = EventStream(
             self.world, name, self._subscribers, session_key=session_key, streams=self._streams
         )
-        self._streams.enter(stream.slot)
+        self._streams.enter_stream(stream.slot, self._owner(session_key, principal))
         self._standalone = stream.slot
         self.start_child(stream)
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))
+
+    def _owner(self, session_key: str, principal: str) -> StreamOwner:
+        return StreamOwner(session_key, principal, self._upstream)
 
     def _stop_when_done(self) -> None:
         if self._gone and (self._stopping or not self.children):

@@ -88,8 +88,9 @@ class EventStream(Actor):
         self._failure = failure
         self._source = source
         self._streams = streams
+        self._ring = streams.ring()
         self._policy = EventStreamPolicy(
-            failure is None, deadline_s, session_key, streams.limits, reconnect
+            failure is None, deadline_s, session_key, streams.limits, reconnect, self._ring
         )
         self._dropped = 0
         self._ended = False
@@ -113,7 +114,9 @@ class EventStream(Actor):
         return LATER if reply is not None and reply.settled else True
 
     def on_end(self) -> None:
-        """Leave no subscriber waiting and no reader reading."""
+        """Leave no subscriber waiting and no reader reading, and hold no place."""
+        self._streams.remove(self.name)
+        self._ring.close()
         self._cancel_timer()
         self._cancel_reconnect()
         if self._source is not None:
@@ -179,7 +182,7 @@ class EventStream(Actor):
                     after_s, self.ref, m.StreamDeadlineDue(generation)
                 )
             case m.CountDropped(count):
-                self._dropped += count
+                self._count_lost(count)
             case m.AnnounceOver():
                 if self.parent is not None:
                     self.parent.tell(m.StreamOver(self.name))
@@ -197,9 +200,13 @@ class EventStream(Actor):
             self.ref.tell(m.Unsubscribe(subscriber_id))
 
     def _push_own(self, data: bytes) -> None:
-        self._dropped += self._policy.keep(data, self.world.now_s())
+        self._count_lost(self._policy.keep(data, self.world.now_s()))
         if self._policy.subscriber_id is not None:
             self._push(data)
+
+    def _count_lost(self, count: int) -> None:
+        self._dropped += count
+        self._streams.meters.lost += count
 
     def _subscriber(self) -> Subscriber | None:
         subscriber_id = self._policy.subscriber_id

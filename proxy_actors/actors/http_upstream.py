@@ -19,7 +19,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.stream_directory import CALL, STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Supervisor, Worker
-from proxy_actors.errors import FailedError, ProxyActorsError, RefusedError
+from proxy_actors.errors import FailedError, GatewayError, ProxyActorsError, RefusedError
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages import pool
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect
@@ -41,6 +41,7 @@ from proxy_actors.messages.upstream import (
 )
 from proxy_actors.policy.http_upstream import HttpUpstreamPolicy
 from proxy_actors.policy.reconnect import Reconnect, ReconnectLimits
+from proxy_actors.policy.stream_bounds import StreamOwner
 from proxy_actors.world.base import World
 
 logger = logging.getLogger("proxy_actors.http")
@@ -120,13 +121,8 @@ class HttpUpstream(Supervisor):
                 return self._open_call_stream(message)
             case m.OpenStandaloneStream():
                 return self._open_standalone_stream(message)
-            case m.ReserveStandalone(session_key, exchange_id):
-                standing = self._policy.standing(session_key)
-                if standing is not None:
-                    return standing
-                if self._policy.reserve_standalone(session_key, exchange_id):
-                    return True
-                return self._refuse_standalone()
+            case m.ReserveStandalone():
+                return self._reserve_standalone(message)
             case DescribeReadiness():
                 reached = self._policy.reached
                 text = "not tried yet" if reached is None else "the last connect failed"
@@ -182,6 +178,10 @@ class HttpUpstream(Supervisor):
         }
 
     def _open_call_stream(self, message: m.OpenCallStream) -> object:
+        owner = StreamOwner(message.session_key, message.principal, self._upstream)
+        full = self._streams.refusal(owner)
+        if full is not None:
+            return self._refuse(full)
         source = self._tasks.take_source(message.exchange_id)
         if source is None:
             return LATER  # nobody waits for the answer
@@ -197,13 +197,29 @@ class HttpUpstream(Supervisor):
             reconnect=Reconnect(self._reconnect, self.world.random),
         )
         self._policy.enter_call(stream.name, message.session_key, message.request_id)
-        self._streams.enter(stream.slot)
+        self._streams.enter_stream(stream.slot, owner)
         self.start_child(stream)
         return stream.name
 
+    def _reserve_standalone(self, message: m.ReserveStandalone) -> object:
+        standing = self._policy.standing(message.session_key)
+        if standing is not None:
+            return standing
+        owner = StreamOwner(message.session_key, message.principal, self._upstream)
+        full = self._streams.refusal(owner)
+        if full is not None:
+            return self._refuse(full)
+        if self._policy.reserve_standalone(message.session_key, message.exchange_id):
+            return True
+        return self._refuse_second()
+
     def _open_standalone_stream(self, message: m.OpenStandaloneStream) -> object:
+        owner = StreamOwner(message.session_key, message.principal, self._upstream)
+        full = self._streams.refusal(owner)
+        if full is not None:
+            return self._refuse(full)
         if not self._policy.reserve_standalone(message.session_key, message.exchange_id):
-            return self._refuse_standalone()
+            return self._refuse_second()
         source = self._tasks.take_source(message.exchange_id)
         if source is None:
             return LATER  # nobody waits for the answer; the reservation is about to be released
@@ -213,15 +229,17 @@ class HttpUpstream(Supervisor):
             session_key=message.session_key, streams=self._streams,
             reconnect=Reconnect(self._reconnect, self.world.random),
         )
-        self._streams.enter(stream.slot)
+        self._streams.enter_stream(stream.slot, owner)
         self.start_child(stream)
         self._apply(self._policy.enter_standalone(name, message.session_key))
         return name
 
-    def _refuse_standalone(self) -> object:
+    def _refuse_second(self) -> object:
+        return self._refuse(RefusedError(409, "this session has a standalone stream already"))
+
+    def _refuse(self, error: GatewayError) -> object:
         if self.asked_by is not None:
-            text = "this session has a standalone stream already"
-            self.asked_by.fail(RefusedError(409, text))
+            self.asked_by.fail(error)
         return LATER
 
     def _stream_name(self, kind: str) -> str:

@@ -10,6 +10,8 @@ from collections import Counter
 
 from proxy_actors import metrics
 from proxy_actors.metrics import Metric, Row
+from proxy_actors.policy.ring_budget import RingBudget
+from proxy_actors.policy.stream_bounds import StreamKind
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.protocol.revisions import CLIENT_METHODS
 
@@ -109,6 +111,48 @@ def meter_of(meters: UpstreamMeters, message: Message) -> CallMeter:
     return meters.of(RESPONSE if message.method is None else message.method)
 
 
+class StreamMeters:
+    """The event streams towards clients; each attribute is a metric of the same name.
+
+    `open` and `budget` are what the streams' directory keeps its books by.
+    """
+
+    _COUNTS = {
+        "resumed": metrics.STREAMS_RESUMED,
+        "gone": metrics.STREAMS_GONE,
+        "cut": metrics.STREAMS_CUT,
+        "closed_early": metrics.STREAMS_CLOSED_EARLY,
+        "sent": metrics.EVENTS_SENT,
+        "replayed": metrics.EVENTS_REPLAYED,
+        "lost": metrics.EVENTS_LOST,
+    }
+
+    def __init__(self) -> None:
+        self.resumed = self.gone = self.cut = self.closed_early = 0
+        self.sent = self.replayed = self.lost = 0
+        self.opened: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.open: Counter[StreamKind] = Counter()
+        self.budget: RingBudget | None = None
+
+    def take(self) -> list[Row]:
+        """Return what was counted since the last time, and begin anew; what is open, as it is."""
+        rows = [Row(metrics.STREAMS_OPEN, (kind,), (n,)) for kind, n in self.open.items()]
+        counts: dict[tuple[Metric, tuple[str, ...]], int] = {
+            (metric, ()): getattr(self, name) for name, metric in self._COUNTS.items()
+        }
+        counts |= {(metrics.STREAMS_OPENED, (kind,)): n for kind, n in self.opened.items()}
+        counts |= {(metrics.STREAMS_REFUSED, (bound,)): n for bound, n in self.refused.items()}
+        if self.budget is not None:
+            rows.append(Row(metrics.RING_BYTES, (), (self.budget.held,)))
+            counts[metrics.RINGS_TAKEN, ()], self.budget.taken = self.budget.taken, 0
+        for name in self._COUNTS:
+            setattr(self, name, 0)
+        self.opened.clear()
+        self.refused.clear()
+        return rows + [Row(*key, (count,)) for key, count in counts.items() if count]
+
+
 class Meters:
     """All of one process.
 
@@ -116,6 +160,7 @@ class Meters:
         answers: the answers to clients by the first digit of their status.
         refused: the requests that were refused, by the rule of rate limits that did.
         lag: how late timers rang.
+        streams: the event streams.
     """
 
     def __init__(self) -> None:
@@ -123,6 +168,7 @@ class Meters:
         self.answers = [0] * 6
         self.refused: Counter[str] = Counter()
         self.lag = Samples()
+        self.streams = StreamMeters()
 
     def upstream(self, name: str) -> UpstreamMeters:
         """Return the meters of an upstream."""
@@ -139,6 +185,7 @@ class Meters:
             rows.append(Row(metrics.LIMITS_REFUSED, (rule,), (count,)))
         self.refused.clear()
         rows += self.lag.take(metrics.HUB_LAG)
+        rows += self.streams.take()
         for name, meters in self._upstreams.items():
             rows += meters.take(name)
         return rows

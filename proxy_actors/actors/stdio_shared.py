@@ -47,6 +47,7 @@ from proxy_actors.policy.stdio_shared_children import (
     SharedChildrenLimits,
     SharedChildrenPolicy,
 )
+from proxy_actors.policy.stream_bounds import StreamOwner
 from proxy_actors.world.base import ChildCommand, World
 
 _FOR_CHILDREN = (
@@ -118,6 +119,8 @@ class StdioShared(Actor):
         self._note_asker(message)
         if isinstance(message, m.SendMessage):
             self._send_to_all(message)
+            return LATER
+        if isinstance(message, m.OpenStandalone) and self._refuses_stream(message):
             return LATER
         if not isinstance(message, _FOR_CHILDREN + _FOR_SESSIONS):
             raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
@@ -222,8 +225,8 @@ class StdioShared(Actor):
                 case e.AskChild(child, own_id, method, params):
                     if not self._tell_child(child, m.SubmitOwn(own_id, method, params)):
                         self.ref.tell(m.OwnAnswered(own_id))
-                case e.StartSessionStream(session_key):
-                    self._start_stream(session_key)
+                case e.StartSessionStream(session_key, principal):
+                    self._start_stream(session_key, principal)
                 case e.JoinSessionStream(session_key):
                     if self.asked_by is not None:
                         name = self._session_streams[session_key].name
@@ -300,12 +303,23 @@ class StdioShared(Actor):
         self._processes.remove(child)
         self._streams.remove(child)
 
-    def _start_stream(self, session_key: str) -> None:
+    def _refuses_stream(self, opening: m.OpenStandalone) -> bool:
+        """Refuse a standalone stream for which there is no room; whether it was so."""
+        if opening.session_key in self._session_streams:
+            return False
+        owner = StreamOwner(opening.session_key, opening.principal, self._upstream)
+        full = self._streams.refusal(owner)
+        if full is not None and self.asked_by is not None:
+            self.asked_by.fail(full)
+        return full is not None
+
+    def _start_stream(self, session_key: str, principal: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
         stream = EventStream(
             self.world, name, self._subscribers, session_key=session_key, streams=self._streams
         )
-        self._streams.enter(stream.slot)
+        owner = StreamOwner(session_key, principal, self._upstream)
+        self._streams.enter_stream(stream.slot, owner)
         self._listed.add(name)
         self._session_streams[session_key] = stream.slot
         self.start_child(stream)

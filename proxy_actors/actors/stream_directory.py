@@ -1,40 +1,86 @@
 """The event streams of this process, found by name and by the ids of their events.
 
-Owns how many streams may be kept after their end. An event's id is its stream's own name, without
-the path to it, and its number there: `call-mXf2Qq3TzA0.17`. The name ends with a token of a CSPRNG,
-so no stream can be guessed, and it says whether a call's answer or a standalone stream is meant,
-when the stream itself is no more.
+Owns the books of how many are open, the budget of what their rings hold, and how many are kept
+after their end; it outlives every actor. An event's id is its stream's own name, without the path
+to it, and its number there: `call-mXf2Qq3TzA0.17`. The name ends with a token of a CSPRNG, so no
+stream can be guessed, and it says whether a call's answer or a standalone stream is meant, when the
+stream itself is no more.
+
+Who starts a stream asks for its `refusal` and enters it in one turn. Its row is closed by its end,
+by its own actor whatever ends that, or by its parent: the first of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from proxy_actors.actors.directory import Directory
+from proxy_actors.actors.meters import StreamMeters
 from proxy_actors.actors.refs import Slot
+from proxy_actors.errors import Reason, Side, StreamsFullError
 from proxy_actors.messages.stream import CloseStream
+from proxy_actors.policy.replay_ring import ReplayRing
+from proxy_actors.policy.ring_budget import RingBudget
+from proxy_actors.policy.stream_bounds import StreamBooks, StreamBound, StreamKind, StreamOwner
 from proxy_actors.policy.stream_limits import StreamLimits
 
-CALL = "call-"
-STANDALONE = "standalone-"
+CALL = f"{StreamKind.CALL}-"
+STANDALONE = f"{StreamKind.STANDALONE}-"
 NUMBER_DIGITS_MAX = 18
+RETRY_AFTER_S = 1.0
 
 
 class StreamDirectory(Directory):
-    """Slots of streams by name and by id."""
+    """Slots of streams by name and by id.
 
-    def __init__(self, limits: StreamLimits = StreamLimits()) -> None:
+    Args:
+        upstreams: how many streams each upstream may have open, by its name.
+        meters: where is counted.
+    """
+
+    def __init__(
+        self,
+        limits: StreamLimits = StreamLimits(),
+        upstreams: Mapping[str, int] = {},
+        meters: StreamMeters | None = None,
+    ) -> None:
         super().__init__()
         self.limits = limits
+        self.meters = StreamMeters() if meters is None else meters
+        self.books = StreamBooks(limits, upstreams)
+        self.budget = RingBudget(limits.bytes_total_max)
+        self.meters.open, self.meters.budget = self.books.open, self.budget
         self._by_id: dict[str, Slot] = {}
         self._ended: dict[str, Slot] = {}
 
+    def refusal(self, owner: StreamOwner) -> StreamsFullError | None:
+        """Return the error that refuses this owner one more stream, if there is no room."""
+        bound = self.books.reached(owner)
+        if bound is None:
+            return None
+        self.meters.refused[bound] += 1
+        return _full(bound, owner.upstream)
+
+    def enter_stream(self, slot: Slot, owner: StreamOwner) -> None:
+        """List a stream, and count it as open."""
+        kind = StreamKind.CALL if _is_call(slot.name) else StreamKind.STANDALONE
+        self.books.enter(slot.name, kind, owner)
+        self.meters.opened[kind] += 1
+        self.enter(slot)
+
+    def ring(self) -> ReplayRing:
+        """Make the ring of a stream."""
+        return ReplayRing(self.limits, self.budget)
+
     def enter(self, slot: Slot) -> None:
-        """List a stream."""
+        """List a stream that is counted elsewhere."""
         super().enter(slot)
         self._by_id[stream_id(slot.name)] = slot
 
     def remove(self, name: str) -> None:
         """Forget a stream. Idempotent."""
         super().remove(name)
+        self.books.leave(name)
         self._by_id.pop(stream_id(name), None)
         self._ended.pop(name, None)
 
@@ -43,7 +89,8 @@ class StreamDirectory(Directory):
         return self._by_id.get(id)
 
     def keep_ended(self, slot: Slot) -> None:
-        """Count a stream that has ended, at the cost of the one that ended first."""
+        """Count a stream as one that has ended, at the cost of the one that ended first."""
+        self.books.leave(slot.name)
         if slot.name not in self._slots:
             return
         self._ended[slot.name] = slot
@@ -68,3 +115,28 @@ def read_event_id(value: bytes) -> tuple[str, int] | None:
     if not dot or not number.isdigit() or len(number) > NUMBER_DIGITS_MAX or not stream.isascii():
         return None
     return stream.decode("ascii"), int(number)
+
+
+def _is_call(name: str) -> bool:
+    return stream_id(name).startswith(CALL)
+
+
+def _full(bound: StreamBound, upstream: str) -> StreamsFullError:
+    """Make the error: 429 where others would be served, 503 where nobody would.
+
+    Both are over when a stream of theirs ends, which nobody can tell; so both say when to try.
+    """
+    whose = {
+        StreamBound.SESSION: "of this session ",
+        StreamBound.PRINCIPAL: "of this principal ",
+        StreamBound.UPSTREAM: "of this server ",
+        StreamBound.ALL: "",
+    }
+    own = bound in (StreamBound.SESSION, StreamBound.PRINCIPAL)
+    return StreamsFullError(
+        Reason.RATE_LIMITED if own else Reason.OVERLOADED,
+        f"too many event streams {whose[bound]}are open",
+        upstream=upstream or None,
+        side=Side.CLIENT if own else Side.PROXY,
+        retry_after_s=RETRY_AFTER_S,
+    )

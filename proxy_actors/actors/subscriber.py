@@ -27,7 +27,8 @@ class Subscriber:
     """Messages on their way to one client.
 
     `cut` says that more have followed, or should have: it was too slow for them, they were lost, or
-    they could not be had from the upstream. `last` is the last that was taken.
+    they could not be had from the upstream. `slow` says that it was the first of these. `last` is
+    the last that was taken.
     """
 
     # Lent by who waits in `take`, as long as nothing is there for it to do.
@@ -41,8 +42,13 @@ class Subscriber:
         self._bytes = 0
         self._ended = False
         self._waiter: Waiter | None = None
-        self.cut = False
+        self.cut = self.slow = False
         self.last = b""
+
+    @property
+    def unread(self) -> int:
+        """How many messages have not been taken."""
+        return len(self._messages)
 
     def push(self, data: bytes) -> bool:
         """Leave a message; False, and the subscriber is cut, when too much is unread already."""
@@ -57,7 +63,7 @@ class Subscriber:
         if unread and (
             self._bytes + len(data) > self._bytes_max or len(unread) >= self._events_max
         ):
-            self.cut = True
+            self.cut = self.slow = True
             self.end()
             return False
         unread.append(data)

@@ -157,6 +157,9 @@ class Upstream(Section, frozen=True, kw_only=True):
     call_timeout_s: Annotated[
         Seconds, _doc("A call is answered with 504 after so long.")
     ] = 300.0
+    streams_max: Annotated[
+        Count, _doc("Event streams to clients that are open, those that wait for one included.")
+    ] = 20_000
     pool: Pool = Pool()
     reconnect: Reconnect = Reconnect()
     tls: UpstreamTls = UpstreamTls()
@@ -237,6 +240,17 @@ class Streams(Section, frozen=True, kw_only=True):
     ended_max: Annotated[
         Count, _doc("Streams that are kept after their end, in all. The oldest go first.")
     ] = 1000
+    bytes_total_max: Annotated[
+        int, Meta(ge=1024, le=1 << 40),
+        _doc("Bytes of the events kept of all streams. Those that nobody reads lose theirs first."),
+    ] = 256 * 1024 * 1024
+    streams_max: Annotated[
+        Count, _doc("Streams that are open, in all, and wait for their clients included.")
+    ] = 20_000
+    streams_per_principal_max: Annotated[
+        Count, _doc("Of these, those of one principal; who shows no key is anonymous.")
+    ] = 20_000
+    streams_per_session_max: Annotated[Count, _doc("Of these, those of one session.")] = 256
 
 
 class Key(Section, frozen=True, kw_only=True):

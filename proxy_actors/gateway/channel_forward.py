@@ -107,7 +107,8 @@ class ChannelForwarder(Forwarder):
         return self._open_at(self._target(exchange.in_session()), exchange)
 
     def _open_at(self, target: Slot, exchange: Exchange) -> Response:
-        ask = OpenStandalone(exchange.in_session().key)
+        session = exchange.in_session()
+        ask = OpenStandalone(session.key, session.principal)
         name: CallStreaming = target.ask(ask, self._world.now_s() + DECIDE_S_MAX)
         return Response(200, stream=name.stream)
 
@@ -120,7 +121,8 @@ class ChannelForwarder(Forwarder):
     def _submit(
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
     ) -> Response:
-        ask = SubmitCall(exchange.id, session_key, exchange.message, deadline_s)
+        principal = "" if exchange.session is None else exchange.session.principal
+        ask = SubmitCall(exchange.id, session_key, exchange.message, deadline_s, principal)
         # A name that nobody bears at the moment takes nothing; an actor that ends might have.
         running = target.ref is not None
         answered = False

@@ -7,10 +7,12 @@ hop-by-hop fields (HTTP-F1, THR-T9).
 
 from __future__ import annotations
 
+from functools import partial
+
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import FailedError, ProxyActorsError, Reason
+from proxy_actors.errors import FailedError, ProxyActorsError, Reason, StreamsFullError
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
@@ -23,6 +25,7 @@ from proxy_actors.gateway.http_answers import HttpAnswers
 from proxy_actors.gateway.http_exchange import JSON_TYPE, HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
+from proxy_actors.gateway.http_source import read_alone
 from proxy_actors.gateway.http_streams import DECIDE_S_MAX, HttpStreams
 from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
 from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
@@ -158,7 +161,7 @@ class HttpForwarder(Forwarder, HttpTasks):
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's GET stream at the upstream; a 405 is passed on (MCP-S-8, S-9)."""
         session = exchange.in_session()
-        reserve = ReserveStandalone(session.key, exchange.id)
+        reserve = ReserveStandalone(session.key, exchange.id, session.principal)
         name: str | None = None
         try:
             reserved = self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
@@ -213,10 +216,15 @@ class HttpForwarder(Forwarder, HttpTasks):
             answers.finish(upstream)
             return json_response(first.raw, head.returned)
         request_id = exchange.message.id
-        name = self.streams.of_call(
-            exchange, upstream, lambda: self._cancel_later(session, request_id)
-        )
-        return Response(200, head.returned, stream=name)
+        try:
+            name = self.streams.of_call(
+                exchange, upstream, lambda: self._cancel_later(session, request_id)
+            )
+            return Response(200, head.returned, stream=name)
+        except StreamsFullError:
+            answer = read_alone(upstream, deadline_s, partial(self._post_later, session))
+            answers.finish(upstream)
+            return json_response(answer.raw, head.returned)
 
     def _post(self, exchange: Exchange, body: bytes, session: Session | None) -> list[bytes]:
         forwarded = exchange.accepted.forwarded
@@ -237,10 +245,9 @@ class HttpForwarder(Forwarder, HttpTasks):
         )
 
     def _cancel_later(self, session: Session, request_id: bytes | None) -> None:
-        self._world.spawn("cancel", lambda: self._cancel(session, request_id))
-
-    def _cancel(self, session: Session, request_id: bytes | None) -> None:
         assert request_id is not None
-        body = jsonrpc_rewrite.cancelled(request_id, "deadline")
+        self._post_later(session, jsonrpc_rewrite.cancelled(request_id, "deadline"))
+
+    def _post_later(self, session: Session, body: bytes) -> None:
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))
-        self.sender.send_own(b"POST", fields, body)
+        self._world.spawn("own message", lambda: self.sender.send_own(b"POST", fields, body))

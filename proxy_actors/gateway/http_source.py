@@ -14,10 +14,11 @@ from typing import Final
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.refs import Ref
-from proxy_actors.errors import FailedError, GatewayError, Reason
+from proxy_actors.errors import INTERNAL_ERROR, FailedError, GatewayError, Reason
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.messages.stream import EventReceived, MessageKind, SourceBroke, SourceEnded
-from proxy_actors.protocol import jsonrpc
+from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED
+from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 
 # Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
 EVENT_ID_BYTES_MAX: Final = 4096
@@ -181,3 +182,25 @@ class HttpSource(EventSource):
             reason=Reason.UPSTREAM_CLOSED if cause is None else cause.reason,
             text="the upstream ended without an answer" if cause is None else cause.text,
         )
+
+
+def read_alone(
+    exchange: HttpExchange, deadline_s: float, answer: Callable[[bytes], None]
+) -> jsonrpc.Message:
+    """Read on to the answer of a call that may have no stream: nobody hears what else is said.
+
+    The call has been sent, so nothing but its answer would be true. A server that asks the client
+    something is told that it cannot be asked, and does not wait for it in vain.
+
+    Args:
+        answer: sends the server what answers it.
+
+    Raises:
+        FailedError: the answer was not to be had.
+    """
+    while True:
+        message = exchange.next_message(deadline_s)
+        if exchange.is_final(message):
+            return message
+        if message.kind is jsonrpc.REQUEST:
+            answer(jsonrpc_rewrite.error(message.id, INTERNAL_ERROR, CANNOT_BE_ASKED))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import FailedError, Reason
+from proxy_actors.errors import FailedError, Reason, StreamsFullError
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
 from proxy_actors.gateway.http_answers import HttpAnswers
@@ -69,10 +69,16 @@ class HttpStreams:
     def of_call(
         self, exchange: Exchange, upstream: HttpExchange, on_cancel: Callable[[], None]
     ) -> str:
-        """Hand the answer to a call over to a stream's actor; return the stream's name."""
+        """Hand the answer to a call over to a stream's actor; return the stream's name.
+
+        Raises:
+            StreamsFullError: it may have none; the exchange is still the caller's.
+        """
         message, session = exchange.message, exchange.in_session()
         assert message.id is not None
-        ask = OpenCallStream(exchange.id, session.key, message.id, exchange.deadline_s)
+        ask = OpenCallStream(
+            exchange.id, session.key, message.id, exchange.deadline_s, session.principal
+        )
         return self._hand_over(exchange, upstream, ask, on_cancel)
 
     def standalone(self, exchange: Exchange) -> tuple[str, ResponseHead]:
@@ -83,7 +89,7 @@ class HttpStreams:
         """
         session, forwarded = exchange.in_session(), exchange.accepted.forwarded
         upstream, head = self._open(forwarded, session, exchange.id)
-        ask = OpenStandaloneStream(exchange.id, session.key)
+        ask = OpenStandaloneStream(exchange.id, session.key, session.principal)
         return self._hand_over(exchange, upstream, ask), head
 
     def _hand_over(
@@ -100,6 +106,10 @@ class HttpStreams:
         self._sources[exchange.id] = source
         try:
             return str(self._slot.ask(ask, self._world.now_s() + DECIDE_S_MAX))
+        except StreamsFullError:
+            if isinstance(ask, OpenCallStream):
+                del self._sources[exchange.id]  # it goes on without a stream
+            raise
         finally:
             if self._sources.pop(exchange.id, None) is not None:
                 source.close(cancel=False)

@@ -197,6 +197,8 @@ class _Writer:
         if prelude:
             self._write(self._framed(prelude))
         self._write_messages(self._reader.subscriber)
+        if self._reader.subscriber.slow:
+            self._wiring.meters.streams.cut += 1
         if self._reader.subscriber.cut:
             raise StreamClosedError("the client read too slowly")
         if self._chunked:
@@ -245,6 +247,7 @@ class _Writer:
     def _encoded(self, messages: list[bytes]) -> list[bytes]:
         data = _encode(messages, self._reader.stream_id, self._number)
         self._number += len(messages)
+        self._wiring.meters.streams.sent += len(messages)
         return self._framed(data)
 
     def _framed(self, data: bytes) -> list[bytes]:

@@ -29,12 +29,16 @@ def resume(exchange: Exchange, wiring: Wiring) -> Reader | None:
     if named is None or not named[0].startswith((CALL, STANDALONE)):
         return None
     id, number = named
-    slot = wiring.streams.find_by_id(id)
+    slot, meters = wiring.streams.find_by_id(id), wiring.meters.streams
     try:
         if slot is not None:
-            return Reader(slot.name, wiring, exchange.in_session(), number)
+            reader = Reader(slot.name, wiring, exchange.in_session(), number)
+            meters.resumed += 1
+            meters.replayed += reader.subscriber.unread
+            return reader
     except (ActorStoppedError, RefusedError):
         pass
+    meters.gone += 1
     if id.startswith(CALL):
         raise RefusedError(410, "what followed this event is not here any more")
     return None

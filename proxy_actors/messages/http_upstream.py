@@ -18,25 +18,28 @@ from proxy_actors.messages.upstream import DrainUpstream
 class OpenCallStream(Message, frozen=True):
     """Exchange to upstream, asked: its answer has become an event stream, take the source over.
 
-    Answered with the stream's name. `request_id` is the raw JSON of the client's request id.
+    Answered with the stream's name, or with a StreamsFullError; then the source is still the
+    asker's. `request_id` is the raw JSON of the client's request id.
     """
 
     exchange_id: int
     session_key: str
     request_id: bytes
     deadline_s: float
+    principal: str = ""
 
 
 class ReserveStandalone(Message, frozen=True):
     """Exchange to upstream, asked: may this session open a standalone stream?
 
     Answered with True, with the name of the one that is open, or with a RefusedError 409 while
-    another one is being opened. Must be followed by `OpenStandaloneStream` or `ReleaseStandalone`,
-    whatever became of the ask.
+    another one is being opened, or a StreamsFullError. Must be followed by `OpenStandaloneStream`
+    or `ReleaseStandalone`, whatever became of the ask.
     """
 
     session_key: str
     exchange_id: int
+    principal: str = ""
 
 
 class ReleaseStandalone(Message, frozen=True):
@@ -50,11 +53,13 @@ class ReleaseStandalone(Message, frozen=True):
 class OpenStandaloneStream(Message, frozen=True):
     """Exchange to upstream, asked: the reserved stream stands. Answered with its name.
 
-    A RefusedError 409 when meanwhile another one was opened, by way of a restart of the upstream.
+    A RefusedError 409 when meanwhile another one was opened, by way of a restart of the upstream;
+    a StreamsFullError when meanwhile others have taken its place.
     """
 
     exchange_id: int
     session_key: str
+    principal: str = ""
 
 
 class ClientAnswered(Message, frozen=True):

@@ -70,6 +70,13 @@ class SubmitCall(Message, frozen=True):
     session_key: str
     request: jsonrpc.Message
     deadline_s: float
+    principal: str = ""
+
+
+class StreamRefused(Message, frozen=True):
+    """Shell to ledger: the call may have no stream, and so is answered with its answer alone."""
+
+    call_id: int
 
 
 class CallAnswered(Message, frozen=True):
@@ -105,10 +112,11 @@ class SendMessage(Message, frozen=True):
 class OpenStandalone(Message, frozen=True):
     """Exchange to child or upstream, asked: the session's standalone stream.
 
-    Answered with the name of a stream: a new one, or the one that is open.
+    Answered with the name of a stream: a new one, or the one that is open; or a StreamsFullError.
     """
 
     session_key: str
+    principal: str = ""
 
 
 class SessionSeen(Message, frozen=True):

@@ -26,11 +26,15 @@ class AnswerCall(Message, frozen=True):
 
 
 class StreamCall(Message, frozen=True):
-    """Start an event stream for the pending call and answer it with the stream's name."""
+    """Start an event stream for the pending call and answer it with the stream's name.
+
+    Where that may not be, report StreamRefused.
+    """
 
     call_id: int
     request_id: bytes
     session_key: str
+    principal: str = ""
 
 
 class EmitToCall(Message, frozen=True):
@@ -69,6 +73,7 @@ class StartStandalone(Message, frozen=True):
     """Start the session's standalone stream, and answer the asker with its name."""
 
     session_key: str
+    principal: str = ""
 
 
 class EmitToSession(Message, frozen=True):
@@ -285,6 +290,7 @@ class StartSessionStream(Message, frozen=True):
     """Start the session's standalone stream, and answer the asker with its name."""
 
     session_key: str
+    principal: str = ""
 
 
 class JoinSessionStream(Message, frozen=True):

@@ -42,6 +42,7 @@ class EventStreamPolicy:
         session_key: whose clients may subscribe.
         limits: what is kept for them.
         reconnect: when a source that broke is opened anew; None where there is none to open.
+        ring: where it is kept; one of its own without it.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class EventStreamPolicy:
         session_key: str = "",
         limits: StreamLimits = StreamLimits(),
         reconnect: Reconnect | None = None,
+        ring: ReplayRing | None = None,
     ) -> None:
         self._standalone = standalone
         self._deadline_s = deadline_s
@@ -59,7 +61,7 @@ class EventStreamPolicy:
         self._remaining_s: float | None = None
         self._subscriber_id: int | None = None
         self._claimed = False
-        self._ring = ReplayRing(limits)
+        self._ring = ReplayRing(limits) if ring is None else ring
         self._pushed = 0
         self._open_requests: set[bytes] = set()
         self._cancelled = False
@@ -169,6 +171,10 @@ class EventStreamPolicy:
         self._subscriber_id = subscribe.subscriber_id
         self._claimed = True
         self._pushed = self._ring.last
+        if self._over:
+            self._ring.is_unread(over=True)
+        else:
+            self._ring.is_read()
         effects.append(m.AcceptSubscriber(since))
         effects.extend(m.Push(data) for data in events)
         if self._over:
@@ -184,6 +190,7 @@ class EventStreamPolicy:
         if subscriber_id != self._subscriber_id:
             return
         self._subscriber_id = None
+        self._ring.is_unread(self._over)
         if self._standalone and not self._over:
             self._wake(self._wait_s_max, effects)
 
@@ -270,6 +277,8 @@ class EventStreamPolicy:
 
     def _end(self, effects: list[StreamEffect]) -> None:
         self._over = True
+        if self._claimed:
+            self._ring.is_unread(over=True)
         if self._subscriber_id is not None:
             effects.append(m.EndSubscriber(self._broken))
         effects.append(m.AnnounceOver())

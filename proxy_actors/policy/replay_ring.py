@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
+from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_limits import StreamLimits
 
 
 class ReplayRing:
-    """Keeps events by number, within bounds; the newest one in any case."""
+    """Keeps events by number, within bounds; the newest one in any case.
 
-    __slots__ = ("_bytes", "_events", "_limits", "last")
+    Args:
+        budget: of all rings together; a ring that nobody reads may lose everything to it.
+    """
 
-    def __init__(self, limits: StreamLimits) -> None:
+    __slots__ = ("_budget", "_bytes", "_events", "_limits", "_read", "last")
+
+    def __init__(self, limits: StreamLimits, budget: RingBudget | None = None) -> None:
         self._limits = limits
+        self._budget = RingBudget() if budget is None else budget
         self._events: deque[tuple[float, bytes]] | None = None
         self._bytes = 0
+        self._read = True
         self.last = 0
         """The number of the newest event; 0 before the first."""
 
@@ -31,10 +38,15 @@ class ReplayRing:
 
     def append(self, data: bytes, now_s: float) -> None:
         """Keep an event under the next number, at the cost of the oldest."""
+        budget = self._budget
+        budget.make_room(len(data))
         if self._events is None:
             self._events = deque()
+            if not self._read:
+                budget.unread(self, over=False)  # which it was before it lost everything
         self._events.append((now_s, data))
         self._bytes += len(data)
+        budget.held += len(data)
         self.last += 1
         self.expire(now_s)
 
@@ -46,10 +58,36 @@ class ReplayRing:
 
     def expire(self, now_s: float) -> None:
         """Drop what is too much or too old."""
-        events, limits = self._events, self._limits
+        events, limits, budget = self._events, self._limits, self._budget
         while events is not None and len(events) > 1 and (
             len(events) > limits.events_max
             or self._bytes > limits.bytes_max
+            or budget.exceeded
             or now_s - events[0][0] > limits.age_s_max
         ):
-            self._bytes -= len(events.popleft()[1])
+            size = len(events.popleft()[1])
+            self._bytes -= size
+            budget.held -= size
+
+    def is_read(self) -> None:
+        """There is a reader: nothing may be taken back."""
+        self._read = True
+        self._budget.read(self)
+
+    def is_unread(self, over: bool) -> None:
+        """There is no reader any more, or nothing more will come: all may be taken back."""
+        self._read = False
+        self._budget.unread(self, over)
+
+    def drop(self) -> bool:
+        """Drop everything, the newest event too; whether there was anything."""
+        dropped = bool(self._events)
+        self._events = None
+        self._budget.held -= self._bytes
+        self._bytes = 0
+        return dropped
+
+    def close(self) -> None:
+        """Hold nothing any more. Idempotent."""
+        self._budget.read(self)
+        self.drop()

@@ -3,8 +3,9 @@
 Owns the rows. A row is entered when a call is submitted and leaves exactly once: by its response,
 its deadline, being abandoned, or the child's end. A call is pending until anything but its response
 arrives for it, or until it has been silent for so long that its client needs to be kept alive; then
-it becomes an event stream. While the server waits for an answer of the client that it asked for
-within the call, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
+it becomes an event stream. Where there is no room for one the call is left alone: its client gets
+its response and nothing else of it. While the server waits for an answer of the client that it
+asked for within the call, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ GIVEN_UP_MAX = 1000
 SILENT_S_MAX = 10.0
 # How long a server may take to end a call that its client has cancelled.
 CANCELLED_S_MAX = 10.0
+# What a server is told that asks within a call whose client has no stream for it.
+CANNOT_BE_ASKED = "the client cannot be asked now"
 KINDS = {
     Kind.REQUEST: MessageKind.REQUEST,
     Kind.NOTIFICATION: MessageKind.NOTIFICATION,
@@ -37,6 +40,7 @@ class Call:
     """A call in flight. `upstream_id` is its id at the child, `client_id` at the client.
 
     Attributes:
+        alone: whether it may have no stream, so that nothing but its response can be told of it.
         unsent: whether its request is held back, so that the child knows nothing of it.
         open_requests: what the server has asked the client within the call.
         stands_since_s: since when its clock stands still; None while it runs.
@@ -44,9 +48,9 @@ class Call:
     """
 
     __slots__ = (
-        "cancelled", "client_id", "client_token", "deadline_s", "id", "method", "open_requests",
-        "over", "session_key", "stands_since_s", "streaming", "submitted_s", "unsent",
-        "upstream_id", "upstream_token",
+        "alone", "cancelled", "client_id", "client_token", "deadline_s", "id", "method",
+        "open_requests", "over", "principal", "session_key", "stands_since_s", "streaming",
+        "submitted_s", "unsent", "upstream_id", "upstream_token",
     )  # fmt: skip
 
     def __init__(self, submit: SubmitCall, upstream_id: bytes, now_s: float) -> None:
@@ -54,6 +58,7 @@ class Call:
         assert request.id is not None and request.method is not None
         self.id = submit.call_id
         self.session_key = submit.session_key
+        self.principal = submit.principal
         self.client_id = request.id
         self.client_token = request.progress_token()
         self.upstream_id = upstream_id
@@ -63,6 +68,7 @@ class Call:
         self.submitted_s = now_s
         self.unsent = False
         self.streaming = False
+        self.alone = False
         self.cancelled = False
         self.open_requests: set[bytes] = set()
         self.stands_since_s: float | None = None
@@ -125,7 +131,8 @@ class CallTable:
 
     def eligible(self) -> list[Call]:
         """List the calls within which a server may ask or tell something, oldest first."""
-        return [call for call in self._by_call.values() if call.method != INITIALIZE]
+        calls = (call for call in self._by_call.values() if not call.alone)
+        return [call for call in calls if call.method != INITIALIZE]
 
     def sent(self, upstream_id: bytes) -> None:
         """The request under this id has been held back until now."""
@@ -135,14 +142,26 @@ class CallTable:
 
     def emit(self, call: Call, frame: Message, data: bytes, effects: list[LedgerEffect]) -> None:
         """Give a message other than the response to the call."""
+        if call.alone:
+            effects.append(e.DropFrame("message of a call that may have no stream"))
+            return
         self.stream(call, effects)
         effects.append(e.EmitToCall(call.id, data, KINDS[frame.kind], frame.id, final=False))
 
     def stream(self, call: Call, effects: list[LedgerEffect]) -> None:
         """Make a pending call an event stream."""
-        if not call.streaming:
+        if not call.streaming and not call.alone:
             call.streaming = True
-            effects.append(e.StreamCall(call.id, call.client_id, call.session_key))
+            effects.append(
+                e.StreamCall(call.id, call.client_id, call.session_key, call.principal)
+            )
+
+    def leave_alone(self, call_id: int) -> Call | None:
+        """The call may have no stream: its response is all that its client gets."""
+        call = self._by_call.get(call_id)
+        if call is not None:
+            call.streaming, call.alone = False, True
+        return call
 
     def answer(self, call: Call, data: bytes, effects: list[LedgerEffect]) -> None:
         """End the call with its response."""

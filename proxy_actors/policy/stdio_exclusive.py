@@ -29,7 +29,7 @@ from proxy_actors.errors import INTERNAL_ERROR, Executed, Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import LedgerEffect
-from proxy_actors.policy.stdio_calls import CALLS_MAX, KINDS, Call, CallTable
+from proxy_actors.policy.stdio_calls import CALLS_MAX, CANNOT_BE_ASKED, KINDS, Call, CallTable
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Kind, Message
 from proxy_actors.protocol.revisions import CANCELLED, PING, PROGRESS
@@ -50,6 +50,7 @@ ExclusiveMessage = (
     | m.CallSweepDue
     | m.DrainProcess
     | m.PostFailed
+    | m.StreamRefused
 )
 
 
@@ -96,8 +97,8 @@ class ExclusivePolicy:
                 self._calls.abandon(call_id, unwritten, effects)
             case m.PostFailed():
                 self._calls.fail(message, effects)
-            case m.OpenStandalone(session_key):
-                self._open_standalone(session_key, effects)
+            case m.OpenStandalone(session_key, principal):
+                self._open_standalone(session_key, principal, effects)
             case m.CallSweepDue(generation):
                 if generation == self._generation:
                     self._armed = False
@@ -105,6 +106,8 @@ class ExclusivePolicy:
                     self._expire_waiting(now_s, effects)
             case m.DrainProcess():
                 self._draining = True
+            case m.StreamRefused(call_id):
+                self._stream_refused(call_id, now_s, effects)
             case _:
                 assert_never(message)
         self._finish(effects)
@@ -155,10 +158,12 @@ class ExclusivePolicy:
                 self._calls.cancelled(call, now_s, effects)
         effects.append(e.WriteFrame(sent.raw))
 
-    def _open_standalone(self, session_key: str, effects: list[LedgerEffect]) -> None:
+    def _open_standalone(
+        self, session_key: str, principal: str, effects: list[LedgerEffect]
+    ) -> None:
         self._session_key = session_key
         self._standalone_open = True
-        effects.append(e.StartStandalone(session_key))
+        effects.append(e.StartStandalone(session_key, principal))
         waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for _, frame in waiting:
             self._to_standalone(frame, effects)
@@ -252,6 +257,14 @@ class ExclusivePolicy:
             self._refuse(frame.id, "the client has no stream open", now_s, effects)
 
     # Inside.
+
+    def _stream_refused(
+        self, call_id: int, now_s: float, effects: list[LedgerEffect]
+    ) -> None:
+        """What the call was to become a stream for goes to nobody."""
+        call = self._calls.leave_alone(call_id)
+        for request_id in [] if call is None else sorted(call.open_requests):
+            self._refuse(request_id, CANNOT_BE_ASKED, now_s, effects)
 
     def _refuse(
         self, request_id: bytes, text: str, now_s: float, effects: list[LedgerEffect]

@@ -97,8 +97,8 @@ class SharedSessionsPolicy:
                 self._submit(message, effects)
             case m.AbandonCall(call_id):
                 self._asks.abandon(call_id)
-            case m.OpenStandalone(session_key):
-                self._open(session_key, effects)
+            case m.OpenStandalone(session_key, principal):
+                self._open(session_key, principal, effects)
             case m.NotificationReceived(frame, sessions):
                 self._notified(frame, sessions, effects)
             case m.OwnAnswered():
@@ -170,7 +170,9 @@ class SharedSessionsPolicy:
             self._settle_uri(uri, effects)
             self._answer_here(submit, effects)
 
-    def _open(self, session_key: str, effects: list[SharedSessionsEffect]) -> None:
+    def _open(
+        self, session_key: str, principal: str, effects: list[SharedSessionsEffect]
+    ) -> None:
         session = self._sessions.get(session_key)
         if session is None:
             effects.append(e.RefuseSessionStream())
@@ -178,7 +180,7 @@ class SharedSessionsPolicy:
             effects.append(e.JoinSessionStream(session_key))
         else:
             session.stream_open = True
-            effects.append(e.StartSessionStream(session_key))
+            effects.append(e.StartSessionStream(session_key, principal))
             for data in session.missed.values():
                 effects.append(e.EmitToSessionStream(session_key, data))
             session.missed.clear()

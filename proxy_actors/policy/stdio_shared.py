@@ -48,6 +48,7 @@ SharedMessage = (
     | m.CallSweepDue
     | m.DrainProcess
     | m.SubmitOwn
+    | m.StreamRefused
 )
 
 
@@ -114,6 +115,8 @@ class SharedPolicy:
                     self._sweep(now_s, effects)
             case m.DrainProcess():
                 self._draining = True
+            case m.StreamRefused(call_id):
+                self._calls.leave_alone(call_id)
             case m.OpenStandalone():
                 effects.append(e.DropFrame("standalone streams are the upstream's"))
             case _:

@@ -15,6 +15,10 @@ class StreamLimits(msgspec.Struct, frozen=True):
             client, 1 to 86,400.
         retry_ms: how long clients are asked to wait before they come back, 0 to 3,600,000.
         ended_max: streams that have ended and are still kept, in all, 1 to 1,000,000.
+        bytes_total_max: bytes of all streams' events together, 1 KiB to 1 TiB.
+        streams_max: streams that are open, in all; so the following, each 1 to 1,000,000.
+        streams_per_principal_max: those of one principal.
+        streams_per_session_max: those of one session.
     """
 
     events_max: int = 20_000
@@ -22,6 +26,10 @@ class StreamLimits(msgspec.Struct, frozen=True):
     age_s_max: float = 60.0
     retry_ms: int = 1000
     ended_max: int = 1000
+    bytes_total_max: int = 256 * 1024 * 1024
+    streams_max: int = 20_000
+    streams_per_principal_max: int = 20_000
+    streams_per_session_max: int = 256
 
     @property
     def unread_events_max(self) -> int:

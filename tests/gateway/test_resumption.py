@@ -418,4 +418,6 @@ def test_client_that_falls_behind_is_cut_and_comes_back(scene: Scene) -> None:
 
     got = scene.do(client)
     assert [int(id.rpartition(b".")[2]) for id in got] == list(range(1, notes + 2))
+    meters = scene.plane.streams.meters
+    assert meters.cut == meters.resumed >= 1
     scene.rest()

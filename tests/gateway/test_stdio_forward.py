@@ -73,6 +73,7 @@ class InSession:
     """As much of an exchange as a forwarder looks at."""
 
     id = 7
+    session = SESSION
     deadline_s = 300.0
 
     def __init__(self, message: jsonrpc.Message) -> None:

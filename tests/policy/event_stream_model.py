@@ -14,6 +14,8 @@ from proxy_actors.policy.event_stream import (
     TAKEN,
     EventStreamPolicy,
 )
+from proxy_actors.policy.replay_ring import ReplayRing
+from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_limits import StreamLimits
 from tests.policy.search import Subject, check
 
@@ -30,6 +32,7 @@ ANSWER = m.EventReceived(b"answer", MessageKind.RESPONSE, b"1", final=True)
 ASKED = tuple(m.EventReceived(id, MessageKind.REQUEST, id) for id in (b"7", b"8"))
 FAILED = m.SourceEnded(Reason.UPSTREAM_CLOSED, "gone", Executed.UNKNOWN)
 PASSES = "time passes"
+ROOM = "others need the room"
 
 Move = StreamMessage | str
 
@@ -40,6 +43,7 @@ class Log:
     def __init__(self) -> None:
         self.last = self.pushed = 0
         self.kept: list[tuple[int, bytes, float]] = []
+        self.taken: list[int] = []
 
     def add(self, data: bytes, now_s: float, pushed: bool) -> int:
         """Keep a message; return how many are lost thereby."""
@@ -54,10 +58,16 @@ class Log:
         newest = self.kept[-KEPT_MAX:]
         kept = [x for x in newest if x[0] == self.last or now_s - x[2] <= WAIT_S]
         gone = [number for number, *_ in self.kept if number not in {x[0] for x in kept}]
-        self.kept = kept
+        gone += self.taken
+        self.kept, self.taken = kept, []
         lost = sum(number > self.pushed for number in gone)
         self.pushed = max([self.pushed, *gone])
         return lost
+
+    def drop(self) -> None:
+        """Lose everything; it is counted when next somebody looks."""
+        self.taken += [number for number, *_ in self.kept]
+        self.kept = []
 
     def since(self, number: int) -> list[bytes] | None:
         """Return all that followed; None when it is not all there."""
@@ -88,7 +98,8 @@ class EventStreamSubject(Subject):
         self.armed_s = math.inf
         self.generation = -1
         self.answered = False
-        self.policy = EventStreamPolicy(standalone, BEGIN_S + self.left_s, KEY, LIMITS)
+        ring = ReplayRing(LIMITS, RingBudget(1 << 30))
+        self.policy = EventStreamPolicy(standalone, BEGIN_S + self.left_s, KEY, LIMITS, ring=ring)
         self._note_timer(self.policy.begin(BEGIN_S))
         self._check_clock()
 
@@ -118,10 +129,17 @@ class EventStreamSubject(Subject):
         yield m.StreamDeadlineDue(self.generation)
         if self.ages and self.now_s + TICK_S < self.armed_s and self.now_s < BEGIN_S + CALL_S:
             yield PASSES
+        if self.log.kept:
+            yield ROOM
 
     def make(self, move: Move) -> None:
-        if isinstance(move, str):
+        if move == PASSES:
             self._pass_to(self.now_s + TICK_S)
+            return
+        if isinstance(move, str):
+            self.policy._ring._budget.make_room(1 << 31)
+            if self.claimed and (self.over or self.subscriber is None):
+                self.log.drop()
             return
         due = move == m.StreamDeadlineDue(self.generation) and self.armed_s < math.inf
         if due:
@@ -146,7 +164,7 @@ class EventStreamSubject(Subject):
             self.subscriber is not None, self.claimed, self.over, self.finished, self.cancelled,
             self.broken,
             tuple((data, self.now_s - at_s > WAIT_S) for _, data, at_s in log.kept),
-            log.last - log.pushed,
+            log.last - log.pushed, sum(number > log.pushed for number in log.taken),
             tuple(sorted(self.open)), self.answered, self.left_s, self.armed_s - self.now_s,
             self.now_s < BEGIN_S + CALL_S, policy._pushed - log.last,
             policy._ring.last - log.last, policy._ring.first - log.last,

@@ -78,6 +78,7 @@ class Call:
     submitted_s: float
     handshake: bool = False
     streaming: bool = False
+    alone: bool = False
     cancelled: bool = False
     left_s: float = CALL_S
     stands_since_s: float | None = None
@@ -99,6 +100,7 @@ class Scope:
     time: bool = False
     drains: bool = False
     posts: bool = False
+    full: bool = False
 
 
 class ExclusiveSubject(Subject):
@@ -152,6 +154,8 @@ class ExclusiveSubject(Subject):
         elif scope.stream_ends:
             yield StreamEnds()
         yield from self._times()
+        if scope.full:
+            yield from (m.StreamRefused(x.call_id) for x in self.calls.values() if x.streaming)
         if scope.drains:
             yield m.DrainProcess()
         yield Exits(frozenset())
@@ -208,7 +212,7 @@ class ExclusiveSubject(Subject):
         return (
             tuple(
                 (
-                    x.id, x.handshake, x.streaming, x.cancelled, max(x.left_s, 0.0),
+                    x.id, x.handshake, x.streaming, x.alone, x.cancelled, max(x.left_s, 0.0),
                     self.now_s - x.submitted_s >= SILENT_S_MAX, tuple(sorted(x.requests)),
                     None if x.stands_since_s is None
                     else min(self.now_s - x.stands_since_s, CLIENT_ANSWER_S_MAX),
@@ -272,6 +276,8 @@ class ExclusiveSubject(Subject):
                 return self._swept()
             case m.DrainProcess():
                 self.draining = True
+            case m.StreamRefused(call_id):
+                return self._left_alone(call_id)
         return []
 
     def _submitted(self, submit: m.SubmitCall) -> list[LedgerEffect]:
@@ -314,7 +320,7 @@ class ExclusiveSubject(Subject):
 
     def _route(self) -> Call | bool | None:
         """Where goes what names no call: to a call, to the stream (True), or it waits (None)."""
-        calls = [call for call in self.calls.values() if not call.handshake]
+        calls = [x for x in self.calls.values() if not x.handshake and not x.alone]
         if len(calls) == 1:
             return calls[0]
         if self.stream_open:
@@ -345,13 +351,28 @@ class ExclusiveSubject(Subject):
         return call
 
     def _emitted(self, call: Call, frame: Message) -> list[LedgerEffect]:
+        if call.alone:
+            return [e.DropFrame("message of a call that may have no stream")]
         kind = MessageKind(frame.kind.value)
         emitted = e.EmitToCall(call.call_id, frame.raw, kind, frame.id, final=False)
         return [*self._streamed(call), emitted]
 
     def _streamed(self, call: Call) -> list[LedgerEffect]:
+        if call.alone:
+            return []
         was, call.streaming = call.streaming, True
         return [] if was else [e.StreamCall(call.call_id, call.id, KEY)]
+
+    def _left_alone(self, call_id: int) -> list[LedgerEffect]:
+        """Nobody hears what the server says and asks within the call, its answer excepted."""
+        call = next(call for call in self.calls.values() if call.call_id == call_id)
+        call.streaming, call.alone = False, True
+        effects: list[LedgerEffect] = []
+        for id in sorted(call.requests):
+            self._closed(id)
+            text = "the client cannot be asked now"
+            effects.append(e.WriteFrame(jsonrpc_rewrite.error(id, INTERNAL_ERROR, text)))
+        return effects
 
     def _to_stream(self, frame: Message) -> list[LedgerEffect]:
         if self.stream_open:
@@ -430,7 +451,8 @@ class ExclusiveSubject(Subject):
             return
         before = self.key()
         stale: list[ExclusiveMessage] = [
-            m.AbandonCall(-1), m.CallSweepDue(self.generation - 1), failed(-1, Executed.UNKNOWN)
+            m.AbandonCall(-1), m.CallSweepDue(self.generation - 1), m.StreamRefused(-1),
+            failed(-1, Executed.UNKNOWN),
         ]
         for message in stale:
             effects = self.policy.handle(message, self.now_s)
@@ -459,6 +481,9 @@ ROUTING = Scope(
 ASKING = Scope((b"1", b'"1"'), (b"1", b'"1"'), stream_open=True, drains=True)
 TIME = Scope((b"1", b'"1"'), (b"1",), stream_open=True, time=True)
 STANDING = Scope((b"1",), (b"1", b'"1"'), stream_open=True, time=True)
+FULL = Scope(
+    (b"1", b'"1"'), (b"1",), ("log",), progress=True, waiting_max=1, time=True, full=True
+)
 WAITING = Scope((b"1",), (b"1",), ("list",), waiting_max=2, time=True)
 POSTING = Scope((b"1", b'"1"'), (b"1",), stream_open=True, drains=True, posts=True)
 SHAKING = Scope(

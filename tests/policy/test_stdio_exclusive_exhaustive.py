@@ -17,6 +17,7 @@ from tests.defects import Defect, planted
 from tests.policy.search import search
 from tests.policy.stdio_exclusive_model import (
     ASKING,
+    FULL,
     POSTING,
     ROUTING,
     SHAKING,
@@ -29,7 +30,7 @@ from tests.policy.stdio_exclusive_model import (
 SCOPES = {
     "routing": ROUTING, "requests of the server": ASKING, "time": TIME,
     "clocks that stand": STANDING, "waiting": WAITING, "handshake": SHAKING,
-    "requests that are not accepted": POSTING,
+    "requests that are not accepted": POSTING, "no room for streams": FULL,
 }  # fmt: skip
 
 
@@ -177,6 +178,15 @@ DEFECTS = {
     Defect("a call that was answered fails", CallTable, "fail",
            "if call is None:", "if call is None:\n        effects.append(e.FailCall("
            "failed.call_id, failed.reason, failed.text, failed.executed))"): POSTING,
+    # No room for a stream.
+    Defect("a refused stream is told of", CallTable, "emit", "if call.alone:", "if False:"): FULL,
+    Defect("a stream is asked for again", CallTable, "stream", "and not call.alone", ""): FULL,
+    Defect("an answer goes to no stream", CallTable, "leave_alone",
+           "call.streaming, call.alone = False, True", "call.alone = True"): FULL,
+    Defect("a server asks within a call without a stream", CallTable, "eligible",
+           "if not call.alone", ""): FULL,
+    Defect("a server waits for who cannot be asked", POLICY, "_stream_refused",
+           "self._refuse(request_id, CANNOT_BE_ASKED, now_s, effects)", "pass"): FULL,
     # Timer and drain.
     Defect("a stale timer counts", POLICY, "handle",
            "if generation == self._generation:", "if True:"): TIME,

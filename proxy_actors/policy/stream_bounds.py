@@ -1,0 +1,97 @@
+"""How many event streams there may be: of a session, of a principal, at an upstream, in all.
+
+Owns a row for each stream that is open, and nothing else of it. A stream is open from its start to
+its end, read or not; what is kept of it afterwards for those who have missed some is bounded
+elsewhere. Each row is closed once, by whoever is first to see the stream's end; who comes later
+finds no row. `actors/stream_directory.py` keeps the books.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from proxy_actors.policy.stream_limits import StreamLimits
+
+
+class StreamKind(StrEnum):
+    """What a stream carries: the answer to a call, or what belongs to none."""
+
+    CALL = "call"
+    STANDALONE = "standalone"
+
+
+class StreamBound(StrEnum):
+    """The bounds, narrowest first: the first one that is reached is what a client is told."""
+
+    SESSION = "session"
+    PRINCIPAL = "principal"
+    UPSTREAM = "upstream"
+    ALL = "all"
+
+
+class StreamOwner(msgspec.Struct, frozen=True):
+    """Whose a stream is: the session's key, the hash of its principal, its upstream's name."""
+
+    session_key: str
+    principal: str = ""
+    upstream: str = ""
+
+
+class StreamBooks:
+    """The rows of the streams that are open.
+
+    Args:
+        limits: the bounds.
+        upstreams: how many streams each upstream may have, by its name; no bound for others.
+    """
+
+    def __init__(self, limits: StreamLimits, upstreams: Mapping[str, int] = {}) -> None:
+        self._limits = limits
+        self._upstreams = upstreams
+        self._rows: dict[str, tuple[StreamKind, StreamOwner]] = {}
+        self._counts: Counter[tuple[StreamBound, Hashable]] = Counter()
+        self.open: Counter[StreamKind] = Counter()
+        """How many are open, by kind."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def reached(self, owner: StreamOwner) -> StreamBound | None:
+        """Return the bound that keeps this owner from one more stream, if one does."""
+        limits, counts = self._limits, self._counts
+        upstream_max = self._upstreams.get(owner.upstream)
+        for bound, whose, most in (
+            (StreamBound.SESSION, owner.session_key, limits.streams_per_session_max),
+            (StreamBound.PRINCIPAL, owner.principal, limits.streams_per_principal_max),
+            (StreamBound.UPSTREAM, owner.upstream, upstream_max),
+        ):
+            if most is not None and counts[bound, whose] >= most:
+                return bound
+        return StreamBound.ALL if len(self._rows) >= limits.streams_max else None
+
+    def enter(self, stream: str, kind: StreamKind, owner: StreamOwner) -> None:
+        """Open the row of a stream, whose name no other ever has."""
+        assert stream not in self._rows
+        self._rows[stream] = kind, owner
+        self._count(kind, owner, 1)
+
+    def leave(self, stream: str) -> None:
+        """Close the row of a stream. Idempotent."""
+        row = self._rows.pop(stream, None)
+        if row is not None:
+            self._count(*row, -1)
+
+    def _count(self, kind: StreamKind, owner: StreamOwner, more: int) -> None:
+        self.open[kind] += more
+        for key in (
+            (StreamBound.SESSION, owner.session_key),
+            (StreamBound.PRINCIPAL, owner.principal),
+            (StreamBound.UPSTREAM, owner.upstream),
+        ):
+            self._counts[key] += more
+            if not self._counts[key]:
+                del self._counts[key]
