@@ -40,7 +40,7 @@ from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.upstream import DrainUpstream
-from proxy_actors.options import StdioMode, Transport
+from proxy_actors.options import OnSessionLost, StdioMode, Transport
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
@@ -111,6 +111,7 @@ class Assembly:
             Handshake(self._registry, name, _endpoint(settings)),
             self._registry,
             silence_s_max=settings.reconnect.idle_s_max,
+            renews=settings.on_session_lost is OnSessionLost.REINITIALIZE,
         )
         limits = _section(settings.pool, PoolLimits)
         reconnect = _section(settings.reconnect, ReconnectLimits)

@@ -51,6 +51,16 @@ class Transport(StrEnum):
     """HTTP+SSE, of 2024-11-05."""
 
 
+class OnSessionLost(StrEnum):
+    """What becomes of a session that its HTTP server does not know any more."""
+
+    END = "end"
+    """Its client is told, and begins anew: what the server kept for it is gone."""
+
+    REINITIALIZE = "reinitialize"
+    """It is opened anew, for servers that keep nothing which matters."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """One listener in front of one server: a command on stdio, or an HTTP URL, never both.

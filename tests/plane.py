@@ -85,6 +85,7 @@ class Plane:
         streams: StreamLimits = StreamLimits(),
         reconnect: ReconnectLimits = ReconnectLimits(),
         transport: Transport = Transport.STREAMABLE,
+        renews: bool = False,
     ) -> None:
         self.world = world
         self.registry = Slot("registry")
@@ -116,6 +117,7 @@ class Plane:
             self.registry,
             http,
             reconnect.idle_s_max,
+            renews,
         )
         forwarder: Forwarder = self.forwarder
         self._sessions: Worker | None = None

@@ -74,6 +74,9 @@ class ScriptedServer:
         standalone: whether it offers GET streams.
         spawn: runs the rest of a script whose connection serves others.
         resumption: how clients come back to its streams, if they can.
+
+    Attributes:
+        openings: how the next sessions are refused, each by a step.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class ScriptedServer:
         self.executions: Counter[object] = Counter()
         self.seen: list[Seen] = []
         self.deleted: list[str] = []
+        self.openings: list[str] = []
         self.links = 0
         self._serial = 0
 
@@ -145,6 +149,11 @@ class ScriptedServer:
             _Exchange(self, link, message, session).run()
 
     def _open(self, link: Link, message: Any) -> None:
+        if self.openings:
+            exchange = _Exchange(self, link, message, None)
+            exchange.steps = [self.openings.pop(0)]
+            exchange.run()
+            return
         fields = ""
         session = None
         if self.gives_sessions:

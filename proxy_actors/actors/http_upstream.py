@@ -10,24 +10,34 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from itertools import count
 from typing import Any, assert_never
 
 from proxy_actors.actors.base import LATER
 from proxy_actors.actors.connection_pool import ConnectionTable
 from proxy_actors.actors.event_stream import EventSource, EventStream
-from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stream_directory import CALL, STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Supervisor, Worker
-from proxy_actors.errors import FailedError, GatewayError, ProxyActorsError, RefusedError
+from proxy_actors.errors import (
+    ActorStoppedError,
+    FailedError,
+    GatewayError,
+    ProxyActorsError,
+    Reason,
+    RefusedError,
+)
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages import pool
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect
 from proxy_actors.messages.lifecycle import ChildStopped
-from proxy_actors.messages.sessions import SessionEnded
+from proxy_actors.messages.sessions import Session, SessionEnded
 from proxy_actors.messages.stream import (
     CallCancelled,
     CloseStream,
+    EventReceived,
+    MessageKind,
     RequestAnswered,
     RequestOpened,
     StreamAbandoned,
@@ -57,6 +67,10 @@ class HttpTasks(ABC):
     @abstractmethod
     def delete_session(self, upstream_session_id: str, version: str) -> None:
         """Send DELETE for a session of the upstream; its answer does not matter (MCP-S-6)."""
+
+    @abstractmethod
+    def renew(self, session: Session) -> m.RenewalEnded:
+        """Open a session anew that the upstream has lost, or say why not."""
 
     @abstractmethod
     def take_source(self, exchange_id: int) -> EventSource | None:
@@ -107,6 +121,8 @@ class HttpUpstream(Supervisor):
         self._tasks = tasks
         self._reconnect = reconnect
         self._policy = HttpUpstreamPolicy()
+        self._asks: dict[int, Reply] = {}
+        self._ask_ids = count(1)
         self._upstream = slot.name.rpartition("/")[2]
 
     def on_ready(self) -> None:
@@ -123,6 +139,8 @@ class HttpUpstream(Supervisor):
                 return self._open_standalone_stream(message)
             case m.ReserveStandalone():
                 return self._reserve_standalone(message)
+            case m.RenewSession(session):
+                return self._renew(session)
             case DescribeReadiness():
                 reached = self._policy.reached
                 text = "not tried yet" if reached is None else "the last connect failed"
@@ -146,6 +164,7 @@ class HttpUpstream(Supervisor):
                 | m.ReleaseStandalone()
                 | m.UpstreamReached()
                 | m.ProbeDue()
+                | m.RenewalEnded()
                 | RequestOpened()
                 | StreamAbandoned()
                 | StreamOver()
@@ -167,6 +186,10 @@ class HttpUpstream(Supervisor):
         """Leave no connection open and no stream listed: the next incarnation begins anew."""
         for name in self._policy.streams():
             self._streams.remove(name)
+        for reply in self._asks.values():
+            if not reply.settled:
+                reply.fail(ActorStoppedError(f"{self.name} stopped"))
+        self._asks.clear()
         self._table.close_all()
 
     def describe(self) -> dict[str, object]:
@@ -256,6 +279,13 @@ class HttpUpstream(Supervisor):
                     self.children[stream].tell(CloseStream())
                 case m.DeleteUpstreamSession(session_id, version):
                     self._delete(session_id, version)
+                case m.TellNews(stream, data):
+                    news = EventReceived(data, MessageKind.NOTIFICATION)
+                    self.children[stream].tell(news)
+                case m.Renew(session):
+                    self._open_anew(session)
+                case m.AnswerRenewal():
+                    self._answer_renewal(effect)
                 case m.Probe():
                     self.world.spawn("probe", self._probe)
                 case m.ReportReach(True):
@@ -271,6 +301,31 @@ class HttpUpstream(Supervisor):
         self.world.spawn(
             "session delete", lambda: self._tasks.delete_session(session_id, version)
         )
+
+    def _renew(self, session: Session) -> object:
+        if self.asked_by is None:
+            raise ProxyActorsError("a renewal must be asked for, not told")
+        ask_id = next(self._ask_ids)
+        self._asks[ask_id] = self.asked_by
+        self._apply(self._policy.renew(session, ask_id))
+        return LATER
+
+    def _open_anew(self, session: Session) -> None:
+        def renew() -> None:
+            self.slot.tell(self._tasks.renew(session))
+
+        self.world.spawn("renewal", renew)
+
+    def _answer_renewal(self, answer: m.AnswerRenewal) -> None:
+        reply = self._asks.pop(answer.ask_id)
+        if answer.session is not None:
+            reply.set(answer.session)
+        else:
+            lost = answer.reason is Reason.SESSION_LOST
+            reply.fail(FailedError(
+                answer.reason, answer.text, upstream=self._upstream,
+                retryable=False if lost else None,
+            ))
 
     def _probe(self) -> None:
         """Try to connect, in a greenlet of its own."""

@@ -97,7 +97,7 @@ class SessionRegistry(Actor):
                 if self.asked_by is None:
                     raise ProxyActorsError("a session must be asked for, not told")
                 return self._apply_asked(message, self.asked_by)
-            case m.EndSession() if self.asked_by is not None:
+            case m.EndSession() | m.ReplaceUpstreamId() if self.asked_by is not None:
                 return self._apply_asked(message, self.asked_by)
             case m.WriteDone(_, error):
                 self._note_store(error)
@@ -151,7 +151,7 @@ class SessionRegistry(Actor):
     def _take_back_uses(self, message: SessionMessage) -> None:
         """End the kept uses that would mislead a decision about who uses a session."""
         match message:
-            case m.SetLogLevel(key) | m.SetSubscription(key):
+            case m.SetLogLevel(key) | m.SetSubscription(key) | m.ReplaceUpstreamId(key):
                 kept = self._uses.kept(key)
                 self._uses.revoke(key)
             case m.CreateSession() if self._policy.is_full:
@@ -176,6 +176,8 @@ class SessionRegistry(Actor):
                 self._asks.pop(ask_id).fail(_refused(refusal))
             case m.Confirm(ask_id, existed):
                 self._asks.pop(ask_id).set(existed)
+            case m.Replaced(ask_id, session):
+                self._asks.pop(ask_id).set(session)
             case m.Write(write_id, writes):
                 self._submit(write_id, writes)
             case m.TellEnded(ended):

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proxy_actors.options import StdioMode, Transport
+from proxy_actors.options import OnSessionLost, StdioMode, Transport
 
 VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -160,6 +160,13 @@ class Upstream(Section, frozen=True, kw_only=True):
     streams_max: Annotated[
         Count, _doc("Event streams to clients that are open, those that wait for one included.")
     ] = 20_000
+    on_session_lost: Annotated[
+        OnSessionLost,
+        _doc(
+            "When the HTTP server has lost a session: its client is told and begins anew, or it is "
+            "opened anew, for servers whose sessions hold nothing that matters."
+        ),
+    ] = OnSessionLost.END
     pool: Pool = Pool()
     reconnect: Reconnect = Reconnect()
     tls: UpstreamTls = UpstreamTls()

@@ -111,7 +111,9 @@ class Rules:
             self._check_url((*path, "url"), upstream)
             self._check_headers((*path, "headers"), upstream)
         else:
-            misplaced = {"headers", "pool", "tls", "transport"}
+            misplaced = {
+                "headers", "on-session-lost", "pool", "reconnect", "tls", "transport",
+            }  # fmt: skip
             self._check_command((*path, "command"), upstream)
             self._check_env((*path, "env"), upstream)
             if upstream.stdio is not StdioMode.POOL and "children" in given:

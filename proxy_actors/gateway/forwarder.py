@@ -8,6 +8,7 @@ from proxy_actors.errors import FailedError
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.exchange import Exchange, request_name
 from proxy_actors.gateway.response import Response
+from proxy_actors.gateway.session_notes import NOTED
 
 CALL_S_MAX = 300.0
 INITIALIZE_S_MAX = 30.0
@@ -21,6 +22,8 @@ REPEATABLE = frozenset(
         "resources/templates/list", "resources/read", "completion/complete",
     }
 )  # fmt: skip
+# These as well when the session they are sent in is a new one: they set what they say.
+REPEATABLE_ANEW = REPEATABLE | NOTED
 
 
 class Forwarder(ABC):

@@ -52,7 +52,7 @@ class Forwarded:
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
-        self.heads: dict[tuple[UpstreamFields, str, int], bytes] = {}
+        self.heads: dict[tuple[UpstreamFields, str | None, str, int], bytes] = {}
 
 
 class UpstreamUrl:
@@ -118,7 +118,9 @@ class UpstreamFields:
         self, forwarded: Forwarded, session: Session | None, body_bytes: int
     ) -> bytes:
         """Return the head of a POST on behalf of a client."""
-        key = (self, "" if session is None else session.key, body_bytes)
+        id = None if session is None else session.upstream_session_id
+        version = "" if session is None else session.version
+        key = (self, id, version, body_bytes)
         head = forwarded.heads.get(key)
         if head is None:
             fields = [

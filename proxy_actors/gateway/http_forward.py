@@ -13,26 +13,32 @@ from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import FailedError, ProxyActorsError, Reason, StreamsFullError
+from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
     REPEATABLE,
+    REPEATABLE_ANEW,
     Forwarder,
 )
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.http_answers import HttpAnswers
 from proxy_actors.gateway.http_exchange import JSON_TYPE, HttpExchange
 from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
+from proxy_actors.gateway.http_renewal import Renewer
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.gateway.http_source import read_alone
 from proxy_actors.gateway.http_streams import DECIDE_S_MAX, HttpStreams
 from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
 from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
+from proxy_actors.gateway.session_notes import note
 from proxy_actors.messages.http_upstream import (
     ClientAnswered,
     ClientCancelled,
     ReleaseStandalone,
+    RenewalEnded,
+    RenewSession,
     ReserveStandalone,
 )
 from proxy_actors.messages.pool import Purpose
@@ -56,6 +62,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         fields: the fields of requests to it.
         handshake: creates sessions.
         silence_s_max: how long an event stream that can be opened anew may be silent.
+        renews: whether a session that the upstream has lost is opened anew, or ends.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         registry: Slot,
         limits: HttpLimits = HttpLimits(),
         silence_s_max: float = ReconnectLimits().idle_s_max,
+        renews: bool = False,
     ) -> None:
         self._world = world
         self._slot = slot
@@ -77,7 +85,11 @@ class HttpForwarder(Forwarder, HttpTasks):
         self._fields = fields
         self._handshake = handshake
         self._registry = registry
+        self._renews = renews
         self._answers = HttpAnswers(world, pool.upstream)
+        self._renewer = Renewer(
+            world, self.sender, fields, self._answers, registry, pool.upstream
+        )
         self.streams = HttpStreams(
             world, slot, self.sender, fields, self._answers, silence_s_max, self._lost
         )
@@ -113,10 +125,22 @@ class HttpForwarder(Forwarder, HttpTasks):
     def call(self, exchange: Exchange) -> Response:
         """Forward a request: JSON if nothing but the answer comes, else an event stream.
 
-        One that is not answered in time is cancelled at the upstream (MCP-X-5).
+        One that is not answered in time is cancelled at the upstream (MCP-X-5). What does no harm
+        is sent once more when the session was lost and has been opened anew.
         """
-        message, session = exchange.message, exchange.in_session()
-        deadline_s = exchange.deadline_s
+        session = exchange.in_session()
+        try:
+            response = self._call(exchange, session)
+        except FailedError as error:
+            if error.reason is not Reason.SESSION_LOST:
+                raise
+            response = self._call(exchange, self._renewed(exchange, session, error))
+        if self._renews and response.stream is None:
+            note(self._registry, session.key, exchange.message, response.body)
+        return response
+
+    def _call(self, exchange: Exchange, session: Session) -> Response:
+        message, deadline_s = exchange.message, exchange.deadline_s
         try:
             parts = self._post(exchange, message.raw, session)
             upstream, head = self.sender.send(
@@ -134,8 +158,6 @@ class HttpForwarder(Forwarder, HttpTasks):
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
                 self._cancel_later(session, message.id)
-            elif error.reason is Reason.SESSION_LOST:
-                self._lost(session, error, deadline_s)
             raise
 
     def post(self, exchange: Exchange) -> None:
@@ -154,6 +176,7 @@ class HttpForwarder(Forwarder, HttpTasks):
             error = self._answers.refusal(head, session, self._answers.admitted(upstream, body))
             if isinstance(error, FailedError) and error.reason is Reason.SESSION_LOST:
                 self._lost(session, error, deadline_s)
+                error = upstream_status.session_renewed(self.upstream)
             raise error
         if message.kind is jsonrpc.RESPONSE and message.id is not None:
             self._slot.tell(ClientAnswered(session.key, message.id))
@@ -167,12 +190,14 @@ class HttpForwarder(Forwarder, HttpTasks):
             reserved = self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)
             if isinstance(reserved, str):  # it stands, and may be without a reader
                 return Response(200, stream=reserved)
-            name, head = self.streams.standalone(exchange)
+            try:
+                name, head = self.streams.standalone(exchange, session)
+            except FailedError as error:
+                if error.reason is not Reason.SESSION_LOST:
+                    raise
+                session = self._lost(session, error, exchange.deadline_s)
+                name, head = self.streams.standalone(exchange, session)
             return Response(200, head.returned, stream=name)
-        except FailedError as error:
-            if error.reason is Reason.SESSION_LOST:
-                self._lost(session, error, exchange.deadline_s)
-            raise
         finally:
             if name is None:
                 self._slot.tell(ReleaseStandalone(session.key, exchange.id))
@@ -196,6 +221,10 @@ class HttpForwarder(Forwarder, HttpTasks):
         fields = self._fields.own(upstream_session_id, version)
         self.sender.send_own(b"DELETE", fields)
 
+    def renew(self, session: Session) -> RenewalEnded:
+        """Open a lost session anew."""
+        return self._renewer.renew(session)
+
     def take_source(self, exchange_id: int) -> EventSource | None:
         """Hand a source over to its stream's actor, if it is still to be had."""
         return self.streams.take_source(exchange_id)
@@ -218,7 +247,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         request_id = exchange.message.id
         try:
             name = self.streams.of_call(
-                exchange, upstream, lambda: self._cancel_later(session, request_id)
+                exchange, session, upstream, lambda: self._cancel_later(session, request_id)
             )
             return Response(200, head.returned, stream=name)
         except StreamsFullError:
@@ -231,13 +260,28 @@ class HttpForwarder(Forwarder, HttpTasks):
         return [self._fields.head_of_post(forwarded, session, len(body)), body]
 
     def _lost(self, session: Session, error: FailedError, deadline_s: float) -> Session:
-        """End a session that the upstream does not know (any more).
+        """Have a session opened anew that the upstream does not know (any more), or end it.
 
         Raises:
-            FailedError: `error`.
+            FailedError: `error` where sessions end, or why it was not opened anew.
         """
-        self._registry.tell(EndSession(session.key, EndReason.LOST))
-        raise error
+        if not self._renews:
+            self._registry.tell(EndSession(session.key, EndReason.LOST))
+            raise error
+        until_s = min(deadline_s, self._world.now_s() + INITIALIZE_S_MAX)
+        renewed: Session = self._slot.ask(RenewSession(session), until_s)
+        return renewed
+
+    def _renewed(self, exchange: Exchange, session: Session, error: FailedError) -> Session:
+        """Return the session in which a call can be repeated.
+
+        Raises:
+            FailedError: there is none, or the call is not to be repeated.
+        """
+        renewed = self._lost(session, error, exchange.deadline_s)
+        if exchange.message.method not in REPEATABLE_ANEW:
+            raise upstream_status.session_renewed(self.upstream)
+        return renewed
 
     def _delete_later(self, upstream_session_id: str, version: str) -> None:
         self._world.spawn(

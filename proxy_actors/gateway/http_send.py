@@ -96,10 +96,13 @@ class HttpSender:
         upstream.repeats = True
         return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
 
+    def own_parts(self, method: bytes, fields: Fields, body: bytes) -> list[bytes]:
+        """Return what is written for a request of the proxy's own."""
+        return [request_head(method, self._target, fields), body]
+
     def send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:
         """Send a request of the proxy's own, whose answer does not matter."""
-        parts = [request_head(method, self._target, fields), body]
-        deadline_s = self._world.now_s() + HEAD_S_MAX
+        parts, deadline_s = self.own_parts(method, fields, body), self._world.now_s() + HEAD_S_MAX
         outgoing = Outgoing(self.next_own_id(), method, parts, Purpose.RESERVED, deadline_s)
         try:
             upstream, _ = self.send(outgoing)

@@ -17,7 +17,7 @@ from proxy_actors.gateway.http_answers import HttpAnswers
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.http_fields import Forwarded, UpstreamFields
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
-from proxy_actors.gateway.http_source import HttpSource
+from proxy_actors.gateway.http_source import HttpSource, Reopen
 from proxy_actors.messages.http_upstream import OpenCallStream, OpenStandaloneStream
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import Session
@@ -67,42 +67,45 @@ class HttpStreams:
         return self._sources.pop(exchange_id, None)
 
     def of_call(
-        self, exchange: Exchange, upstream: HttpExchange, on_cancel: Callable[[], None]
+        self,
+        exchange: Exchange,
+        session: Session,
+        upstream: HttpExchange,
+        on_cancel: Callable[[], None],
     ) -> str:
         """Hand the answer to a call over to a stream's actor; return the stream's name.
 
         Raises:
             StreamsFullError: it may have none; the exchange is still the caller's.
         """
-        message, session = exchange.message, exchange.in_session()
+        message = exchange.message
         assert message.id is not None
         ask = OpenCallStream(
             exchange.id, session.key, message.id, exchange.deadline_s, session.principal
         )
-        return self._hand_over(exchange, upstream, ask, on_cancel)
+        return self._hand_over(exchange, session, upstream, ask, on_cancel)
 
-    def standalone(self, exchange: Exchange) -> tuple[str, ResponseHead]:
+    def standalone(self, exchange: Exchange, session: Session) -> tuple[str, ResponseHead]:
         """Open the session's standalone stream; return its name, and the upstream's head.
 
         Raises:
             RefusedError, FailedError: the upstream did not open it.
         """
-        session, forwarded = exchange.in_session(), exchange.accepted.forwarded
-        upstream, head = self._open(forwarded, session, exchange.id)
+        upstream, head = self._open(exchange.accepted.forwarded, session, exchange.id)
         ask = OpenStandaloneStream(exchange.id, session.key, session.principal)
-        return self._hand_over(exchange, upstream, ask), head
+        return self._hand_over(exchange, session, upstream, ask), head
 
     def _hand_over(
         self,
         exchange: Exchange,
+        session: Session,
         upstream: HttpExchange,
         ask: OpenCallStream | OpenStandaloneStream,
         on_cancel: Callable[[], None] | None = None,
     ) -> str:
         """Offer a source to the upstream's actor, and take it back if nobody took it."""
-        source = HttpSource(
-            upstream, self._reopener(exchange, upstream), self._silence_s_max, on_cancel
-        )
+        reopen = self._reopener(exchange.accepted.forwarded, session, upstream.request_id)
+        source = HttpSource(upstream, reopen, self._silence_s_max, on_cancel)
         self._sources[exchange.id] = source
         try:
             return str(self._slot.ask(ask, self._world.now_s() + DECIDE_S_MAX))
@@ -115,11 +118,9 @@ class HttpStreams:
                 source.close(cancel=False)
 
     def _reopener(
-        self, exchange: Exchange, upstream: HttpExchange
-    ) -> Callable[[bytes], HttpExchange]:
+        self, forwarded: Forwarded, session: Session, request_id: bytes | None
+    ) -> Reopen:
         """Return what opens a stream anew; it keeps nothing of the request but its fields."""
-        forwarded, session = exchange.accepted.forwarded, exchange.in_session()
-        request_id = upstream.request_id
 
         def reopen(last_event_id: bytes) -> HttpExchange:
             nonlocal session

@@ -18,8 +18,9 @@ from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX
 from proxy_actors.gateway.handshake import Handshake, agreed_version
+from proxy_actors.gateway.session_notes import note
 from proxy_actors.gateway.response import Response
-from proxy_actors.messages.sessions import Session, SetLogLevel, SetSubscription
+from proxy_actors.messages.sessions import Session
 from proxy_actors.messages.stdio import (
     DescribeServer,
     ReleaseChild,
@@ -27,7 +28,6 @@ from proxy_actors.messages.stdio import (
     ServerDescribed,
     SessionSeen,
 )
-from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE
 from proxy_actors.policy.stdio_sessions import HANDLED_HERE
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
@@ -112,15 +112,7 @@ class SharedForwarder(ChannelForwarder):
     def _call_upstream(self, exchange: Exchange, session: Session) -> Response:
         """Set the level or a subscription, and have the registry keep it if that went well."""
         response = self._submit(self._slot, exchange, session.key, exchange.deadline_s)
-        answer = jsonrpc.admit(response.body)
-        assert isinstance(answer, Message)
-        if not answer.is_error and exchange.message.method == SET_LEVEL:
-            level = msgspec.json.decode(exchange.message.params["level"], type=str)
-            self._registry.tell(SetLogLevel(session.key, level))
-        elif not answer.is_error:
-            subscribed = exchange.message.method == SUBSCRIBE
-            uri = exchange.message.uri() or ""
-            self._registry.tell(SetSubscription(session.key, uri, subscribed))
+        note(self._registry, session.key, exchange.message, response.body)
         return response
 
     def _make_known(self, session: Session) -> None:

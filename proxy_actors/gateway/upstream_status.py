@@ -55,6 +55,12 @@ def session_lost(upstream: str) -> FailedError:
     return FailedError(Reason.SESSION_LOST, text, upstream=upstream, retryable=False)
 
 
+def session_renewed(upstream: str) -> FailedError:
+    """Make the error for what was said to a session that has been opened anew, and not repeated."""
+    text = "the server lost the session, which was opened anew; nothing was done"
+    return FailedError(Reason.SESSION_LOST, text, upstream=upstream, status=502, retryable=True)
+
+
 def refusal(
     head: ResponseHead, upstream: str, fault: Message | None = None, opens_stream: bool = False
 ) -> FailedError | RefusedError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from proxy_actors.errors import ConnectFault
+from proxy_actors.errors import ConnectFault, Reason
 from proxy_actors.messages.base import Message
-from proxy_actors.messages.sessions import SessionEnded
+from proxy_actors.messages.sessions import Session, SessionEnded
 from proxy_actors.messages.stream import RequestOpened, StreamAbandoned, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
 
@@ -78,6 +78,29 @@ class ClientCancelled(Message, frozen=True):
     request_id: bytes
 
 
+class RenewSession(Message, frozen=True):
+    """Exchange to upstream, asked: the server does not know this session; open it anew.
+
+    Answered with the `Session` as it is then, or with a FailedError.
+    """
+
+    session: Session
+
+
+class RenewalEnded(Message, frozen=True):
+    """Renewer to upstream: the session has been opened anew, or why not.
+
+    `news` are notifications that tell the client what may be different.
+    """
+
+    always_accepted: ClassVar[bool] = True
+    key: str
+    session: Session | None
+    news: tuple[bytes, ...] = ()
+    reason: Reason = Reason.INTERNAL
+    text: str = ""
+
+
 class UpstreamReached(Message, frozen=True):
     """Pool or probe to upstream: a connect succeeded, or failed and `why`.
 
@@ -133,6 +156,28 @@ class Probe(Message, frozen=True):
     """Effect: try to connect, and report UpstreamReached."""
 
 
+class Renew(Message, frozen=True):
+    """Effect: open a session anew, and report RenewalEnded."""
+
+    session: Session
+
+
+class AnswerRenewal(Message, frozen=True):
+    """Effect: answer RenewSession."""
+
+    ask_id: int
+    session: Session | None
+    reason: Reason = Reason.INTERNAL
+    text: str = ""
+
+
+class TellNews(Message, frozen=True):
+    """Effect: have the stream carry a notification of the proxy's own."""
+
+    stream: str
+    data: bytes
+
+
 class ReportReach(Message, frozen=True):
     """Effect: log that the upstream cannot be reached and `why`, or can be again."""
 
@@ -159,11 +204,15 @@ HttpUpstreamMessage = (
     | StreamStopped
     | UpstreamReached
     | ProbeDue
+    | RenewalEnded
 )
 HttpUpstreamEffect = (
-    TellAnswered
+    AnswerRenewal
+    | Renew
+    | TellAnswered
     | TellCancelled
     | TellClose
+    | TellNews
     | DeleteUpstreamSession
     | Probe
     | ReportReach

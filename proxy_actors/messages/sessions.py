@@ -126,6 +126,18 @@ class SetSubscription(Message, frozen=True):
     subscribed: bool
 
 
+class ReplaceUpstreamId(Message, frozen=True):
+    """Upstream's greenlet to registry, asked: the session was opened anew at the upstream.
+
+    Answered with the `Session` as it is then, which another renewal may have changed before, or
+    with None when it has ended. What is lost before it is durable is opened anew once more.
+    """
+
+    key: str
+    lost_id: str | None
+    new_id: str | None
+
+
 class SessionEnded(Message, frozen=True):
     """Registry to upstream: free what the session held there. Durable before it is told."""
 
@@ -234,6 +246,13 @@ class Confirm(Message, frozen=True):
     existed: bool
 
 
+class Replaced(Message, frozen=True):
+    """Effect: answer ReplaceUpstreamId."""
+
+    ask_id: int
+    session: Session | None
+
+
 class Write(Message, frozen=True):
     """Effect: give these writes to the store, all or none, and tell WriteDone(write_id)."""
 
@@ -264,8 +283,9 @@ SessionMessage = (
     | EndSession
     | SetLogLevel
     | SetSubscription
+    | ReplaceUpstreamId
     | WriteDone
     | SessionSweepDue
     | FlushDue
 )
-SessionEffect = Admit | Reject | Accept | Refuse | Confirm | Write | TellEnded | Wake
+SessionEffect = Admit | Reject | Accept | Refuse | Confirm | Replaced | Write | TellEnded | Wake

@@ -16,9 +16,10 @@ from typing import assert_never
 from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
-from proxy_actors.messages.sessions import EndReason, SessionEnded
+from proxy_actors.messages.sessions import EndReason, Session, SessionEnded
 from proxy_actors.messages.stream import RequestOpened, StreamAbandoned, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
+from proxy_actors.policy.renewals import Renewals
 
 PROBE_INTERVAL_S = 5.0
 
@@ -59,6 +60,7 @@ class HttpUpstreamPolicy:
     def __init__(self) -> None:
         self._sessions: dict[str, _Session] = {}
         self._session_of: dict[str, str] = {}
+        self._renewals = Renewals()
         self._draining = False
         self._generation = 0
         self.reached: bool | None = None
@@ -95,6 +97,10 @@ class HttpUpstreamPolicy:
         session.streams[stream] = call_id
         session.by_call[call_id] = stream
 
+    def renew(self, session: Session, ask_id: int) -> list[HttpUpstreamEffect]:
+        """Have a session opened anew that the server does not know; `ask_id` hears of it."""
+        return self._renewals.ask(session, ask_id)
+
     def handle(self, message: HttpUpstreamMessage) -> list[HttpUpstreamEffect]:
         """Apply one message and return what is to be done, in order."""
         match message:
@@ -120,6 +126,8 @@ class HttpUpstreamPolicy:
                 return self._reached(message)
             case m.ProbeDue(generation):
                 return [m.Probe()] if generation == self._generation else []
+            case m.RenewalEnded():
+                return self._renewed(message)
             case DrainUpstream():
                 return self._drain()
             case _:
@@ -172,6 +180,7 @@ class HttpUpstreamPolicy:
     def _session_ended(self, ended: SessionEnded) -> list[HttpUpstreamEffect]:
         effects: list[HttpUpstreamEffect] = []
         key, upstream_id = ended.session.key, ended.session.upstream_session_id
+        self._renewals.forget(key)
         session = self._sessions.get(key)
         if session is not None:
             effects += [m.TellClose(stream) for stream in (*session.streams, *session.over)]
@@ -180,6 +189,14 @@ class HttpUpstreamPolicy:
         if upstream_id is not None and ended.reason is not EndReason.LOST:
             effects.append(m.DeleteUpstreamSession(upstream_id, ended.session.version))
         return effects
+
+    def _renewed(self, outcome: m.RenewalEnded) -> list[HttpUpstreamEffect]:
+        stream = self.standing(outcome.key)
+        news = () if stream is None else outcome.news
+        return [
+            *self._renewals.ended(outcome),
+            *(m.TellNews(stream, data) for data in news if stream is not None),
+        ]
 
     def _drain(self) -> list[HttpUpstreamEffect]:
         self._draining = True

@@ -153,6 +153,11 @@ class SessionLedger:
             self._in_order = self._in_order and (last is None or last.used_s <= entry.used_s)
             self.idle[entry.session.key] = entry
 
+    def live(self, key: str) -> Session | None:
+        """Return a session that can be used."""
+        entry = self.entries.get(key)
+        return entry.session if entry is not None and entry.phase is Phase.LIVE else None
+
     def longest_unused(self) -> Entry | None:
         """Return the first of the idle."""
         self._order()

@@ -31,10 +31,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import assert_never
 
 import msgspec
-from msgspec.structs import replace
 
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import EndReason, SessionEffect, SessionMessage, SessionWrite
+from proxy_actors.policy.session_changes import SessionChange, changed
 from proxy_actors.policy.session_ledger import (
     Entry,
     Phase,
@@ -152,10 +152,11 @@ class SessionPolicy:
                 return self._create(message, now_s, ask_id)
             case m.EndSession(key, reason):
                 return self._end_session(key, reason, ask_id)
-            case m.SetLogLevel(key, level):
-                return self._set_log_level(key, level, now_s)
-            case m.SetSubscription(key, uri, subscribed):
-                return self._set_subscription(key, uri, subscribed, now_s)
+            case m.SetLogLevel() | m.SetSubscription():
+                return self._change(message, now_s)
+            case m.ReplaceUpstreamId(key):
+                effects = self._change(message, now_s)
+                return (*effects, m.Replaced(ask_id, self._ledger.live(key)))
             case m.WriteDone(write_id, error):
                 return self._written(write_id, error, now_s)
             case m.SessionSweepDue(generation):
@@ -240,32 +241,12 @@ class SessionPolicy:
         self._unfinished[entry.session.key] = m.SessionEnded(entry.session, reason)
         return self._delete(entry)
 
-    # What the client set.
-
-    def _set_log_level(self, key: str, level: str, now_s: float) -> Sequence[SessionEffect]:
-        entry = self._entries.get(key)
-        if entry is None or entry.session.log_level == level:
+    def _change(self, change: SessionChange, now_s: float) -> Sequence[SessionEffect]:
+        entry = self._entries.get(change.key)
+        if entry is None or entry.phase is not Phase.LIVE:
             return _NOTHING
-        return self._change(entry, replace(entry.session, log_level=level), now_s)
-
-    def _set_subscription(
-        self, key: str, uri: str, subscribed: bool, now_s: float
-    ) -> Sequence[SessionEffect]:
-        entry = self._entries.get(key)
-        if entry is None:
-            return _NOTHING
-        present = entry.session.subscriptions
-        if subscribed == (uri in present):
-            return _NOTHING
-        wanted = (*present, uri) if subscribed else tuple(x for x in present if x != uri)
-        if subscribed and sum(map(len, wanted)) > self.limits.subscription_bytes_max:
-            return _NOTHING
-        return self._change(entry, replace(entry.session, subscriptions=wanted), now_s)
-
-    def _change(
-        self, entry: Entry, session: m.Session, now_s: float
-    ) -> Sequence[SessionEffect]:
-        if entry.phase is not Phase.LIVE:
+        session = changed(entry.session, change, self.limits.subscription_bytes_max)
+        if session is entry.session:
             return _NOTHING
         entry.session = session
         if entry.saving:

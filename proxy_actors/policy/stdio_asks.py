@@ -18,10 +18,7 @@ from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import SharedSessionsEffect
 from proxy_actors.protocol import jsonrpc_rewrite
-
-SET_LEVEL = "logging/setLevel"
-SUBSCRIBE = "resources/subscribe"
-UNSUBSCRIBE = "resources/unsubscribe"
+from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE
 
 
 class Ask:

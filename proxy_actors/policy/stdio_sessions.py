@@ -30,10 +30,11 @@ from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.sessions import Session, SessionEnded
 from proxy_actors.messages.stdio_effects import SharedSessionsEffect
-from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE, Ask, ChildrenAsks
+from proxy_actors.policy.stdio_asks import Ask, ChildrenAsks
 from proxy_actors.policy.stdio_exclusive import LOG_MESSAGE
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
+from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 UPDATED = "notifications/resources/updated"

@@ -18,16 +18,19 @@ INITIALIZED: Final = "notifications/initialized"
 PING: Final = "ping"
 CANCELLED: Final = "notifications/cancelled"
 PROGRESS: Final = "notifications/progress"
+SET_LEVEL: Final = "logging/setLevel"
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
 # The methods by whose `uri` parameter it is decided who hears of a resource.
 TOOLS_CALL: Final = "tools/call"
 URI_METHODS: Final = frozenset(
-    ("resources/subscribe", "resources/unsubscribe", "notifications/resources/updated")
+    (SUBSCRIBE, UNSUBSCRIBE, "notifications/resources/updated")
 )
 # What clients may send in one revision or another, tasks and list changes included.
 CLIENT_METHODS: Final = (
     INITIALIZE, PING, TOOLS_CALL, "tools/list", "prompts/get", "prompts/list", "resources/list",
-    "resources/read", "resources/subscribe", "resources/templates/list", "resources/unsubscribe",
-    "completion/complete", "logging/setLevel", "tasks/cancel", "tasks/get", "tasks/list",
+    "resources/read", SUBSCRIBE, "resources/templates/list", UNSUBSCRIBE,
+    "completion/complete", SET_LEVEL, "tasks/cancel", "tasks/get", "tasks/list",
     "tasks/result", CANCELLED, INITIALIZED, PROGRESS, "notifications/roots/list_changed",
     "notifications/tasks/status",
 )  # fmt: skip

@@ -17,8 +17,8 @@ from proxy_actors.messages import stdio as m
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.sessions import Session, SetLogLevel, SetSubscription
 from proxy_actors.options import StdioMode
-from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from proxy_actors.protocol import jsonrpc
+from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from proxy_actors.world.sim_world import SimWorld
 from tests.policy.stdio_frames import fault, notification, request, result, session
 

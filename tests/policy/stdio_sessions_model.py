@@ -15,7 +15,6 @@ from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stdio_effects import SharedSessionsEffect
-from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from proxy_actors.policy.stdio_sessions import (
     LEVELS,
     LIST_CHANGED,
@@ -24,6 +23,7 @@ from proxy_actors.policy.stdio_sessions import (
     SharedSessionsPolicy,
 )
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from tests.policy.search import Subject, check
 from tests.policy.stdio_frames import DESCRIBED, ended, notification, request, session
 

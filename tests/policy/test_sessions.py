@@ -453,6 +453,31 @@ def test_subscriptions_are_kept_up_to_a_bound() -> None:
     assert bench.tell(m.SetSubscription(key, "123456", True)) == []
 
 
+# Sessions that were opened anew at their upstreams.
+
+
+def test_new_id_of_the_upstream_is_saved_and_who_asked_gets_the_session() -> None:
+    bench = Bench()
+    key = key_of(bench.create())
+    write, replaced = bench.tell(m.ReplaceUpstreamId(key, "theirs", "new"), ASK)
+    (saved,) = writes_of(write)
+    assert isinstance(saved, SaveSession) and isinstance(replaced, m.Replaced)
+    assert saved.row.session == replaced.session
+    assert saved.row.session.upstream_session_id == "new"
+    assert replaced.ask_id == ASK
+    (again,) = bench.tell(m.ReplaceUpstreamId(key, "theirs", "newer"), ASK)
+    assert again == replaced  # another was opened meanwhile, and stays
+
+
+def test_session_that_has_ended_gets_no_new_id() -> None:
+    bench = Bench()
+    key = key_of(bench.create())
+    bench.tell(m.EndSession(key, EndReason.DELETED), ASK)
+    assert bench.tell(m.ReplaceUpstreamId(key, "theirs", "new"), ASK + 1) == [
+        m.Replaced(ASK + 1, None)
+    ]
+
+
 # After a restart.
 
 

@@ -10,7 +10,6 @@ from proxy_actors.errors import INVALID_PARAMS, Executed, Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import SharedSessionsEffect
-from proxy_actors.policy.stdio_asks import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from proxy_actors.policy.stdio_sessions import (
     LIST_CHANGED,
     MISSED_BYTES_MAX,
@@ -20,6 +19,7 @@ from proxy_actors.policy.stdio_sessions import (
     SharedSessionsMessage,
     SharedSessionsPolicy,
 )
+from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from tests.policy.stdio_frames import (
     DESCRIBED,
     admitted,

@@ -1,0 +1,144 @@
+"""Opens a session anew at an upstream that has lost it, where the operator has allowed that.
+
+What the client once said in `initialize`, the level that it set and what it subscribed to are said
+again; what else the server kept for the session is gone (RELIABILITY 1.3, "reinitialize"). Runs in
+a greenlet of the upstream's actor. Nothing is lost when it is cut short: the session is as it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.session_registry import KEY_CHARACTERS_LOGGED
+from proxy_actors.errors import FailedError, ProxyActorsError, Reason, RefusedError
+from proxy_actors.gateway import upstream_status
+from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX
+from proxy_actors.gateway.handshake import negotiated_version
+from proxy_actors.gateway.http_answers import HttpAnswers
+from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
+from proxy_actors.gateway.http_send import HttpSender, Outgoing
+from proxy_actors.messages.http_upstream import RenewalEnded
+from proxy_actors.messages.pool import Purpose
+from proxy_actors.messages.sessions import EndReason, EndSession, ReplaceUpstreamId, Session
+from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.protocol.headers import Fields
+from proxy_actors.protocol.revisions import INITIALIZE, INITIALIZED, SET_LEVEL, SUBSCRIBE
+from proxy_actors.world.base import World
+
+# What a client shall ask for once more, by the capability under which servers have it.
+_LISTS = ("tools", "prompts", "resources")
+
+logger = logging.getLogger("proxy_actors.sessions")
+
+
+class Renewer:
+    """Opens sessions anew at one upstream."""
+
+    def __init__(
+        self,
+        world: World,
+        sender: HttpSender,
+        fields: UpstreamFields,
+        answers: HttpAnswers,
+        registry: Slot,
+        upstream: str,
+    ) -> None:
+        self._world = world
+        self._sender = sender
+        self._fields = fields
+        self._answers = answers
+        self._registry = registry
+        self._upstream = upstream
+        self._ids = itertools.count(1)
+
+    def renew(self, session: Session) -> RenewalEnded:
+        """Open a session anew; one that cannot be has ended."""
+        try:
+            ended = self._renew(session)
+        except (RefusedError, FailedError) as error:
+            reason = error.reason if isinstance(error, FailedError) else Reason.SESSION_LOST
+            ended = RenewalEnded(session.key, None, (), reason, error.text)
+            if reason is Reason.SESSION_LOST:
+                self._registry.tell(EndSession(session.key, EndReason.LOST))
+        except ProxyActorsError:  # the registry does not answer
+            text = "the session could not be opened anew"
+            ended = RenewalEnded(session.key, None, (), Reason.INTERNAL, text)
+        logger.warning(
+            "session_renewed key=%s upstream=%s error=%s",
+            session.key[:KEY_CHARACTERS_LOGGED], self._upstream, ended.text or "none",
+        )
+        return ended
+
+    def _renew(self, session: Session) -> RenewalEnded:
+        deadline_s = self._world.now_s() + INITIALIZE_S_MAX
+        answer, fields = self._ask(INITIALIZE, Raw(session.initialize_params), None, deadline_s)
+        fresh = replace(session, upstream_session_id=session_id_of(fields))
+        kept = False
+        try:
+            if answer.is_error or (
+                negotiated_version(answer, self._upstream) != session.version
+            ):
+                raise upstream_status.session_lost(self._upstream)
+            self._restore(fresh, deadline_s)
+            replaced: Session | None = self._registry.ask(
+                ReplaceUpstreamId(
+                    session.key, session.upstream_session_id, fresh.upstream_session_id
+                ),
+                deadline_s,
+            )
+            if replaced is None:
+                raise upstream_status.session_lost(self._upstream)
+            kept = replaced.upstream_session_id == fresh.upstream_session_id
+            return RenewalEnded(session.key, replaced, _news(answer))
+        finally:
+            if not kept and fresh.upstream_session_id is not None:
+                own = self._fields.own(fresh.upstream_session_id, session.version)
+                self._world.spawn("session delete", lambda: self._sender.send_own(b"DELETE", own))
+
+    def _restore(self, session: Session, deadline_s: float) -> None:
+        """Say again what the client has said in the session's life."""
+        body = jsonrpc_rewrite.notification(INITIALIZED)
+        own = self._fields.own(session.upstream_session_id, session.version, len(body))
+        self._sender.send_own(b"POST", own, body)
+        if session.log_level is not None:
+            self._ask(SET_LEVEL, {"level": session.log_level}, session, deadline_s)
+        for uri in session.subscriptions:
+            self._ask(SUBSCRIBE, {"uri": uri}, session, deadline_s)
+
+    def _ask(
+        self, method: str, params: object, session: Session | None, deadline_s: float
+    ) -> tuple[jsonrpc.Message, Fields]:
+        """Send a request of the proxy's own; return its answer and the answer's fields."""
+        id = b'"renewal-%d"' % next(self._ids)
+        body = jsonrpc_rewrite.request(id, method, params)
+        if session is None:
+            own = self._fields.own(None, "", len(body))
+        else:
+            own = self._fields.own(session.upstream_session_id, session.version, len(body))
+        parts = self._sender.own_parts(b"POST", own, body)
+        outgoing = Outgoing(
+            self._sender.next_own_id(), b"POST", parts, Purpose.RESERVED, deadline_s, id,
+            repeatable=True,
+        )
+        upstream, head = self._sender.send(outgoing)
+        answer = self._answers.answer(upstream, head, deadline_s, session)
+        if session is not None and answer.is_error:  # a resource that is there no more, say
+            logger.warning("session_not_restored upstream=%s method=%s", self._upstream, method)
+        return answer, head.fields
+
+
+def _news(initialized: jsonrpc.Message) -> tuple[bytes, ...]:
+    """Return what tells a client that all which it has listed may be different."""
+    result = msgspec.json.decode(initialized.envelope["result"], type=dict[str, Raw])
+    capabilities = msgspec.json.decode(result.get("capabilities", b"{}"), type=dict[str, Raw])
+    return tuple(
+        jsonrpc_rewrite.notification(f"notifications/{name}/list_changed")
+        for name in _LISTS
+        if name in capabilities
+    )
