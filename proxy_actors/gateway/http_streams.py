@@ -160,6 +160,6 @@ class HttpStreams:
             Outgoing(exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id)
         )
         if head.status != 200 or not upstream.is_event_stream:
-            upstream.body(deadline_s)
-            raise self._answers.refusal(head, session, opens_stream=True)
+            fault = self._answers.admitted(upstream, upstream.body(deadline_s))
+            raise self._answers.refusal(head, session, fault, opens_stream=True)
         return upstream, head

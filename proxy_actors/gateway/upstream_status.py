@@ -29,6 +29,8 @@ TEXT_CHARACTERS_MAX = 500
 _ABOUT_THE_MESSAGE = frozenset({400, 413, 422})
 # A stream that the upstream does not offer, or has given out already (MCP-S-9, S-28).
 _ABOUT_THE_STREAM = frozenset({405, 409})
+# What the TypeScript SDK says of requests that do not come as far as the application.
+_TRANSPORT = -32000
 _ALLOW_WITHOUT_GET = ((b"allow", b"POST, DELETE"),)
 
 
@@ -41,12 +43,16 @@ def ends_session(head: ResponseHead, session: Session | None, answer: Message | 
     """Whether the upstream says that it does not know the session (MCP-S-5).
 
     Without an id of the upstream's there is nothing to be unknown; and a 404 that answers the
-    request with -32601 says that the method is.
+    request with -32601 says that the method is. Servers after the example of the TypeScript SDK say
+    400 in place of 404, and what they mean in words alone (PROTOCOL 12.2, 16): were it not heard,
+    the session would be half alive for ever.
     """
-    if head.status != 404 or session is None or session.upstream_session_id is None:
+    if session is None or session.upstream_session_id is None:
         return False
     fault = _fault_of(answer)
-    return fault is None or fault.code != METHOD_NOT_FOUND
+    if head.status == 400:
+        return fault is not None and fault.code == _TRANSPORT and "session" in fault.message.lower()
+    return head.status == 404 and (fault is None or fault.code != METHOD_NOT_FOUND)
 
 
 def session_lost(upstream: str) -> FailedError:

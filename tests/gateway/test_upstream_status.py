@@ -110,10 +110,15 @@ def test_unavailability_is_passed_on_with_a_bounded_time() -> None:
         (404, STATELESS, None, False),
         (404, None, None, False),
         (400, SESSION, None, False),
+        (400, SESSION, fault(-32000, text="Bad Request: No valid session ID provided"), True),
+        (400, SESSION, fault(-32000, text="Session not found", id=b"7"), True),
+        (400, SESSION, fault(-32000, text="Bad Request: Server not initialized"), False),
+        (400, SESSION, fault(-32602, text="no such session in the calendar"), False),
+        (400, STATELESS, fault(-32000, text="No valid session ID provided"), False),
         (410, SESSION, None, False),
     ],
 )
-def test_session_ends_with_a_404_that_means_it(
+def test_session_ends_with_a_status_that_means_it(
     status: int, session: Session | None, message: Message | None, ends: bool
 ) -> None:
     """MCP-S-5, B-3: unknown methods and unknown endpoints are 404s too."""
