@@ -102,6 +102,11 @@ class Server:
         """Ask the group to end."""
         self._signal(signal.SIGTERM)
 
+    def stop_at_once(self) -> None:
+        """Kill the group."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> None:
         """Wait for the end that was asked for, then end what is left of the group."""
         try:
