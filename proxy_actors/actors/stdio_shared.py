@@ -206,6 +206,8 @@ class StdioShared(Actor):
                 case e.WakeTakeSweep(after_s, generation):
                     self.world.timer(after_s, self.ref, m.TakeSweepDue(generation))
                 case e.ChildrenDrained():
+                    for slot in self._session_streams.values():
+                        slot.tell(CloseStream())  # they have no end of their own
                     if self.parent is not None:
                         self.parent.tell(UpstreamDrained(self.name))
                 case e.LoseSession():

@@ -46,6 +46,11 @@ class Subscriber:
         self.last = b""
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more will be pushed."""
+        return self._ended
+
+    @property
     def unread(self) -> int:
         """How many messages have not been taken."""
         return len(self._messages)

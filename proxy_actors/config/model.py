@@ -244,6 +244,10 @@ class Streams(Section, frozen=True, kw_only=True):
         int, Meta(ge=0, le=3_600_000),
         _doc("How long clients of 2025-11-25 are asked to wait before they come back."),
     ] = 1000
+    connection_s_max: Annotated[
+        float, Meta(ge=0, le=86_400),
+        _doc("Then their connections end early, and they come back for the rest. 0: never."),
+    ] = 0.0
     ended_max: Annotated[
         Count, _doc("Streams that are kept after their end, in all. The oldest go first.")
     ] = 1000

@@ -1,7 +1,8 @@
 """From an answer to bytes on the client's connection.
 
 Owns the framing towards clients: length or chunks, or the end of the connection for a 1.0 client;
-one event, one chunk; a comment now and then on a silent stream. Events carry ids, with which a
+one event, one chunk; a comment now and then on a silent stream. A connection may end before its
+stream, where the client is told when to come back (MCP-S-20). Events carry ids, with which a
 client may come back for what followed. A stream that could not be brought to its end is visibly
 truncated: no last chunk, the connection is closed (HTTP-F7).
 """
@@ -12,7 +13,7 @@ import math
 from collections.abc import Iterator
 
 from proxy_actors.actors.refs import Slot
-from proxy_actors.actors.stream_directory import event_id
+from proxy_actors.actors.stream_directory import STANDALONE, event_id
 from proxy_actors.actors.subscriber import Subscriber
 from proxy_actors.errors import DeadlineError, StreamClosedError
 from proxy_actors.gateway.response import JSON_FIELDS, Response
@@ -182,6 +183,11 @@ class _Writer:
         self._close = close or not self._chunked
         self._reader = reader
         self._number = reader.after
+        self._resumable = reader.primes and bool(reader.stream_id)
+        connection_s_max = wiring.streams.limits.connection_s_max
+        self._until_s = math.inf
+        if self._resumable and connection_s_max:
+            self._until_s = wiring.world.now_s() + connection_s_max
         self._written_s = 0.0
         # What the client did not take at once.
         self._rest = b""
@@ -201,6 +207,8 @@ class _Writer:
             self._wiring.meters.streams.cut += 1
         if self._reader.subscriber.cut:
             raise StreamClosedError("the client read too slowly")
+        if self._wiring.draining and self._reader.stream_id.startswith(STANDALONE):
+            self._send_away()
         if self._chunked:
             self._write([LAST_CHUNK])
         return not self._close
@@ -210,7 +218,8 @@ class _Writer:
         while True:
             silent, messages = False, []
             try:
-                messages = subscriber.take(self._written_s + KEEP_ALIVE_S, self._write_now)
+                next_s = min(self._written_s + KEEP_ALIVE_S, self._until_s)
+                messages = subscriber.take(next_s, self._write_now)
             except DeadlineError:
                 silent = True
             if self._rest:
@@ -222,6 +231,10 @@ class _Writer:
                 return
             if messages:
                 self._write(self._encoded(messages))
+            if self._wiring.world.now_s() >= self._until_s and not subscriber.ended:
+                self._wiring.meters.streams.closed_early += 1
+                self._send_away()
+                return
 
     def _write_now(self, message: bytes) -> bool:
         """Write a message as far as the client takes it at once; whether that is all."""
@@ -235,12 +248,16 @@ class _Writer:
         if self._wiring.world.now_s() >= self._written_s + KEEP_ALIVE_S:
             self._write(self._framed(COMMENT_KEEPALIVE))
 
+    def _send_away(self) -> None:
+        """Have the client come back for what follows: its connection ends, its stream does not."""
+        if self._resumable:
+            self._write(self._prime())
+
     def _prime(self) -> list[bytes]:
-        """Tell a client that knows it where the stream begins, and when to come back to it."""
-        reader = self._reader
-        if not reader.primes or not reader.stream_id:
+        """Tell a client that knows it where the stream stands, and when to come back to it."""
+        if not self._resumable:
             return []
-        id = event_id(reader.stream_id, reader.after)
+        id = event_id(self._reader.stream_id, self._number)
         retry_ms = self._wiring.streams.limits.retry_ms
         return self._framed(encode_event(b"", event=b"", id=id, retry_ms=retry_ms))
 

@@ -288,4 +288,6 @@ class ExclusivePolicy:
             effects.append(e.WakeSweep(SWEEP_INTERVAL_S, self._generation))
         if self._draining and not self._drained and not len(self._calls):
             self._drained = True
+            if self._standalone_open:  # it has no end of its own
+                effects.append(e.CloseStandalone(self._session_key))
             effects.append(e.AnnounceDrained())

@@ -14,6 +14,8 @@ class StreamLimits(msgspec.Struct, frozen=True):
         age_s_max: how old an event may be to be sent again, and how long a stream waits for its
             client, 1 to 86,400.
         retry_ms: how long clients are asked to wait before they come back, 0 to 3,600,000.
+        connection_s_max: after how long a client's connection is ended early, whose stream goes on,
+            where it knows what that means; 0 for never, to 86,400.
         ended_max: streams that have ended and are still kept, in all, 1 to 1,000,000.
         bytes_total_max: bytes of all streams' events together, 1 KiB to 1 TiB.
         streams_max: streams that are open, in all; so the following, each 1 to 1,000,000.
@@ -25,6 +27,7 @@ class StreamLimits(msgspec.Struct, frozen=True):
     bytes_max: int = 8 * 1024 * 1024
     age_s_max: float = 60.0
     retry_ms: int = 1000
+    connection_s_max: float = 0.0
     ended_max: int = 1000
     bytes_total_max: int = 256 * 1024 * 1024
     streams_max: int = 20_000

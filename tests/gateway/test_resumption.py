@@ -421,3 +421,100 @@ def test_client_that_falls_behind_is_cut_and_comes_back(scene: Scene) -> None:
     meters = scene.plane.streams.meters
     assert meters.cut == meters.resumed >= 1
     scene.rest()
+
+
+EARLY = StreamLimits(connection_s_max=7.0, retry_ms=250)
+
+
+def read_early(scene: Scene, session: str, version: str, *steps: str) -> list[Answer]:
+    """Call, and come back as often as the connection ends before the answer has come."""
+    answers = [Answer()]
+    fields: dict[str, str | None] = {"MCP-Protocol-Version": version}
+    data, method = request(call(1, *steps), session=session, fields=fields), "POST"
+    line = scene.connection()
+    while True:
+        answers[-1] = line.ask(data, method)
+        assert answers[-1].complete and answers[-1].keep_alive
+        if 1 in came(answers[-1]):
+            line.close()
+            return answers
+        last = events(answers[-1])[-1]
+        assert last.data == b"" and last.id and b"retry: 250\n" in answers[-1].body
+        scene.pass_time(0.25)
+        fields = {"Last-Event-ID": last.id.decode(), "MCP-Protocol-Version": version}
+        data, method = request(None, "GET", session, fields=fields), "GET"
+        answers.append(Answer())
+
+
+@pytest.mark.parametrize("gap", ["pause 5", "pause 8", "pause 0.01"])
+def test_connection_ends_early_and_its_stream_goes_on(gap: str) -> None:
+    """MCP-S-20: `retry` comes first, the connection can be used again, no event is lost."""
+    scene = Scene(streams=EARLY)
+    session = scene.session()
+    notes = 4 if gap != "pause 0.01" else 1500
+    steps = ["sse", *["note", gap] * notes, "answer", "end"]
+    answers = scene.do(lambda: read_early(scene, session, "2025-11-25", *steps))
+    got = [id for answer in answers for id in ids(answer)]
+    assert [int(id.rpartition(b".")[2]) for id in got] == list(range(1, notes + 2))
+    assert len(answers) >= 3
+    meters = scene.plane.streams.meters
+    assert meters.closed_early == meters.resumed == len(answers) - 1
+    assert scene.server.executions[1] == 1
+    scene.rest()
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_connections_of_older_clients_never_end_early(version: str) -> None:
+    scene = Scene(streams=EARLY)
+    session = scene.session(version)
+    (answer,) = scene.do(
+        lambda: read_early(scene, session, version, "sse", "note", "pause 60", "answer", "end")
+    )
+    assert b"retry" not in answer.body
+    scene.rest()
+
+
+def test_connection_of_a_standalone_stream_ends_early() -> None:
+    """Before any event too; what is said meanwhile waits."""
+    scene = Scene(streams=EARLY)
+    session = scene.session()
+
+    def client() -> list[Any]:
+        listener = Client(scene)
+        first = listener.begin(request(None, "GET", session), "GET")
+        listener.until(lambda: first.complete)
+        listener.leave()
+        assert events(first)[-1].data == b""
+        assert b"retry: 250" in first.body
+        standing(scene).put(note("meanwhile"))
+        again = Client(scene)
+        id = events(first)[-1].id
+        assert id
+        rest = again.resume(session, id)
+        again.until(lambda: rest.complete)
+        again.leave()
+        return came(rest)
+
+    assert scene.do(client) == ["meanwhile"]
+    scene.rest()
+
+
+@pytest.mark.parametrize("version", [*OLDER, "2025-11-25"])
+def test_listener_is_told_when_to_come_back_in_a_drain(version: str) -> None:
+    """MCP-S-20: its stream has no end of its own, so it ends at once; calls run on."""
+    scene = Scene()
+    session = scene.session(version)
+
+    def client() -> Answer:
+        listener = Client(scene)
+        fields = {"MCP-Protocol-Version": version}
+        answer = listener.begin(request(None, "GET", session, fields=dict(fields)), "GET")
+        listener.until(lambda: answer.status)
+        scene.pass_time(1.0)
+        before = len(answer.body)
+        scene.plane.drain()
+        listener.until(lambda: answer.complete)
+        assert (b"retry: 1000" in answer.body[before:]) is (version not in OLDER)
+        return answer
+
+    scene.do(client)

@@ -236,6 +236,9 @@ class ExclusiveSubject(Subject):
         apart = e.WakeSweep | e.AnnounceDrained
         others = [effect for effect in effects if not isinstance(effect, apart)]
         expected = self._expected(message)
+        drains = self.draining and not self.drained and not self.calls
+        if drains and self.stream_open:
+            expected.append(e.CloseStandalone(KEY))
         check(others == expected, f"{others} where {expected} is right")
         wakes = [effect for effect in effects if isinstance(effect, e.WakeSweep)]
         busy = bool(self.calls or self.waiting)
@@ -243,7 +246,6 @@ class ExclusiveSubject(Subject):
         for wake in wakes:
             check(wake.after_s == SWEEP_INTERVAL_S, "the timer rings at another time")
             self.armed, self.generation = True, wake.generation
-        drains = self.draining and not self.drained and not self.calls
         check((e.AnnounceDrained() in effects) == drains, "a drain ends once, with the last call")
         self.drained = self.drained or drains
         check(self.policy.calls == len(self.calls), "calls are counted wrongly")

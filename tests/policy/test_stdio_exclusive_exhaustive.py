@@ -197,6 +197,8 @@ DEFECTS = {
            ): ASKING,
     Defect("a drain does not wait for calls", POLICY, "_finish",
            "and not len(self._calls)", ""): ASKING,
+    Defect("a drain waits for a stream without an end", POLICY, "_finish",
+           "effects.append(e.CloseStandalone(self._session_key))", "pass"): ASKING,
     Defect("a drain is over twice", POLICY, "_finish", "self._drained = True", "pass"): ASKING,
 }  # fmt: skip
 

@@ -370,10 +370,25 @@ def test_notification_reaches_its_stream_to_the_last(
         (own,) = upstream.server.sessions.values()
         assert own.standalone is not None
         own.standalone.put(note("notifications/tools/list_changed"))
-        assert standalone.more(answer)
+        while not answer.messages:  # what comes first is no message, but an id
+            assert standalone.more(answer)
         upstream.resume()
         while standalone.more(answer):
             pass
         assert [x["method"] for x in answer.messages] == ["notifications/tools/list_changed"]
         assert answer.complete
     assert proxy.wait() == 0
+
+
+@pytest.mark.parametrize("mode", ["session", "shared", "pool"])
+def test_drain_does_not_wait_for_listeners_of_processes(mode: str) -> None:
+    """MCP-S-20: a standalone stream has no end of its own; its client is told to come back."""
+    settings = {"proxy_actors.service.DRAIN_S_MAX": 10 * PATIENCE_S}
+    with running("--stdio", mode, "--", *SCRIPTED, settings=settings) as proxy:
+        listener = proxy.session().listen()
+        assert listener.head().status == 200
+        proxy.signal(SIGTERM)
+        body = listener.head().read()
+        assert body.count(b"retry: 1000\n") == 2
+        listener.leave()
+        assert proxy.wait() == 0
