@@ -26,16 +26,17 @@ from peers.upstreams import (
 from tests.certificates import LOCAL_NAMES, Authority
 
 FORKS = "forks"  # no route for clients: where forked_stdio gets its servers from
-OLD = "old"  # nor this: servers of the transport of 2024-11-05, for clients of that one
+OLD = "old"  # nor this: servers of the transport of 2024-11-05
 FAR = "far"  # nor this: the TLS server that a proxy reaches in TLS, a proxy itself
 DIRECT = "direct"
 HTTP = "http"
+FOUND = "found"  # a server of the transport of 2024-11-05, which the proxy is to find out
 TLS = "tls"
 SESSION = "session"
 SHARED = "shared"
 POOL = "pool"
 BEHIND = (DIRECT, FORKS, OLD, FAR)
-ROUTES = (DIRECT, HTTP, TLS, SESSION, SHARED, POOL)
+ROUTES = (DIRECT, HTTP, FOUND, TLS, SESSION, SHARED, POOL)
 
 
 class Endpoints:
@@ -102,6 +103,8 @@ class Endpoints:
                 return self._start_forks(upstream)
             case "http":
                 options = [self.url(DIRECT, upstream.name)]
+            case "found":
+                options = [self.url(OLD, upstream.name)]
             case "tls":
                 return self._start_secured(route, upstream, self.url(FAR, upstream.name))
             case "far":

@@ -11,7 +11,7 @@ from typing import Any  # what was seen is JSON
 import pytest
 
 from peers.clients import OLDER, Pair, Sightings, plan as plan_of
-from peers.endpoint import DIRECT, HTTP, POOL, ROUTES, SESSION, SHARED, TLS
+from peers.endpoint import DIRECT, FOUND, HTTP, POOL, ROUTES, SESSION, SHARED, TLS
 from peers.upstreams import Plan
 
 PAIRS = [
@@ -28,7 +28,7 @@ IN_FLIGHT = 5
 Saw = Callable[[str], Any]
 
 # Where a client has a process or a session of its own, its server can ask it something.
-clients_of_their_own = pytest.mark.parametrize("route", [DIRECT, HTTP, TLS, SESSION])
+clients_of_their_own = pytest.mark.parametrize("route", [DIRECT, HTTP, FOUND, TLS, SESSION])
 clients_that_share = pytest.mark.parametrize("route", [SHARED, POOL])
 
 
