@@ -196,6 +196,10 @@ class _Message:
         self.link.close()
         raise Over
 
+    def post_reset(self, _: str) -> None:
+        self.link.reset()
+        raise Over
+
     def post_handle(self, _: str) -> None:
         """Handle the message before whatever follows."""
         self._handle()

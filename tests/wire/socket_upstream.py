@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 
+from tests.legacy_server import STREAM, LegacyServer, LegacySession
 from tests.scripted_server import ScriptedServer
 from tests.scripted_streams import Link, Resumption, Signal
 from tests.wire.waiting import PATIENCE_S, eventually
@@ -88,6 +89,21 @@ class TlsLink(SocketLink):
             socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
         except OSError:
             pass  # it has ended already
+
+
+class OldLink(SocketLink):
+    """A connection that may be ended by other threads than the one that reads it."""
+
+    def close(self) -> None:
+        self.cut()
+        super().close()
+
+    def reset(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RD)  # nothing is sent, but the reader wakes
+        except OSError:
+            pass  # it has ended already
+        super().reset()
 
 
 class ThreadSignal(Signal):
@@ -186,6 +202,12 @@ class SocketUpstream:
         self._scripts.append(thread)
         thread.start()
 
+    def _link(self, connection: socket.socket) -> SocketLink:
+        return SocketLink(connection) if self._tls is None else TlsLink(connection, self._tls)
+
+    def _serve(self, link: SocketLink) -> None:
+        self.server.serve(link)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -193,10 +215,33 @@ class SocketUpstream:
             except OSError:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is None:
-                link = SocketLink(connection)
-            else:
-                link = TlsLink(connection, self._tls)
-            thread = threading.Thread(target=self.server.serve, args=(link,))
+            link = self._link(connection)
+            thread = threading.Thread(target=self._serve, args=(link,))
             self._links[link] = thread
             thread.start()
+
+
+class OldUpstream(SocketUpstream):
+    """A server of HTTP+SSE, whose stream is at `url`; see `SocketUpstream`."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls=tls)
+        self.old = LegacyServer(self._pause, ThreadSignal, self._spawn)
+
+    @property
+    def url(self) -> str:
+        return super().url.removesuffix("/mcp") + STREAM
+
+    @property
+    def session(self) -> LegacySession:
+        """The session that was opened last."""
+        return eventually(lambda: self.old.sessions and self.old.session)
+
+    def wait_for(self, n: object) -> None:
+        eventually(lambda: self.old.executions[n])
+
+    def _link(self, connection: socket.socket) -> SocketLink:
+        return OldLink(connection) if self._tls is None else TlsLink(connection, self._tls)
+
+    def _serve(self, link: SocketLink) -> None:
+        self.old.serve(link)

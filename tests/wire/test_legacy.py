@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
 from sseclient import SSEClient
 
-from tests.sim.virtual import Answer, call, initialize, note, request
+from tests.sim.virtual import call, initialize
 from tests.wire.http_client import Wire
+from tests.wire.legacy_listener import Listener
 from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
@@ -45,49 +45,6 @@ def proxy(upstream: SocketUpstream, tmp_path: Path) -> Iterator[ProxyProcess]:
     )
     with running("--config", str(file), settings=SETTINGS) as proxy:
         yield proxy
-
-
-class Listener:
-    """A client's stream on a plain socket, and POSTs on others."""
-
-    def __init__(self, proxy: ProxyProcess, wire: Wire) -> None:
-        self.proxy = proxy
-        self.wire = wire
-        wire.send(request(None, "GET", path="/sse"))
-        self.answer = wire.head()
-        assert self.answer.status == 200
-        self.until(lambda: self.events)
-        assert self.events[0][0] == "endpoint"
-        self.target = urljoin("/sse", self.events[0][1])
-
-    @property
-    def events(self) -> list[tuple[str, str]]:
-        """Type and data of each event so far, by the few forms that the proxy writes."""
-        found = []
-        *whole, _ = self.answer.body.decode().split("\n\n")
-        for block in whole:
-            if not block.startswith(":"):
-                kind, data = block.split("\n")
-                found.append((kind.removeprefix("event: "), data.removeprefix("data: ")))
-        return found
-
-    @property
-    def messages(self) -> list[Any]:
-        return [json.loads(data) for kind, data in self.events if kind == "message"]
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Read on until something holds."""
-        while not condition():
-            assert self.wire.more(self.answer), self.answer
-
-    def post(self, body: Any) -> Answer:
-        with self.proxy.wire() as wire:
-            return wire.ask(request(body, path=self.target))
-
-    def initialize(self) -> None:
-        assert self.post(initialize("2024-11-05")).status == 202
-        self.until(lambda: self.messages)
-        assert self.post(note("notifications/initialized")).status == 202
 
 
 def test_client_of_another_hand_reads_the_stream(proxy: ProxyProcess) -> None:
