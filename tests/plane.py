@@ -61,6 +61,8 @@ DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
 class Plane:
     """Registry, upstream and listener under a root; `mail` is what the root's parent hears."""
 
+    upstream_kind = HttpUpstream
+
     def __init__(
         self,
         world: World,
@@ -217,7 +219,7 @@ class Plane:
 
     def _make_upstream(self, budget: Budget) -> HttpUpstream:
         pool = Worker(self.pool, self._make_pool, drain=DrainPool())
-        upstream = HttpUpstream(
+        upstream = self.upstream_kind(
             self.world, self.upstream, pool, self.table, self.streams, self.subscribers,
             self.forwarder, self._reconnect, self._sessions,
         )  # fmt: skip

@@ -77,6 +77,8 @@ class ScriptedServer:
 
     Attributes:
         openings: how the next sessions are refused, each by a step.
+        resumed: how often somebody has come back to a stream, by its name.
+        stream_of: the name of the stream that answers request `n`.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class ScriptedServer:
         self.deleted: list[str] = []
         self.openings: list[str] = []
         self.links = 0
+        self.resumed: Counter[str] = Counter()
+        self.stream_of: dict[object, str] = {}
         self._serial = 0
 
     def lose_sessions(self) -> None:
@@ -212,6 +216,7 @@ class ScriptedServer:
         elif ways.jealous and _is_read(stream):
             refuse(link, 409)
         else:
+            self.resumed[name] += 1
             link.send(EVENT_STREAM_HEAD)
             try:
                 stream.follow(link, max(int(number) - ways.again, 0))
@@ -237,6 +242,7 @@ class _Exchange:
         self.session = session
         self.stream: ServerStream | None = None
         self.sent = 0
+        self.noted = 0
         self.id = message.get("id") if isinstance(message, dict) else None
         self.n = arguments.get("n")
         self.steps = arguments.get("do") or (params.get("_meta") or {}).get("do")
@@ -329,6 +335,7 @@ class _Exchange:
         ways = self.server.resumption
         if ways is not None and self.session is not None:
             self.stream = self.server.new_stream(self.session)
+            self.server.stream_of[self.n] = self.stream.name
             self.stream.link = self.link
             if ways.primes:
                 self.do_prime("")
@@ -361,7 +368,9 @@ class _Exchange:
             raise Elsewhere
 
     def do_note(self, size: str) -> None:
-        params = {"progressToken": self.n, "progress": 1, "message": "x" * int(size or 0)}
+        self.noted += 1
+        message = "x" * int(size or 0)
+        params = {"progressToken": self.n, "progress": self.noted, "message": message}
         self._event({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
 
     def do_ask(self, _: str) -> None:
@@ -416,6 +425,8 @@ class _Exchange:
 
     def do_half_event(self, _: str) -> None:
         data = event(json.loads(self.answer()))
+        if self.stream is not None:
+            data = self.stream.numbered(data)
         self._send(chunk(data[: len(data) // 2]))
 
     def do_garbage(self, _: str) -> None:

@@ -118,9 +118,12 @@ class ServerStream:
 
     def say(self, data: bytes) -> None:
         """Say an event, encoded but for its id."""
-        id = f"id: {self.name}.{self.said + 1}\r\n".encode() if self.name else b""
-        self._events.append(id + data)
+        self._events.append(self.numbered(data))
         self._wake()
+
+    def numbered(self, data: bytes) -> bytes:
+        """Give an event the id of the next one."""
+        return (f"id: {self.name}.{self.said + 1}\r\n".encode() if self.name else b"") + data
 
     def end(self) -> None:
         """Nothing more will be said."""

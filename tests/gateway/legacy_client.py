@@ -20,18 +20,28 @@ Fields = dict[str, str | None]
 class LegacyClient:
     """One client. Every method runs in a greenlet of the world.
 
+    Args:
+        connect: opens a connection, where that is not the world's usual way.
+
     Attributes:
         answer: what came on the stream so far; `complete` once it has ended as it should.
         gone: whether the stream has ended, in whatever way.
     """
 
-    def __init__(self, world: SimWorld, path: str = "/sse", fields: Fields | None = None) -> None:
+    def __init__(
+        self,
+        world: SimWorld,
+        path: str = "/sse",
+        fields: Fields | None = None,
+        connect: Callable[[], VirtualConnection] | None = None,
+    ) -> None:
         self.world = world
+        self._connect = connect or (lambda: VirtualConnection(world))
         self.answer = Answer()
         self.gone = False
         self._path = path
         self._fields = fields or {}
-        self.stream = VirtualConnection(world)
+        self.stream = self._connect()
         self.stream.send(request(None, "GET", path=path, fields=self._fields))
         world.spawn("legacy reader", self._read)
         self.until(lambda: self.gone or bool(self.events) or self.answer.complete)
@@ -58,7 +68,7 @@ class LegacyClient:
         """Send to the message endpoint, each message on a connection of its own."""
         # What the SDKs' clients of this transport say of themselves, which is little.
         own: Fields = {"Accept": "*/*", **self._fields, **(fields or {})}
-        sender = VirtualConnection(self.world)
+        sender = self._connect()
         answer = sender.ask(request(body, path=target or self.target, fields=own))
         sender.close()
         return answer

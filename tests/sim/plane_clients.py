@@ -53,7 +53,7 @@ class Client:
         """Live through some sessions."""
         try:
             for _ in range(self.chance.randrange(1, 4)):
-                self._live(self.open_session())
+                self.live(self.open_session())
         except TurnedAway:
             self.scene.saw("client_was_turned_away")
         finally:
@@ -68,7 +68,8 @@ class Client:
         if self._line is not None:
             self._line.close()
 
-    def _live(self, known: Known) -> None:
+    def live(self, known: Known) -> None:
+        """Do in a session what comes to mind."""
         for _ in range(self.chance.randrange(2, 12)):
             self.world.pass_time(self.chance.random())
             action: Callable[[Known], None] = self.chance.choice(

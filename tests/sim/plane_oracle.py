@@ -7,6 +7,7 @@ reason that the scene knows. `tools/call` is never executed twice. RELIABILITY 6
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.policy.session_ledger import key_of
+from proxy_actors.protocol.sse import Event
 from proxy_actors.world.sim_streams import SimStream
 from tests.sim.virtual import Answer, VirtualConnection
 
@@ -70,6 +72,11 @@ class Call:
     unexecuted: bool = False
     """Whether its client was told that it was not executed."""
     answered: bool = False
+
+    @property
+    def notes(self) -> int:
+        """How many notes its server sends before it answers."""
+        return sum(step.startswith("note") for step in self.steps)
 
 
 class Line(VirtualConnection):
@@ -134,6 +141,8 @@ class Oracle:
         scene = self.scene
         if not answer.complete:
             outcome = self._cut(line, answer, calls)
+            for call in calls:
+                check_progress(answer.messages, call)
         elif answer.status == 200:
             outcome = self._answered(answer, calls)
         else:
@@ -191,6 +200,8 @@ class Oracle:
                 check_company(message, calls)
             else:
                 finals.append(message)
+        for call in calls:
+            check_progress(answer.messages, call)
         by_id = {(type(call.id), call.id): call for call in calls}
         outcome = "ended_as_cancelled" if not finals else "answered"
         for final in finals:
@@ -201,6 +212,8 @@ class Oracle:
                 text = final["result"]["content"][0]["text"]
                 assert text == f"n={call.n}", f"{text} answers {call}"
                 call.answered = True
+                noted = check_progress(answer.messages, call)
+                assert noted == call.notes, f"{noted} notes of {call}"
             elif final["error"]["code"] == VERDICT and VERDICT_STEP in call.steps:
                 call.answered = True
             else:
@@ -236,6 +249,14 @@ class Oracle:
         return f"cut_{excuse}"
 
 
+def check_progress(messages: Sequence[Any], call: Call) -> int:
+    """Check that what a call's server has noted came in order and once; return how much came."""
+    params = [x["params"] for x in messages if x.get("method") == "notifications/progress"]
+    numbers = [x["progress"] for x in params if x["progressToken"] == call.n]
+    assert numbers == list(range(1, len(numbers) + 1)), f"{numbers} of {call}"
+    return len(numbers)
+
+
 def check_company(message: Any, calls: Sequence[Call]) -> None:
     """Check a notification or a request that came with an answer: it is about one of the calls."""
     params = message.get("params", {})
@@ -245,6 +266,28 @@ def check_company(message: Any, calls: Sequence[Call]) -> None:
         assert message["method"] == "elicitation/create", message
         ns = [f"ask-{call.n}-" for call in calls]
         assert any(message["id"].startswith(n) for n in ns), (message, calls)
+
+
+def check_told(events: Sequence[Event], known: Known) -> None:
+    """Check what one client was told on standalone streams, over all its connections.
+
+    One stream of the proxy's carries one stream of the server's, without a gap from the first
+    event on that the client got.
+    """
+    last: dict[bytes, tuple[int, str, int]] = {}
+    for event in events:
+        stream, _, number = (event.id or b"").rpartition(b".")
+        before = last.get(stream)
+        if not event.data:
+            assert before is None or before[0] == int(number), (event, before)
+            continue
+        message = json.loads(event.data)
+        params = message["params"]
+        assert message["method"] == "notifications/news", message
+        assert params["session"] == known.upstream_id, (message, known)
+        now = int(number), params["stream"], params["nth"]
+        assert before is None or now == (before[0] + 1, before[1], before[2] + 1), (before, now)
+        last[stream] = now
 
 
 def check_news(messages: Sequence[Any], known: Known) -> None:

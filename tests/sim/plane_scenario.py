@@ -26,6 +26,7 @@ from proxy_actors.messages.pool import PoolMessage, Recall
 from proxy_actors.messages.server import ServerDrained
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.session_ledger import Phase
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.supervision import Budget
@@ -36,7 +37,8 @@ from proxy_actors.world.sim_streams import SimPipe, SimStream
 from proxy_actors.world.sim_waits import SimTask
 from proxy_actors.world.sim_world import Faults, SimWorld
 from tests.plane import Plane
-from tests.scripted_server import ANSWER_WAIT_S
+from tests.scripted_server import ScriptedServer
+from tests.scripted_streams import ANSWER_WAIT_S
 from tests.sim.campaign import Scenario
 from tests.sim.crashes import planted_crashes
 from tests.sim.plane_clients import Client
@@ -138,6 +140,7 @@ class ScenePlane(Plane):
         super().__init__(
             scene.world, URL, PROXY, limits=limits, pool=pool, sessions=sessions,
             budget=Budget(1000, 1.0), store=scene.store, rules=RULES if scene.limits else (),
+            reconnect=scene.reconnect,
         )
 
     def _connect(self, deadline_s: float) -> ByteStream:
@@ -157,6 +160,10 @@ class ScenePlane(Plane):
 class Scene:
     """One run."""
 
+    fragile_kinds = FRAGILE
+    plane_kind = ScenePlane
+    reconnect = ReconnectLimits()
+
     def __init__(self, world: SimWorld) -> None:
         self.world = world
         chance = self.chance = world.chance
@@ -167,11 +174,11 @@ class Scene:
         self.limits = not self.calm and chance.random() < 0.2
         self.disk = SimDisk()
         self.store = SimStore(world, self.disk)
-        self.server = start_server(world)
+        self.server = self.start_server()
         self.pool_limits = ROOMY if self.calm else chance.choice(POOLS)
         self.crowded = not self.calm and chance.random() < 0.1
         limits = ConnectionLimits(connections_max=6 if self.crowded else 1000)
-        self.plane = ScenePlane(self, self.pool_limits, limits)
+        self.plane = self.plane_kind(self, self.pool_limits, limits)
         self.oracle = Oracle(self)
         self.known: list[Known] = []
         self.lines: list[Line] = []
@@ -203,6 +210,23 @@ class Scene:
 
         self.world.spawn(owner, run)
 
+    # What a scenario may have of its own.
+
+    def start_server(self) -> ScriptedServer:
+        """Have the upstream listen."""
+        return start_server(self.world)
+
+    def new_client(self) -> Client:
+        """Make a client."""
+        return Client(self)
+
+    def harms(self) -> Sequence[Callable[[], None]]:
+        """What may happen while there is no calm."""
+        return (
+            self.kill_exchange, self.kill_exchange, self.kill_actor, self.kill_socket,
+            self.lose_sessions, self.go_away,
+        )  # fmt: skip
+
     # The run.
 
     def run(self) -> None:
@@ -215,7 +239,7 @@ class Scene:
             if not self.calm:
                 self.begin_faults()
             for _ in range(CLIENTS):
-                self.at_work("client", Client(self).run)
+                self.at_work("client", self.new_client().run)
             self.at_work("nemesis", self.disturb)
             world.run_until(lambda: self._working == 1, self.chance.choice((20.0, 100.0, 400.0)))
             self.heal()
@@ -263,7 +287,7 @@ class Scene:
         return not self.plane.leftovers() and not (self.draining and gauges.idle)
 
     def crash_chance(self, actor: Actor) -> float:
-        return self.fragile if type(actor).__name__ in FRAGILE else 0.0
+        return self.fragile if type(actor).__name__ in self.fragile_kinds else 0.0
 
     # What happens.
 
@@ -279,16 +303,15 @@ class Scene:
                     self.kill_actor(("NotedPool", "HttpUpstream"))
             if self.calm or self.healed:
                 continue
-            self.chance.choice(
-                (self.kill_exchange, self.kill_exchange, self.kill_actor, self.kill_socket,
-                 self.lose_sessions, self.go_away)
-            )()  # fmt: skip
+            self.chance.choice(self.harms())()
 
     def spread_news(self) -> None:
         """Have the upstream say something on a standalone stream."""
         for session in list(self.server.sessions.values()):
             if session.standalone is not None and self.chance.random() < 0.3:
+                stream, nth = session.standalone.name, session.standalone.said + 1
                 params = {"session": session.id, "number": self.next_number()}
+                params |= {"stream": stream, "nth": nth}
                 session.standalone.put(
                     {"jsonrpc": "2.0", "method": "notifications/news", "params": params}
                 )
@@ -310,11 +333,11 @@ class Scene:
             self.saw(f"killed_{task.owner.replace(' ', '_')}")
             task.kill()
 
-    def kill_actor(self, kinds: Collection[str] = FRAGILE) -> None:
+    def kill_actor(self, kinds: Collection[str] = ()) -> None:
         tasks = [
             task
             for task in self.world.live
-            if task.owner.removeprefix("actor ") in kinds and task.greenlet
+            if task.owner.removeprefix("actor ") in (kinds or self.fragile_kinds) and task.greenlet
         ]
         if tasks:
             task = self.chance.choice(tasks)
@@ -348,7 +371,7 @@ class Scene:
 
     def drain_under_calls(self) -> None:
         """Drain while calls run: they are answered, and a standing stream ends (FLT-P1)."""
-        client = Client(self)
+        client = self.new_client()
         known = client.open_session()
         client.stand(known)
         running = []
@@ -423,7 +446,7 @@ class Scene:
     def check_sessions(self) -> None:
         """Call once in every session: those live that should, and no other."""
         self.calm = True
-        client = Client(self)
+        client = self.new_client()
         for known in self.known:
             may_be_gone = self.oracle.may_be_gone(known)
             self.world.pass_time(1.0 / RULES[0].rate.rate)

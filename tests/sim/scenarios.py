@@ -6,7 +6,8 @@ from tests.sim.campaign import Scenario
 from tests.sim.plane_scenario import PLANE
 from tests.sim.pool_scenario import POOL
 from tests.sim.stdio_scenario import STDIO
+from tests.sim.stream_scenario import STREAMS
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (POOL, PLANE, *STDIO)
+    scenario.name: scenario for scenario in (POOL, PLANE, STREAMS, *STDIO)
 }

@@ -40,6 +40,7 @@ from proxy_actors.protocol.sse import SseDecoder
 from tests.defects import Defect, planted
 from tests.scripted_server import VERSION
 from tests.scripted_streams import Resumption
+from tests.sim.stream_mutants import SENT_AGAIN
 from tests.sim.virtual import call, initialize, note
 
 from .cutting_proxy import CLOSE, RESET, WAYS, CuttingProxy
@@ -357,12 +358,7 @@ DEFECTS_BEHIND = [
            "\n        if self._failure is not None:"),
     Defect("streams are opened anew without Last-Event-ID", HttpSource, "reopen_into",
            "self._reopen(id)", "self._reopen(b'')"),
-    Defect("the call is sent again", HttpStreams, "_reopener",
-           "id = self._sender.next_own_id()",
-           "id = self._sender.next_own_id(); body = exchange.message.raw; "
-           "request_id and self._sender.send(Outgoing(self._sender.next_own_id(), b'POST', "
-           "[self._fields.head_of_post(forwarded, session, len(body)), body], Purpose.STREAM, "
-           "1e9, request_id))[0].abandon()"),
+    SENT_AGAIN,
     Defect("a head that does not come is waited for", HttpStreams, "_open",
            "min(silence_s_max, HEAD_S_MAX)", "HEAD_S_MAX"),
     Defect("silence is no cut", HttpSource, "_silence_s",
