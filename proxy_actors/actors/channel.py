@@ -37,6 +37,7 @@ from proxy_actors.messages.stream import (
     SourceEnded,
     StreamOver,
 )
+from proxy_actors.policy.liveness import Liveness
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared import SharedPolicy
 from proxy_actors.policy.stream_bounds import StreamOwner
@@ -114,6 +115,7 @@ class Channel(Actor):
         super().__init__(world, name)
         self._pipes = pipes
         self._policy = policy
+        self._liveness = Liveness()
         self._upstream = upstream
         self._streams = streams
         self._subscribers = subscribers
@@ -137,6 +139,8 @@ class Channel(Actor):
             case m.GarbageReceived(text):
                 self._pipes.log_garbage(text)
                 self._dropped += 1
+            case m.LivenessDue(generation):
+                self._apply(self._liveness.due(generation))
             case RequestOpened() | StreamOver():
                 pass  # told by a stream of ours, which had it from the ledger
             case _:
@@ -155,7 +159,6 @@ class Channel(Actor):
 
     def on_child_stopped(self, message: ChildStopped) -> None:
         """A stream is over."""
-        self._streams.remove(message.name)
         for call_id, slot in list(self._call_streams.items()):
             if slot.name == message.name:
                 del self._call_streams[call_id]
@@ -252,7 +255,10 @@ class Channel(Actor):
                 self._fail(message.call_id, error)
             self.on_undelivered(message)
             return LATER
-        self._apply(self._policy.handle(message, self.world.now_s()))
+        now_s = self.world.now_s()
+        if isinstance(message, m.FrameReceived) and self._liveness.heard(message.frame, now_s):
+            return LATER  # to a question of ours, of which the ledger knows nothing
+        self._apply(self._policy.handle(message, now_s))
         return LATER
 
     def _apply(self, effects: list[LedgerEffect]) -> None:
@@ -268,9 +274,10 @@ class Channel(Actor):
                 case e.StreamCall():
                     self._stream_call(effect)
                 case e.FailCall(call_id, reason, text, executed):
-                    self._fail(call_id, FailedError(
-                        reason, text, executed=executed, upstream=self._upstream,
-                    ))
+                    error = FailedError(reason, text, executed=executed, upstream=self._upstream)
+                    self._fail(call_id, error)
+                    if reason is Reason.UPSTREAM_TIMEOUT:
+                        self._apply(self._liveness.call_expired(self.world.now_s()))
                 case e.RefuseCall(call_id, text):
                     self._fail(call_id, RefusedError(400, text))
                 case e.EndCall(call_id):
@@ -304,6 +311,8 @@ class Channel(Actor):
                 self._tell_parent(m.CallEnded(self.name, call_id))
             case e.AnnounceDrained():
                 self._drained()
+            case e.WakeLiveness(after_s, generation):
+                self.world.timer(after_s, self.ref, m.LivenessDue(generation))
             case e.GiveUp(text):
                 self._pipes.give_up(text)
             case _:

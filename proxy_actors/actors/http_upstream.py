@@ -179,7 +179,6 @@ class HttpUpstream(Supervisor):
         if self.has_worker(message.name):
             super().on_child_stopped(message)
             return
-        self._streams.remove(message.name)
         self._apply(self._policy.handle(m.StreamStopped(message.name)))
 
     def on_end(self) -> None:

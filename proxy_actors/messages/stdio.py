@@ -279,6 +279,13 @@ class LastWordsDue(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class LivenessDue(Message, frozen=True):
+    """Timer to channel: the server may not have answered a ping."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+
+
 class CallSweepDue(Message, frozen=True):
     """Timer to child actor: look at deadlines."""
 

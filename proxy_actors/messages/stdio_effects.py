@@ -136,6 +136,13 @@ class AnnounceDrained(Message, frozen=True):
     """Tell the parent ProcessDrained."""
 
 
+class WakeLiveness(Message, frozen=True):
+    """Tell LivenessDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
 class GiveUp(Message, frozen=True):
     """The child is of no use: stop it."""
 
@@ -160,6 +167,7 @@ LedgerEffect = (
     | TellOwnAnswered
     | TellCallEnded
     | AnnounceDrained
+    | WakeLiveness
     | GiveUp
 )
 

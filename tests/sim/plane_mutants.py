@@ -4,7 +4,6 @@ ended, told once or kept apart."""
 from __future__ import annotations
 
 from proxy_actors.actors.event_stream import EventStream
-from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.gateway.client_table import ClientTable
@@ -39,8 +38,8 @@ MUTANTS = (
            "if self._failure is not None and", "if False and"),
     Defect("a standalone stream outlives its reader", EventStreamPolicy, "_unsubscribe",
            "self._wake(self._wait_s_max, effects)", "pass"),
-    Defect("a stream that is over stays listed", HttpUpstream, "on_child_stopped",
-           "self._streams.remove(message.name)", "pass"),
+    Defect("a stream that is over stays listed", EventStream, "on_end",
+           "self._streams.remove(self.name)", "pass"),
     Defect("a reader that has left stays listed", Reader, "leave",
            "self._wiring.subscribers.leave(self._id)", "pass"),
     Defect("bodies stay counted", ClientConnection, "serve", "self._hold(0)", "pass"),

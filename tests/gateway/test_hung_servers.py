@@ -1,0 +1,127 @@
+"""A server on stdio that hangs is found out by its calls and replaced; one that is slow is not.
+
+FLT-U4, in every mode, from the listener to the pipes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from proxy_actors.options import StdioMode
+from proxy_actors.policy.liveness import PING_S
+from proxy_actors.storage.memory import MemoryStore
+from proxy_actors.world.base import ChildCommand
+from proxy_actors.world.sim_streams import SimProcess
+from proxy_actors.world.sim_world import Faults, SimWorld
+from tests.sim.upstream import LineReader
+from tests.sim.virtual import PROXY, Answer, VirtualConnection, call, initialize, request
+from tests.stdio_plane import StdioPlane
+
+CALL_S = 60.0
+RESULT = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
+MODES = list(StdioMode)
+
+
+class Scene(SimWorld):
+    """A proxy, and a server of which a call says what it does."""
+
+    def __init__(self, mode: StdioMode) -> None:
+        super().__init__(1, Faults(fragment=0.0))
+        self.starts = self.pings = 0
+        self.programs["server"] = self.serve
+        self.plane = StdioPlane(
+            self, mode, ChildCommand(("server",), {}), MemoryStore(), PROXY, CALL_S
+        )
+        self.plane.start()
+        self.run(1.0)
+
+    def serve(self, process: SimProcess) -> int:
+        self.starts += 1
+        reader = LineReader(process.input)
+        while line := reader.line(math.inf):
+            message = json.loads(line)
+            method = message.get("method")
+            if method == "tools/call":
+                name = message["params"]["arguments"]["do"][0]
+                if name == "hang":
+                    self.waiter().wait(math.inf)
+                elif name == "slow":  # and nothing else meanwhile
+                    self.pass_time(CALL_S + PING_S * 0.9)
+                elif name == "forget":
+                    continue
+            elif method == "ping":
+                self.pings += 1
+            if "id" in message:
+                answer = {"jsonrpc": "2.0", "id": message["id"], "result": RESULT}
+                process.output.write((json.dumps(answer).encode() + b"\n",), math.inf)
+        return 0
+
+    def ask(self, data: bytes) -> Answer:
+        answers: list[Answer] = []
+
+        def client() -> None:
+            connection = VirtualConnection(self)
+            answers.append(connection.ask(data))
+            connection.close()
+
+        self.spawn("client", client)
+        assert self.run_until(lambda: bool(answers), 3 * CALL_S)
+        return answers[0]
+
+    def session(self) -> str:
+        id = self.ask(request(initialize())).field(b"mcp-session-id")
+        assert id is not None
+        return id.decode()
+
+    def end(self) -> None:
+        self.run(120.0)
+        assert not self.errors, self.errors
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_server_that_hangs_is_replaced(mode: StdioMode) -> None:
+    """Its call was told the truth; the next client, or the same one after a 404, is served."""
+    scene = Scene(mode)
+    session = scene.session()
+    starts = scene.starts
+    hung = scene.ask(request(call(1, "hang"), session=session))
+    assert hung.error["data"]["reason"] == "upstream-timeout"
+    scene.run(PING_S + 15.0)
+    if mode is not StdioMode.SESSION:
+        assert scene.starts == starts + 1
+    else:  # another stands ready
+        assert scene.ask(request(call(2, "answer"), session=session)).status == 404
+        session = scene.session()
+    assert scene.ask(request(call(3, "answer"), session=session)).message["result"]
+    scene.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_server_that_does_one_thing_at_a_time_is_left_in_peace(mode: StdioMode) -> None:
+    """It says nothing for longer than its call has, and answers the ping when it is done."""
+    scene = Scene(mode)
+    session = scene.session()
+    starts = scene.starts
+    slow = scene.ask(request(call(1, "slow"), session=session))
+    assert slow.error["data"]["reason"] == "upstream-timeout"
+    scene.run(PING_S + 15.0)
+    assert (scene.starts, scene.pings) == (starts, 1)
+    assert scene.ask(request(call(2, "answer"), session=session)).message["result"]
+    scene.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_server_that_forgets_a_call_and_lives_is_left_in_peace(mode: StdioMode) -> None:
+    """Its answer to the ping reaches no client."""
+    scene = Scene(mode)
+    session = scene.session()
+    starts = scene.starts
+    forgotten = scene.ask(request(call(1, "forget"), session=session))
+    assert forgotten.error["data"]["reason"] == "upstream-timeout"
+    scene.run(PING_S + 15.0)
+    assert (scene.starts, scene.pings) == (starts, 1)
+    assert scene.ask(request(call(2, "answer"), session=session)).message["result"]
+    scene.end()
