@@ -24,7 +24,7 @@ from proxy_actors.errors import ConfigurationError
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import DeleteSession, SaveSession, SessionRow, TouchSession
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
-from proxy_actors.storage import sessions
+from proxy_actors.storage import sqlite_file
 from proxy_actors.storage.open import FILE_NAME, open_store
 from proxy_actors.storage.sessions import SCHEMA_VERSION, SessionFile
 from proxy_actors.transports.store_thread import StoreThread
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is in use stays so for as long as a test runs."""
-    monkeypatch.setattr(sessions, "LOCK_S_MAX", 0.0)
+    monkeypatch.setattr(sqlite_file, "LOCK_S_MAX", 0.0)
 
 
 @contextmanager
