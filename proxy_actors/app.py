@@ -48,7 +48,7 @@ from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import Mailbox, SessionStore, TlsServer, World
+from proxy_actors.world.base import Mailbox, SessionStore, StreamStore, TlsServer, World
 
 DUMP_S_MAX = 1.0
 _MANY = 1 << 32
@@ -77,6 +77,7 @@ class App:
         store: SessionStore,
         date: Callable[[], bytes],
         environment: Mapping[str, str],
+        stream_store: StreamStore | None = None,
     ) -> None:
         self._world = world
         self._config = config
@@ -89,7 +90,7 @@ class App:
         self._metrics = Slot("metrics")
         self._legacy = Slot(PARENT)
         self._meters = Meters()
-        self._streams = _stream_directory(config, self._meters)
+        self._streams = _stream_directory(config, self._meters, stream_store)
         self._subscribers = Subscribers(world, self._streams.limits)
         self._health = Slot("root")
         assembly = Assembly(
@@ -143,7 +144,7 @@ class App:
 
     def drain(self) -> None:
         """Refuse new work; the root's parent is told ServerDrained, and UpstreamDrained by each."""
-        self.wiring.draining = True
+        self.wiring.draining = self._streams.draining = True
         self.root.ref.tell(DrainTree())
 
     def is_drained(self, message: object) -> bool:
@@ -236,11 +237,13 @@ def _sessions_of(upstream: Upstream) -> int:
     return upstream.pool.streams_max if upstream.transport is Transport.SSE else _MANY
 
 
-def _stream_directory(config: Config, meters: Meters) -> StreamDirectory:
+def _stream_directory(
+    config: Config, meters: Meters, store: StreamStore | None
+) -> StreamDirectory:
     fields = StreamLimits.__struct_fields__
     limits = StreamLimits(**{field: getattr(config.streams, field) for field in fields})
     open_max = {name: upstream.streams_max for name, upstream in config.upstreams.items()}
-    return StreamDirectory(limits, open_max, meters.streams)
+    return StreamDirectory(limits, open_max, meters.streams, store)
 
 
 def _keyring(config: Config) -> Keyring:

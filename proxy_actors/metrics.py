@@ -193,6 +193,11 @@ EVENTS_REPLAYED = _counter(
 EVENTS_LOST = _counter(
     "streams.events.lost", "events", "Events that no client has got, and none can get any more."
 )
+EVENTS_UNSTORED = _counter(
+    "streams.events.unstored", "events",
+    "Events that could not be written down, where they are to be: who comes back after a restart "
+    "will not get them.",
+)  # fmt: skip
 RING_BYTES = _gauge(
     "streams.ring_bytes", "bytes", "What is kept of all streams for clients that come back."
 )

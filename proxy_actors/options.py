@@ -38,6 +38,16 @@ class StdioMode(StrEnum):
     """A fixed number of processes for all sessions, each for one call at a time."""
 
 
+class StreamKeep(StrEnum):
+    """Where events are kept for clients that come back to their streams."""
+
+    MEMORY = "memory"
+    """In memory: a restart of the proxy loses them."""
+
+    SQLITE = "sqlite"
+    """In a file of the state directory as well."""
+
+
 class Transport(StrEnum):
     """What an MCP server at a URL speaks."""
 

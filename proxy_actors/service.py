@@ -84,9 +84,11 @@ class _Service:
     ) -> None:
         from proxy_actors.app import App
         from proxy_actors.config.quick import config_of
-        from proxy_actors.storage.open import open_store
+        from proxy_actors.options import StreamKeep
+        from proxy_actors.storage.open import open_store, open_stream_store
         from proxy_actors.transports.guardian_client import GuardianClient
         from proxy_actors.transports.store_thread import StoreThread
+        from proxy_actors.transports.stream_store_thread import StreamStoreThread
         from proxy_actors.world.gevent_world import GeventWorld
 
         self._options = options
@@ -97,9 +99,18 @@ class _Service:
         if told:
             print(told, file=sys.stderr)
         self._config = config
-        self._store = open_store(config.state_dir or None, StoreThread)
+        state_dir, streams = config.state_dir or None, config.streams
+        self._store = open_store(state_dir, StoreThread)
+        self._streams = None
+        if streams.store is StreamKeep.SQLITE:
+            self._streams = open_stream_store(
+                state_dir, streams.age_s_max, streams.bytes_total_max, self._world.wall_s,
+                StreamStoreThread,
+            )
         self._date = _DateField(self._world.wall_s)
-        self._app = App(self._world, config, self._store, self._date, dict(os.environ))
+        self._app = App(
+            self._world, config, self._store, self._date, dict(os.environ), self._streams
+        )
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent
         self._waiter = self._world.waiter()
         self._stops = 0
@@ -170,6 +181,8 @@ class _Service:
 
     def _close(self) -> None:
         self._store.close(self._world.now_s() + STOP_S_MAX)
+        if self._streams is not None:
+            self._streams.close(self._world.now_s() + STOP_S_MAX)
         if self._guardian is not None:
             self._guardian.close()
 

@@ -356,6 +356,8 @@ class Channel(Actor):
             lambda error: self._failure(call.call_id, call.request_id, error),
             session_key=call.session_key,
             streams=self._streams,
+            # A session with a channel of its own ends with the process.
+            request_id=call.request_id if isinstance(self._policy, SharedPolicy) else None,
         )
         self._streams.enter_stream(stream.slot, owner)
         self._call_streams[call.call_id] = stream.slot

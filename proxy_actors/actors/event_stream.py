@@ -65,6 +65,7 @@ class EventStream(Actor):
         session_key: whose clients may read it.
         streams: where it is listed.
         reconnect: when the source is opened anew.
+        request_id: under what it is written down; see `StreamDirectory.ring`.
     """
 
     # No less than a child's actor has: it hands on all that is in its box before a stream runs.
@@ -82,13 +83,14 @@ class EventStream(Actor):
         session_key: str,
         streams: StreamDirectory,
         reconnect: Reconnect | None = None,
+        request_id: bytes | None = None,
     ) -> None:
         super().__init__(world, name)
         self._subscribers = subscribers
         self._failure = failure
         self._source = source
         self._streams = streams
-        self._ring = streams.ring()
+        self._ring = streams.ring(name, session_key, request_id)
         self._policy = EventStreamPolicy(
             failure is None, deadline_s, session_key, streams.limits, reconnect, self._ring
         )
@@ -188,6 +190,8 @@ class EventStream(Actor):
                     self.parent.tell(m.StreamOver(self.name))
                 self._streams.keep_ended(self.slot)
             case m.Finish():
+                if not self._streams.draining:
+                    self._ring.forget()
                 self.stop()
             case _:
                 assert_never(effect)

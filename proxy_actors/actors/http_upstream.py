@@ -217,6 +217,7 @@ class HttpUpstream(Supervisor):
             session_key=message.session_key,
             streams=self._streams,
             reconnect=Reconnect(self._reconnect, self.world.random),
+            request_id=message.request_id,
         )
         self._policy.enter_call(stream.name, message.session_key, message.request_id)
         self._streams.enter_stream(stream.slot, owner)
@@ -249,7 +250,7 @@ class HttpUpstream(Supervisor):
         stream = EventStream(
             self.world, name, self._subscribers, source=source,
             session_key=message.session_key, streams=self._streams,
-            reconnect=Reconnect(self._reconnect, self.world.random),
+            reconnect=Reconnect(self._reconnect, self.world.random), request_id=b"",
         )
         self._streams.enter_stream(stream.slot, owner)
         self.start_child(stream)

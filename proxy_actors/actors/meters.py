@@ -14,6 +14,7 @@ from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_bounds import StreamKind
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.protocol.revisions import CLIENT_METHODS
+from proxy_actors.world.base import StreamStore
 
 SAMPLES_MAX = 64
 # What stands for a method where there is none that may be part of a name.
@@ -114,7 +115,7 @@ def meter_of(meters: UpstreamMeters, message: Message) -> CallMeter:
 class StreamMeters:
     """The event streams towards clients; each attribute is a metric of the same name.
 
-    `open` and `budget` are what the streams' directory keeps its books by.
+    `open`, `budget` and `store` are what the streams' directory keeps its books by.
     """
 
     _COUNTS = {
@@ -134,6 +135,7 @@ class StreamMeters:
         self.refused: Counter[str] = Counter()
         self.open: Counter[StreamKind] = Counter()
         self.budget: RingBudget | None = None
+        self.store: StreamStore | None = None
 
     def take(self) -> list[Row]:
         """Return what was counted since the last time, and begin anew; what is open, as it is."""
@@ -143,6 +145,8 @@ class StreamMeters:
         }
         counts |= {(metrics.STREAMS_OPENED, (kind,)): n for kind, n in self.opened.items()}
         counts |= {(metrics.STREAMS_REFUSED, (bound,)): n for bound, n in self.refused.items()}
+        if self.store is not None:
+            counts[metrics.EVENTS_UNSTORED, ()], self.store.lost = self.store.lost, 0
         if self.budget is not None:
             rows.append(Row(metrics.RING_BYTES, (), (self.budget.held,)))
             counts[metrics.RINGS_TAKEN, ()], self.budget.taken = self.budget.taken, 0

@@ -318,7 +318,8 @@ class StdioShared(Actor):
     def _start_stream(self, session_key: str, principal: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
         stream = EventStream(
-            self.world, name, self._subscribers, session_key=session_key, streams=self._streams
+            self.world, name, self._subscribers, session_key=session_key, streams=self._streams,
+            request_id=b"",
         )
         owner = StreamOwner(session_key, principal, self._upstream)
         self._streams.enter_stream(stream.slot, owner)

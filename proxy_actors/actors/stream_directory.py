@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.meters import StreamMeters
 from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.stored_ring import StoredRing
 from proxy_actors.errors import Reason, Side, StreamsFullError
 from proxy_actors.messages.stream import CloseStream
+from proxy_actors.messages.stream_store import StoredStream
 from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_bounds import StreamBooks, StreamBound, StreamKind, StreamOwner
 from proxy_actors.policy.stream_limits import StreamLimits
+from proxy_actors.world.base import StreamStore
 
 CALL = f"{StreamKind.CALL}-"
 STANDALONE = f"{StreamKind.STANDALONE}-"
@@ -36,6 +39,10 @@ class StreamDirectory(Directory):
     Args:
         upstreams: how many streams each upstream may have open, by its name.
         meters: where is counted.
+        store: where streams are written down that may be asked for after a restart.
+
+    Attributes:
+        draining: whether the process is about to end, so that nothing written is forgotten.
     """
 
     def __init__(
@@ -43,12 +50,16 @@ class StreamDirectory(Directory):
         limits: StreamLimits = StreamLimits(),
         upstreams: Mapping[str, int] = {},
         meters: StreamMeters | None = None,
+        store: StreamStore | None = None,
     ) -> None:
         super().__init__()
         self.limits = limits
         self.meters = StreamMeters() if meters is None else meters
         self.books = StreamBooks(limits, upstreams)
         self.budget = RingBudget(limits.bytes_total_max)
+        self.store = store
+        self.draining = False
+        self.meters.store = store
         self.meters.open, self.meters.budget = self.books.open, self.budget
         self._by_id: dict[str, Slot] = {}
         self._ended: dict[str, Slot] = {}
@@ -68,9 +79,17 @@ class StreamDirectory(Directory):
         self.meters.opened[kind] += 1
         self.enter(slot)
 
-    def ring(self) -> ReplayRing:
-        """Make the ring of a stream."""
-        return ReplayRing(self.limits, self.budget)
+    def ring(self, name: str, session_key: str, request_id: bytes | None) -> ReplayRing:
+        """Make the ring of a stream.
+
+        Args:
+            request_id: the raw JSON id of the call that it answers, empty where it answers none;
+                None where nobody could come back to it after a restart.
+        """
+        if self.store is None or request_id is None:
+            return ReplayRing(self.limits, self.budget)
+        stream = StoredStream(stream_id(name), session_key, request_id)
+        return StoredRing(self.limits, self.budget, self.store, stream)
 
     def enter(self, slot: Slot) -> None:
         """List a stream that is counted elsewhere."""

@@ -76,6 +76,11 @@ class Subscriber:
         self._wake()
         return True
 
+    def leave_all(self, messages: list[bytes]) -> None:
+        """Leave all that there will ever be, which is bounded already."""
+        self._messages = messages
+        self.end()
+
     def end(self) -> None:
         """Nothing more will be pushed. Idempotent."""
         self._ended = True

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proxy_actors.options import OnSessionLost, StdioMode, Transport
+from proxy_actors.options import OnSessionLost, StdioMode, StreamKeep, Transport
 
 VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -157,9 +157,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     call_timeout_s: Annotated[
         Seconds, _doc("A call is answered with 504 after so long.")
     ] = 300.0
-    streams_max: Annotated[
-        Count, _doc("Event streams to clients that are open, those that wait for one included.")
-    ] = 20_000
+    streams_max: Annotated[Count, _doc("Open event streams to its clients, read or not.")] = 20_000
     on_session_lost: Annotated[
         OnSessionLost,
         _doc(
@@ -255,13 +253,13 @@ class Streams(Section, frozen=True, kw_only=True):
         int, Meta(ge=1024, le=1 << 40),
         _doc("Bytes of the events kept of all streams. Those that nobody reads lose theirs first."),
     ] = 256 * 1024 * 1024
-    streams_max: Annotated[
-        Count, _doc("Streams that are open, in all, and wait for their clients included.")
-    ] = 20_000
-    streams_per_principal_max: Annotated[
-        Count, _doc("Of these, those of one principal; who shows no key is anonymous.")
-    ] = 20_000
-    streams_per_session_max: Annotated[Count, _doc("Of these, those of one session.")] = 256
+    streams_max: Annotated[Count, _doc("Open streams in all, read or not.")] = 20_000
+    streams_per_principal_max: Annotated[Count, _doc("Of these, one principal's.")] = 20_000
+    streams_per_session_max: Annotated[Count, _doc("Of these, one session's.")] = 256
+    store: Annotated[
+        StreamKeep,
+        _doc("Where events are kept; those in a file, of state-dir, are there after a restart."),
+    ] = StreamKeep.MEMORY
 
 
 class Key(Section, frozen=True, kw_only=True):

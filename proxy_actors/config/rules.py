@@ -15,7 +15,7 @@ from proxy_actors.config.model import Config, LimitKey, Rule, Upstream
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems, suggestion
 from proxy_actors.errors import ConfigurationError
-from proxy_actors.options import StdioMode, parse_listen, parse_statsd, parse_url
+from proxy_actors.options import StdioMode, StreamKeep, parse_listen, parse_statsd, parse_url
 
 T = TypeVar("T")
 
@@ -65,6 +65,12 @@ class Rules:
             names.add(rule.name)
             self._check_rule(path, rule)
         self._check_metrics()
+        config = self._config
+        if config.streams.store is StreamKeep.SQLITE and not config.state_dir:
+            self._problems.warn(
+                ("streams", "store"), "the state directory, where they would be kept, is not named",
+                "set state-dir, or run with --state-dir",
+            )
 
     def _check_exposure(self) -> None:
         """Look at who may reach the proxy, and at whom it serves."""

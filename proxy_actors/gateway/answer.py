@@ -43,9 +43,9 @@ def answer(exchange: Exchange, wiring: Wiring) -> Response:
     for step in steps:
         step(exchange, wiring)
     if head.method == b"GET":
-        reader = resume(exchange, wiring)
-        if reader is not None:
-            return Response(200, stream=reader)
+        resumed = resume(exchange, wiring)
+        if resumed is not None:
+            return resumed
         return exchange.route.forwarder.open_standalone(exchange)
     return _delete(exchange, wiring)
 

@@ -29,6 +29,7 @@ from proxy_actors.world.base import ByteStream
 
 KEEP_ALIVE_S = 15.0
 SUBSCRIBE_S_MAX = 1.0
+SYNC_S_MAX = 1.0
 _CLOSE = (b"connection", b"close")
 _EVENT_STREAM: Fields = [
     (b"content-type", b"text/event-stream"),
@@ -199,9 +200,10 @@ class _Writer:
             fields.append((b"transfer-encoding", b"chunked"))
         if self._close:
             fields.append(_CLOSE)
-        self._write([response_head(200, fields, date=self._wiring.date()), *self._prime()])
-        if prelude:
-            self._write(self._framed(prelude))
+        self._sync()
+        # An id that stands behind what is written first must not be told before it.
+        first = self._framed(prelude) if prelude else []
+        self._write([response_head(200, fields, date=self._wiring.date()), *first, *self._prime()])
         self._write_messages(self._reader.subscriber)
         if self._reader.subscriber.slow:
             self._wiring.meters.streams.cut += 1
@@ -212,6 +214,21 @@ class _Writer:
         if self._chunked:
             self._write([LAST_CHUNK])
         return not self._close
+
+    def _sync(self) -> None:
+        """Have the stream written down before its client knows of it, where it is to outlive us.
+
+        So whoever names an event of it is told what became of it. A disk that hangs keeps nobody.
+        """
+        store = self._wiring.streams.store
+        if store is None or not self._reader.stream_id:
+            return
+        waiter = self._wiring.world.waiter()
+        store.sync(waiter.set)
+        try:
+            waiter.wait(self._wiring.world.now_s() + SYNC_S_MAX)
+        except DeadlineError:
+            pass
 
     def _write_messages(self, subscriber: Subscriber) -> None:
         """Write messages as they come, and a comment where none does for a while."""
@@ -262,7 +279,7 @@ class _Writer:
         return self._framed(encode_event(b"", event=b"", id=id, retry_ms=retry_ms))
 
     def _encoded(self, messages: list[bytes]) -> list[bytes]:
-        data = _encode(messages, self._reader.stream_id, self._number)
+        data = encode(messages, self._reader.stream_id, self._number)
         self._number += len(messages)
         self._wiring.meters.streams.sent += len(messages)
         return self._framed(data)
@@ -275,7 +292,7 @@ class _Writer:
         self._written_s = self._wiring.world.now_s()
 
 
-def _encode(messages: list[bytes], stream_id: str, number: int) -> bytes:
+def encode(messages: list[bytes], stream_id: str, number: int) -> bytes:
     """Encode messages that follow the event of this number."""
     if not stream_id:
         return b"".join([encode_event(data) for data in messages])

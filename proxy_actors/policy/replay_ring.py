@@ -87,6 +87,9 @@ class ReplayRing:
         self._bytes = 0
         return dropped
 
+    def forget(self) -> None:
+        """Nobody can come back to the stream."""
+
     def close(self) -> None:
         """Hold nothing any more. Idempotent."""
         self._budget.read(self)

@@ -16,6 +16,7 @@ import msgspec
 
 from proxy_actors.messages.metrics import ProcessFigures
 from proxy_actors.messages.sessions import SessionEnded, SessionRow, SessionWrite
+from proxy_actors.messages.stream_store import FoundStream, StreamWrite
 from proxy_actors.metrics import Figure
 
 
@@ -342,3 +343,30 @@ class SessionStore(Protocol):
         Called once, by who made the store, in a greenlet that may wait. Nothing is submitted
         afterwards.
         """
+
+
+class StreamStore(Protocol):
+    """Where event streams are kept that are to outlive the process; nobody waits for a write."""
+
+    lost: int
+    """How many events could not be written."""
+
+    def write(self, write: StreamWrite) -> None:
+        """Write this down, in the order of writing, soon. Never raises, never waits.
+
+        What is written in one turn of an actor is written together, or nothing of it.
+        """
+
+    def read(
+        self, stream: str, after: int, done: Callable[[FoundStream | None], object]
+    ) -> None:
+        """Call `done` with what followed an event, all writes of before included.
+
+        None where nothing is known of the stream, or the file cannot be read.
+        """
+
+    def sync(self, done: Callable[[None], object]) -> None:
+        """Call `done` when all writes of before are written, or could not be."""
+
+    def close(self, deadline_s: float) -> bool:
+        """Finish what was written, then release everything; whether all was done in time."""
