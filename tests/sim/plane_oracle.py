@@ -268,11 +268,16 @@ def check_company(message: Any, calls: Sequence[Call]) -> None:
         assert any(message["id"].startswith(n) for n in ns), (message, calls)
 
 
-def check_told(events: Sequence[Event], known: Known) -> None:
+def check_told(
+    events: Sequence[Event], known: Known, others: Sequence[str | None] | None = None
+) -> None:
     """Check what one client was told on standalone streams, over all its connections.
 
     One stream of the proxy's carries one stream of the server's, without a gap from the first
     event on that the client got.
+
+    Args:
+        others: where lost sessions are opened anew, the server's ids of the other clients'.
     """
     last: dict[bytes, tuple[int, str, int]] = {}
     for event in events:
@@ -282,11 +287,19 @@ def check_told(events: Sequence[Event], known: Known) -> None:
             assert before is None or before[0] == int(number), (event, before)
             continue
         message = json.loads(event.data)
+        if others is not None and message.get("method", "").endswith("/list_changed"):
+            assert before is None or int(number) == before[0] + 1, (message, before)
+            last[stream] = int(number), "anew", 0
+            continue
+        assert message.get("method") == "notifications/news", message
         params = message["params"]
-        assert message["method"] == "notifications/news", message
-        assert params["session"] == known.upstream_id, (message, known)
+        own = params["session"] == known.upstream_id
+        assert own or others is not None and params["session"] not in others, (message, known)
         now = int(number), params["stream"], params["nth"]
-        assert before is None or now == (before[0] + 1, before[1], before[2] + 1), (before, now)
+        if before is not None and before[1] != now[1] and others is not None:
+            assert now[0] == before[0] + 1 and not own, (before, now)
+        elif before is not None:
+            assert now == (before[0] + 1, before[1], before[2] + 1), (before, now)
         last[stream] = now
 
 

@@ -29,6 +29,7 @@ from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.session_ledger import Phase
 from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import ByteStream
@@ -140,7 +141,7 @@ class ScenePlane(Plane):
         super().__init__(
             scene.world, URL, PROXY, limits=limits, pool=pool, sessions=sessions,
             budget=Budget(1000, 1.0), store=scene.store, rules=RULES if scene.limits else (),
-            reconnect=scene.reconnect,
+            reconnect=scene.reconnect, streams=scene.streams, renews=scene.renews,
         )
 
     def _connect(self, deadline_s: float) -> ByteStream:
@@ -163,6 +164,8 @@ class Scene:
     fragile_kinds = FRAGILE
     plane_kind = ScenePlane
     reconnect = ReconnectLimits()
+    streams = StreamLimits()
+    renews = False
 
     def __init__(self, world: SimWorld) -> None:
         self.world = world

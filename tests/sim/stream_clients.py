@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy_actors.errors import ConnectError
+from proxy_actors.protocol.revisions import knows_priming
 from proxy_actors.protocol.sse import Event, SseDecoder, encode_event
 from tests.gateway.legacy_client import LegacyClient
 from tests.scripted_server import VERSION
@@ -26,7 +27,6 @@ STREAMED: tuple[tuple[str, ...], ...] = (
     ("sse", "note", "retry 2500", "leave", "note", "answer", "end"),
     ("sse", "note", "pause 4", "note", "pause 4", "note", "pause 4", "note", "answer", "end"),
     ("sse", "note", "pause 45", "note", "answer", "end"),  # in silence
-    ("sse", "note", "note", "ask", "leave", "note", "ask", "answer", "end"),
     ("sse", "note", "foreign", "leave reset", "note", "answer", "end"),
     ("sse", "note", "note", "note", "answer", "end"),
 )  # fmt: skip
@@ -56,41 +56,49 @@ class StreamClient(Client):
     def live(self, known: Known) -> None:
         for _ in range(self.chance.randrange(3, 10)):
             self.world.pass_time(self.chance.random())
-            action: Callable[[Known], object] = self.chance.choice(
-                (self.call_streamed, self.call_streamed, self.call_streamed, self.call_doomed,
-                 self.come_back, self.come_back, self.come_back, self.stand, self.stand,
-                 self.answer_question, self.cancel, self.leave, self.call_once)
-            )  # fmt: skip
-            action(known)
+            actions: list[Callable[[Known], object]] = [
+                self.call_streamed, self.call_streamed, self.call_streamed, self.call_doomed,
+                self.come_back, self.come_back, self.come_back, self.stand, self.stand,
+                self.leave, self.call_once,
+            ]  # fmt: skip
+            if not self.scene.streams.connection_s_max:
+                actions += [self.answer_question, self.cancel, self.list_tools]
+            self.chance.choice(actions)(known)
             if known.gone or known.deleted:
                 break
         if not known.left and self.chance.random() < 0.6:
             self.delete(known)
 
     def call_streamed(self, known: Known) -> None:
-        steps = self.chance.choice([x for x in STREAMED if "ask" not in x])
-        self.ask(known, steps)
+        self._follow(known, self.chance.choice(STREAMED))
 
     def call_doomed(self, known: Known) -> None:
-        self.ask(known, self.chance.choice(DOOMED), good=False)
+        self._follow(known, self.chance.choice(DOOMED), good=False)
 
     def come_back(self, known: Known) -> None:
-        """Lose the connection of a call now and then, and come back for the rest (MCP-S-16)."""
-        steps = self.chance.choice([x for x in STREAMED if "ask" not in x])
-        made, body = self.new_call(known, steps)
+        """Lose the connection of a call now and then."""
+        breaks = self.chance.randrange(1, BREAKS_MAX + 1)
+        self._follow(known, self.chance.choice(STREAMED), breaks)
+
+    def _follow(
+        self, known: Known, steps: tuple[str, ...], breaks: int = 0, good: bool = True
+    ) -> None:
+        """Call, and come back for the rest as often as the connection ends before (MCP-S-16)."""
+        made, body = self.new_call(known, steps, good)
         line = self.connect()
         line.send(self.request(body, known))
         answer = self.reading(line)
         events: list[Event] = []
-        breaks = self.chance.randrange(1, BREAKS_MAX + 1)
         for _ in range(TRIES_MAX):
             why = self._read_for(line, answer, breaks)
             assert why is not None, f"{made} was cut, and nothing has happened: {answer}"
             breaks -= 1
             events += events_of(answer)
             last = next((x.id for x in reversed(events) if x.id), None)
-            ended = answer.complete or answers(events, made)
-            if ended or last is None or known.gone or answer.status not in (None, 200):
+            ended = answer.complete and not self._sent_away(answer, known)
+            if ended or answers(events, made) or last is None or known.gone:
+                break
+            if answer.status not in (None, 200):
                 break
             line = self.connect()
             line.send(self._get(known, last))
@@ -116,20 +124,29 @@ class StreamClient(Client):
                     break
                 events += events_of(answer)
                 last = next((x.id for x in reversed(events) if x.id), None)
-                if answer.complete:
+                if answer.complete and not self._sent_away(answer, known):
                     self._judge_end(known)
                 elif why is None:
                     assert not self.scene.calm, f"{known} was cut, and nothing has happened"
                     self.scene.saw("standalone_stream_was_truncated")
         except TurnedAway:
             pass
-        check_told(events, known)
+        others = [x.upstream_id for x in self.scene.known if x is not known]
+        check_told(events, known, others if self.scene.renews else None)
         self.world.seen["news_arrived"] += sum(bool(x.data) for x in events)
+
+    def _sent_away(self, answer: Answer, known: Known) -> bool:
+        """Whether the proxy may have ended the connection only (MCP-S-20)."""
+        short = self.scene.streams.connection_s_max and knows_priming(known.version)
+        if short and answer.is_stream and answer.body.endswith(b"data: \n\n"):
+            self.scene.saw("was_sent_away")
+            return True
+        return False
 
     def _judge_end(self, known: Known) -> None:
         """A standalone stream ends in good order with its session, or when its actor is lost."""
         scene = self.scene
-        kinds = ("EventStream", "NotedUpstream")
+        kinds = ("EventStream", "NotedUpstream", "NotedPool")
         lost = any(self.world.seen[f"{how}_{x}"] for how in ("crashed", "killed") for x in kinds)
         ended = scene.oracle.may_be_gone(known) or scene.draining
         assert ended or lost, f"the stream of {known} has ended, and nothing has happened"
@@ -220,7 +237,7 @@ class LegacyVisitor:
             return
         legacy.post(note("notifications/initialized"))
         for _ in range(self._client.chance.randrange(1, 5)):
-            steps = self._client.chance.choice([x for x in STREAMED if "ask" not in x])
+            steps = self._client.chance.choice(STREAMED)
             made, body = self._client.new_call(known, steps)
             final = self._ask(legacy, body, made)
             if final is None:
