@@ -34,5 +34,4 @@ class SseSession(Channel):
         self._ended(Reason.SESSION_LOST, self.was_stopped)
 
     def _drained(self) -> None:
-        super()._drained()
         self._ended(Reason.DRAINING, "the upstream is being drained")

@@ -167,9 +167,7 @@ class SsePipes(Pipes):
         except FailedError as error:
             ended = error
         finally:
-            if self._stream is not None:
-                self._stream.abandon()
-            self._tell_ended(ended)
+            self._tell_ended(ended)  # and the session closes the stream
 
     def _read(self) -> None:
         """Tell every message of the stream, until it ends.
@@ -186,7 +184,6 @@ class SsePipes(Pipes):
     def _open(self, decoder: SseDecoder, deadline_s: float) -> list[Event]:
         """Open the stream up to its first event; return those that came with it."""
         server = self._server
-        known, server.recognized = server.recognized, False
         try:
             assert self._forwarded is not None
             parts = [server.fields.head_of_get(self._forwarded, None)]
@@ -202,8 +199,7 @@ class SsePipes(Pipes):
             if first.event != ENDPOINT:
                 raise self._failed("the upstream did not name its message endpoint first")
         except FailedError:
-            if self._ended:  # nobody waited to see what it is
-                server.recognized = known
+            server.recognized = False
             raise
         server.recognized = True
         try:

@@ -48,6 +48,11 @@ class SseScene(Scene):
         self.plane.start()
         self.run(1.0)
 
+    def rest(self) -> None:
+        """Let everything come to rest, and see that nothing is left."""
+        super().rest()
+        assert not [owner for owner in self.tasks() if owner.startswith("sse ")]
+
     def _accept(self, stream: Any) -> None:
         self.serving(SimLink(stream))
 
@@ -97,11 +102,11 @@ class SessionClient:
         connection.close()
         return answer
 
-    def begin(self, body: Any = None, method: str = "POST") -> Answer:
+    def begin(self, body: Any = None, method: str = "POST", **fields: str) -> Answer:
         """Send a request; what comes is filled into the answer, meanwhile and later."""
         answer = Answer()
         connection = VirtualConnection(self.world)
-        connection.send(self._request(body, method))
+        connection.send(self._request(body, method, **fields))
         self.world.spawn("reader", lambda: _read(connection, method, answer))
         return answer
 
@@ -112,9 +117,13 @@ class SessionClient:
             assert self.world.now_s() < deadline_s
             self.world.pass_time(0.01)
 
-    def _request(self, body: Any, method: str, session: bool = True) -> bytes:
-        fields: dict[str, str | None] = {"MCP-Protocol-Version": self.version} if session else {}
-        return request(body, method, self.id if session else None, fields=fields)
+    def _request(
+        self, body: Any, method: str, session: bool = True, **fields: str
+    ) -> bytes:
+        version = {"MCP-Protocol-Version": self.version} if session else {}
+        return request(
+            body, method, self.id if session else None, fields={**version, **fields}
+        )
 
 
 def _read(connection: VirtualConnection, method: str, answer: Answer) -> None:

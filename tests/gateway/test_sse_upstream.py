@@ -323,6 +323,63 @@ def test_answer_to_the_server_passes_the_request_that_waits_for_it(scene: SseSce
     scene.do(client)
 
 
+def test_answer_to_the_server_needs_no_connection_that_calls_may_have() -> None:
+    """MCP-S-23: the only one is that of the request that waits for the answer."""
+    scene = SseScene(pool=PoolLimits(connections_max=1, reserve=1))
+
+    def client() -> None:
+        client = SessionClient(scene)
+        answer = client.begin(doing(1, "ask", "answer", post="late"))
+        client.until(lambda: answer.messages if answer.is_stream else None)
+        began_s = scene.now_s()
+        assert client.send(answer_to("ask-1-0")).status == 202
+        client.until(lambda: answer.complete)
+        assert "result" in answer.message
+        assert scene.now_s() - began_s < 1.0
+
+    scene.do(client)
+
+
+def test_request_that_waits_for_a_connection_is_not_sent_when_the_session_has_ended() -> None:
+    """Its client has been told that it was not executed."""
+    scene = SseScene(pool=PoolLimits(connections_max=1, reserve=1))
+
+    def client() -> None:
+        client = SessionClient(scene)
+        client.begin(doing(1, "pause 30", "answer", post="late"))
+        client.until(lambda: scene.old.executions[1])
+        waiting = client.begin(doing(2))
+        scene.pass_time(1.0)
+        scene.old.session.link.reset()
+        client.until(lambda: waiting.complete)
+        assert data_of(waiting)["executed"] == "no"
+
+    scene.do(client)
+    scene.rest()
+    assert not scene.old.executions[2]
+
+
+def test_fields_of_the_client_pass_with_each_request_and_its_secrets_do_not(
+    scene: SseScene,
+) -> None:
+    """HTTP-F1, THR-T9: as to any upstream; what names no request passes with the first ones."""
+
+    def client() -> None:
+        client = SessionClient(scene)
+        own = {"traceparent": "00-1", "Authorization": "Bearer secret", "Cookie": "secret"}
+        answer = client.begin(doing(1), **own)
+        client.until(lambda: answer.complete)
+
+    scene.do(client)
+    stream, *others, last = scene.old.seen
+    for seen in (stream, *others, last):
+        assert seen.field("x-forwarded-for") == "127.0.0.1"
+        assert "proxy-actors" in str(seen.field("via"))
+        assert "secret" not in str(seen.fields)
+        assert seen.field("mcp-session-id") is None
+        assert seen.field("traceparent") == ("00-1" if seen is last else None)
+
+
 def test_cancellation_reaches_the_server_behind_its_request(scene: SseScene) -> None:
     """MCP-X-3; the id is the client's own."""
 
@@ -433,6 +490,7 @@ def test_post_that_is_never_answered_is_left_when_its_call_is_over(scene: SseSce
         scene.pass_time(50.0)
         assert scene.old.links == 2, "the stream and the POST that is being handled"
         client.until(lambda: long.complete)
+        assert "result" in long.message
         scene.pass_time(3 * SWEEP_S)
         assert scene.old.links == 1
 
@@ -729,6 +787,16 @@ def test_server_that_is_no_old_one_either_has_refused_as_it_did(
     assert (refused.status, refused.body) == (expected.status, expected.body)
     assert [seen.method for seen in scene.old.seen] == ["POST", "GET"]
     scene.rest()
+
+
+def test_server_that_is_neither_any_more_is_asked_once_for_each_transport() -> None:
+    """MCP-D-5."""
+    scene = SseScene(Transport.AUTO)
+    scene.do(lambda: SessionClient(scene).send(method="DELETE"))
+    scene.old.seen.clear()
+    scene.old.stream_status = 500
+    assert try_to_open(scene).status == 502
+    assert [seen.method for seen in scene.old.seen] == ["GET", "POST"]
 
 
 def test_server_that_was_renewed_is_spoken_to_as_the_new_one_at_once() -> None:
