@@ -356,7 +356,8 @@ def test_request_that_waits_for_a_connection_is_not_sent_when_the_session_has_en
 
     scene.do(client)
     scene.rest()
-    assert not scene.old.executions[2]
+    sent = [seen.body["id"] for seen in scene.old.seen if seen.body and "id" in seen.body]
+    assert sent == [0, 1]
 
 
 def test_fields_of_the_client_pass_with_each_request_and_its_secrets_do_not(
@@ -513,6 +514,26 @@ def test_requests_that_are_not_accepted_are_bounded(
             assert client.send(answer_to(f"ask-{n}-0")).status == 202
         client.until(lambda: all(answer.complete for answer in calls))
         assert client.send(doing(5)).complete
+
+    scene.do(client)
+
+
+def test_bytes_that_are_not_accepted_are_bounded(
+    scene: SseScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLT-U8; they are room again when they were accepted."""
+    monkeypatch.setattr(sse_pipes, "UNACCEPTED_BYTES_MAX", 3000)
+
+    def client() -> None:
+        client = SessionClient(scene)
+        for n in range(1, 4):
+            assert client.send(doing(n, pad="x" * 2000)).status == 200
+        slow = client.begin(doing(4, "pause 2", "answer", post="late", pad="x" * 2000))
+        client.until(lambda: scene.old.executions[4])
+        refused = client.send(doing(5, pad="x" * 2000))
+        assert (refused.status, data_of(refused)["executed"]) == (503, "no")
+        client.until(lambda: slow.complete)
+        assert client.send(doing(6, pad="x" * 2000)).status == 200
 
     scene.do(client)
 
