@@ -63,6 +63,7 @@ class LegacyServer:
         greeting: the type of the first event; "" for none at all.
         refusal, refusal_body: how a POST to the stream's path is refused.
         stream_status: how a GET of it is answered.
+        hung: whether it accepts messages and does nothing about them.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class LegacyServer:
         self.refusal = 405
         self.refusal_body = b""
         self.stream_status = 200
+        self.hung = False
         self.sessions: dict[str, LegacySession] = {}
         self.executions: Counter[object] = Counter()
         self.seen: list[Seen] = []
@@ -133,11 +135,11 @@ class LegacyServer:
         self._serial += 1
         session = LegacySession(str(self._serial), link)
         self.sessions[session.id] = session
-        link.send(EVENT_STREAM_HEAD)
-        if self.greeting:
-            uri = self.endpoint.format(id=session.id)
-            link.send(chunk(f"event: {self.greeting}\r\ndata: {uri}\r\n\r\n".encode()))
         try:
+            link.send(EVENT_STREAM_HEAD)
+            if self.greeting:
+                uri = self.endpoint.format(id=session.id)
+                link.send(chunk(f"event: {self.greeting}\r\ndata: {uri}\r\n\r\n".encode()))
             while link.receive():
                 pass
         finally:
@@ -226,6 +228,8 @@ class _Message:
             pass  # the session has ended
 
     def _handle(self) -> None:
+        if self.server.hung:
+            return
         self.session.heard.append(self.message)
         if self.is_request:
             self.server.executions[self.n] += 1

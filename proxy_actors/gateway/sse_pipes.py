@@ -154,8 +154,9 @@ class SsePipes(Pipes):
             )
 
     def give_up(self, text: str) -> None:
-        """The server is of no use: end the session."""
-        self._tell_ended(self._failed(text))
+        """The server is of no use: log why, and end the session."""
+        logger.warning("session_given_up upstream=%s text=%s", self._server.upstream, text)
+        self._tell_ended(self._failed("the upstream has hung", Reason.UPSTREAM_TIMEOUT))
 
     # The stream.
 

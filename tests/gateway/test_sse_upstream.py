@@ -677,6 +677,28 @@ def test_session_that_the_server_does_not_know_any_more_is_lost(scene: SseScene)
     assert scene.old.links == 0
 
 
+def test_session_at_a_server_that_has_hung_ends(
+    scene: SseScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FLT-U4, MCP-S-24: it accepts what it is sent, and answers nothing, a ping neither."""
+
+    def client() -> None:
+        client = SessionClient(scene)
+        scene.old.hung = True
+        late = client.send(doing(1))
+        assert data_of(late)["reason"] == "upstream-timeout"
+        other = client.begin(doing(2))
+        client.until(lambda: other.complete)
+        assert data_of(other)["executed"] == "unknown"
+        assert other.error["message"] == "the upstream has hung"
+        assert client.send(doing(3)).status == 404
+
+    scene.do(client)
+    assert "session_given_up" in caplog.text
+    scene.rest()
+    assert scene.old.links == 0
+
+
 @pytest.mark.parametrize("slot", ["upstream", "sse", "session"])
 def test_sessions_are_lost_with_the_actors_behind_them_and_others_can_be_opened(
     scene: SseScene, slot: str
