@@ -52,7 +52,14 @@ from proxy_actors.policy.supervision import Budget
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import ByteStream, SessionStore, TlsClient, TlsServer, World
+from proxy_actors.world.base import (
+    ByteStream,
+    SessionStore,
+    StreamStore,
+    TlsClient,
+    TlsServer,
+    World,
+)
 
 UPSTREAM = "default"
 DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
@@ -85,6 +92,7 @@ class Plane:
         statsd: StatsdTarget | None = None,
         legacy: LegacyLimits = LegacyLimits(),
         streams: StreamLimits = StreamLimits(),
+        stream_store: StreamStore | None = None,
         reconnect: ReconnectLimits = ReconnectLimits(),
         transport: Transport = Transport.STREAMABLE,
         renews: bool = False,
@@ -99,7 +107,7 @@ class Plane:
         self.legacy = Slot(PARENT)
         self.root = Slot("root")
         meters = Meters()
-        self.streams = StreamDirectory(streams, meters=meters.streams)
+        self.streams = StreamDirectory(streams, meters=meters.streams, store=stream_store)
         self.subscribers = Subscribers(world, streams)
         self.uses = SessionUses()
         self.table = ConnectionTable()

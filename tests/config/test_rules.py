@@ -163,6 +163,10 @@ def test_error_is_told_at_its_place(tmp_path: Path, text: str, said: list[str]) 
             f"3:13 warning: Authorization is written in the file {LITERAL}",
             f"3:39 warning: X-Api-Key is written in the file {LITERAL}",
         ]),
+        (URL + "[streams]\nstore = 'sqlite'", [
+            "4:1 warning: the state directory, where they would be kept, is not named"
+            " (set state-dir, or run with --state-dir)"
+        ]),
         ("[upstreams.a]\nurl = 'http://192.0.2.1/mcp'\nheaders = { A = 'x' }", [
             "3:1 warning: headers are sent over plain http to another machine"
         ]),
@@ -192,6 +196,7 @@ def test_what_is_legal_but_odd_is_a_warning(tmp_path: Path, text: str, said: lis
         "[upstreams.a]\ncommand = ['npx', '-y', '@scope/server@1.2']",
         "[upstreams.a]\ncommand = ['npx']",
         URL + "[logs]\naccess = true",
+        "state-dir = 'd'\n" + URL + "[streams]\nstore = 'sqlite'",
         UPSTREAM + "env = { API_TOKEN = '${T}', 'with-dash' = '' }",
         UPSTREAM + 'stdio = "pool"\nchildren = 2',
         UPSTREAM + "sessions-max = 2",

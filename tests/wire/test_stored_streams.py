@@ -12,6 +12,8 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +27,7 @@ from tests.sim.virtual import Answer, call, note, request
 from tests.wire.http_client import Wire
 from tests.wire.proxy_process import SCRIPTED, ProxyProcess, running
 from tests.wire.socket_upstream import SocketUpstream
-from tests.wire.waiting import eventually
+from tests.wire.waiting import PATIENCE_S, eventually
 
 SEEDS = range(12)
 EVENTS_MAX = 120
@@ -307,5 +309,7 @@ def test_streams_go_on_from_memory_without_a_disk(
 def test_store_without_a_directory_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[streams]\nstore = "sqlite"\n[upstreams.a]\nurl = "http://127.0.0.1:1/"\n')
-    with pytest.raises(AssertionError), running("--config", str(file)):
-        pass
+    command = [sys.executable, "-m", "proxy_actors", "run", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "state-dir" in done.stderr and "Traceback" not in done.stderr
