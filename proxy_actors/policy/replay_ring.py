@@ -38,15 +38,16 @@ class ReplayRing:
 
     def append(self, data: bytes, now_s: float) -> None:
         """Keep an event under the next number, at the cost of the oldest."""
-        budget = self._budget
-        budget.make_room(len(data))
+        budget, size = self._budget, len(data)
+        if budget.held + size > budget.bytes_max:
+            budget.make_room(size)
         if self._events is None:
             self._events = deque()
             if not self._read:
                 budget.unread(self, over=False)  # which it was before it lost everything
         self._events.append((now_s, data))
-        self._bytes += len(data)
-        budget.held += len(data)
+        self._bytes += size
+        budget.held += size
         self.last += 1
         self.expire(now_s)
 
@@ -62,7 +63,7 @@ class ReplayRing:
         while events is not None and len(events) > 1 and (
             len(events) > limits.events_max
             or self._bytes > limits.bytes_max
-            or budget.exceeded
+            or budget.held > budget.bytes_max
             or now_s - events[0][0] > limits.age_s_max
         ):
             size = len(events.popleft()[1])

@@ -25,18 +25,13 @@ class RingBudget:
     """
 
     def __init__(self, bytes_max: float = math.inf) -> None:
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._ended: dict[ReplayRing, None] = {}
         self._unread: dict[ReplayRing, None] = {}
         self.held = 0
         """Bytes that are held."""
         self.taken = 0
         """How many rings have lost what they held."""
-
-    @property
-    def exceeded(self) -> bool:
-        """Whether more is held than may be."""
-        return self.held > self._bytes_max
 
     def unread(self, ring: ReplayRing, over: bool) -> None:
         """Note that nobody reads the stream any more, or that it has ended. Idempotent."""
@@ -53,7 +48,7 @@ class RingBudget:
 
     def make_room(self, more_bytes: int) -> None:
         """Take back what may be taken until so many bytes more can be held."""
-        while self.held + more_bytes > self._bytes_max and (self._ended or self._unread):
+        while self.held + more_bytes > self.bytes_max and (self._ended or self._unread):
             ring = next(iter(self._ended or self._unread))
             self.read(ring)
             if ring.drop():

@@ -87,11 +87,11 @@ DEFECTS = {
     Defect("bytes that are dropped are held", ReplayRing, "expire",
            "budget.held -= size", "pass"): "budget",
     Defect("nobody makes room", ReplayRing, "append",
-           "budget.make_room(len(data))", "pass"): "budget",
+           "budget.make_room(size)", "pass"): "budget",
     Defect("what was taken once is never taken again", ReplayRing, "append",
            "budget.unread(self, over=False)", "pass"): "budget",
     Defect("a ring keeps its own where none other has any", ReplayRing, "expire",
-           "or budget.exceeded", ""): "budget",
+           "or budget.held > budget.bytes_max", ""): "budget",
 }  # fmt: skip
 
 
