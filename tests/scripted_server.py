@@ -217,7 +217,11 @@ class ScriptedServer:
             refuse(link, 409)
         else:
             self.resumed[name] += 1
+            if ways.after_s:
+                self.pause(ways.after_s)
             link.send(EVENT_STREAM_HEAD)
+            if ways.primes_again:
+                link.send(chunk(stream.primer(int(number))))
             try:
                 stream.follow(link, max(int(number) - ways.again, 0))
             finally:

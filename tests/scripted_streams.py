@@ -69,6 +69,8 @@ class Resumption:
 
     Attributes:
         primes: whether a stream begins with an id and no data (MCP-S-19).
+        primes_again: whether who comes back is told where it is, too.
+        after_s: how long it takes to answer who comes back.
         retry_ms: the wait that it asks for there; None asks for none.
         unknown: the status for an id that names no stream; 200 is a stream that ends at once.
         again: how many events before the one that was named are sent once more.
@@ -77,6 +79,8 @@ class Resumption:
     """
 
     primes: bool = True
+    primes_again: bool = False
+    after_s: float = 0.0
     retry_ms: int | None = None
     unknown: int = 400
     again: int = 0

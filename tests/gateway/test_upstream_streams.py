@@ -150,6 +150,19 @@ def test_attempts_count_until_an_event_comes() -> None:
     scene.rest()
 
 
+@pytest.mark.parametrize("primes_again", [True, False])
+def test_an_event_without_data_is_one(primes_again: bool) -> None:
+    """MCP-S-19: a server that says where the stream is has recovered, and may let go again."""
+    scene = resumable(primes_again=primes_again)
+    lets_go = ["leave", "pause 9"] * (LIMITS.attempts_max + 2)
+    answer = scene.ask(
+        request(call(1, "sse", "note", *lets_go, "answer", "end"), session=scene.session())
+    )
+    assert came(answer) == [PROGRESS, 1]
+    assert ("result" in answer.message) is primes_again
+    scene.rest()
+
+
 def test_answer_that_is_no_message_is_not_fetched_again() -> None:
     """It would come again as it came."""
     scene = resumable()
@@ -201,6 +214,20 @@ def test_deadline_of_a_call_runs_on_while_its_stream_is_away() -> None:
     scene.run(1.0)
     told = [x.body for x in scene.server.seen if x.body and x.method == "POST"]
     assert told[-1]["method"] == "notifications/cancelled"
+    scene.rest()
+
+
+def test_stream_that_ends_while_it_is_opened_anew_is_not_read() -> None:
+    """MCP-X-5: the call's time is up before the server answers; nothing stays open for it."""
+    scene = resumable(after_s=10.0)
+    spoken = ["note", "pause 27"] * 11
+    steps = ["sse", *spoken, "leave", "pause 100", "answer", "end"]
+    answer, ended = sent(scene, request(call(1, *steps), session=scene.session()), "POST")
+    assert scene.run_until(lambda: bool(ended), 310.0)
+    assert answer.error["data"]["reason"] == "upstream-timeout"
+    assert len(resumptions(scene)) == 1
+    scene.run(20.0)
+    assert "leases" not in scene.plane.leftovers()
     scene.rest()
 
 

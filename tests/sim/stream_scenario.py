@@ -61,8 +61,9 @@ class StreamScene(Scene):
     def start_server(self) -> ScriptedServer:
         chance = self.chance
         self.resumption = Resumption(
-            retry_ms=chance.choice((None, None, 300, 3000)), jealous=chance.random() < 0.3
-        )
+            retry_ms=chance.choice((None, None, 300, 3000)), jealous=chance.random() < 0.3,
+            primes_again=chance.random() < 0.3, after_s=chance.choice((0.0, 0.0, 2.0)),
+        )  # fmt: skip
         self.streams = StreamLimits(connection_s_max=chance.choice((0.0, 0.0, SHORT_S)))
         self.renews = chance.random() < 0.3
         return start_server(self.world, resumption=self.resumption)
