@@ -318,9 +318,9 @@ def log(number: int) -> dict[str, object]:
 DEFECTS = [
     Defect("the id does not advance", relay._Writer, "_encoded",
            "self._number += len(messages)", "pass"),
-    Defect("ids are those of the next event", relay, "_encode",
+    Defect("ids are those of the next event", relay, "encode",
            "enumerate(messages, number + 1)", "enumerate(messages, number + 2)"),
-    Defect("ids are those of the event before", relay, "_encode",
+    Defect("ids are those of the event before", relay, "encode",
            "enumerate(messages, number + 1)", "enumerate(messages, number)"),
     Defect("a replay begins one too early", ReplayRing, "since", "number + 1 -", "number -"),
     Defect("a replay begins one too late", ReplayRing, "since", "number + 1 -", "number + 2 -"),
