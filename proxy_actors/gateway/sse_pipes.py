@@ -21,10 +21,13 @@ from proxy_actors.actors.channel import Pipes
 from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     DeadlineError,
+    Executed,
     FailedError,
+    MailboxFullError,
     MessageError,
     Reason,
     RefusedError,
+    Side,
 )
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
@@ -105,11 +108,6 @@ class SsePipes(Pipes):
         self._sender: Waiter | None = None
         self._ended = False
         self._garbage = 0
-
-    @property
-    def open(self) -> bool:
-        """Whether messages can be sent."""
-        return bool(self._target) and not self._ended
 
     def start(self, channel: Ref) -> None:
         """Wait for the first message, whose client the stream is opened for."""
@@ -249,16 +247,20 @@ class SsePipes(Pipes):
 
     def _send_all(self) -> None:
         """Send what is queued, in order."""
-        while not self._ended:
-            self._leave_posts_of_past_calls()
-            if not self._queue:
-                self._await_more()
-                continue
-            post = self._queue.popleft()
-            if post.call_id is None:
-                self._post(post)
-            else:
-                self._world.spawn("sse post", partial(self._post, post))
+        try:
+            while not self._ended:
+                self._leave_posts_of_past_calls()
+                if not self._queue:
+                    self._await_more()
+                    continue
+                post = self._queue.popleft()
+                if post.call_id is None:
+                    self._post(post)
+                else:
+                    self._world.spawn("sse post", partial(self._post, post))
+        finally:
+            if not self._ended:
+                self._tell_ended(self._failed("the proxy cannot send any more", Reason.INTERNAL))
 
     def _await_more(self) -> None:
         self._sender = self._world.waiter()
@@ -270,16 +272,22 @@ class SsePipes(Pipes):
     def _post(self, post: _Post) -> None:
         """Send a message, and see that it is accepted, unless the session has ended meanwhile."""
         call_id = post.call_id
+        failure: FailedError | None = FailedError(
+            Reason.INTERNAL, "the proxy did not send the message to its end",
+            executed=Executed.UNKNOWN, upstream=self._server.upstream, side=Side.PROXY,
+        )
         try:
             self._send(post)
+            failure = None
         except FailedError as error:
-            if not self._ended:
-                self._refused(call_id, error)
+            failure = error
         finally:
             self._unaccepted -= 1
             self._unaccepted_bytes -= len(post.data)
             if call_id is not None:
                 self._posting.pop(call_id, None)
+            if failure is not None and not self._ended:
+                self._refused(call_id, failure)
 
     def _send(self, post: _Post) -> None:
         """Send a message.
@@ -313,7 +321,10 @@ class SsePipes(Pipes):
         """Get a connection, unless the session has ended while it was waited for."""
         sender = self._server.sender
         outgoing = Outgoing(sender.next_own_id(), method, parts, purpose, deadline_s)
-        exchange = sender.begin(outgoing)
+        try:
+            exchange = sender.begin(outgoing)
+        except MailboxFullError as error:
+            raise self._failed("the proxy is overloaded", Reason.OVERLOADED) from error
         if self._ended:
             exchange.abandon()
             raise self._failed("the session has ended", Reason.SESSION_LOST)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from proxy_actors.gateway import sse_pipes
+from proxy_actors.errors import MailboxFullError
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
+from proxy_actors.gateway.http_send import HttpSender
 from proxy_actors.gateway.sse_pipes import ENDPOINT_S_MAX, SWEEP_S
 from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages.sessions import EndUse
@@ -338,6 +340,69 @@ def test_answer_to_the_server_needs_no_connection_that_calls_may_have() -> None:
         assert scene.now_s() - began_s < 1.0
 
     scene.do(client)
+
+
+class Trouble:
+    """Errors that a connection is asked for in vain with, when there are any."""
+
+    def __init__(self, scene: SseScene, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.errors: list[Exception] = []
+        begin = HttpSender.begin
+
+        def begin_or_raise(sender: HttpSender, *arguments: Any) -> Any:
+            if self.errors:
+                raise self.errors.pop()
+            return begin(sender, *arguments)
+
+        monkeypatch.setattr(HttpSender, "begin", begin_or_raise)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "executed"),
+    [(MailboxFullError("full"), 503, "no"), (KeyError("a bug"), 500, "unknown")],
+)
+def test_request_ends_however_its_sending_does(
+    scene: SseScene,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    executed: str,
+) -> None:
+    """The pool's box is full, or the unforeseen; and the session goes on."""
+    trouble = Trouble(scene, monkeypatch)
+
+    def client() -> None:
+        client = SessionClient(scene)
+        trouble.errors = [error]
+        failed = client.send(doing(1))
+        assert (failed.status, data_of(failed)["executed"]) == (status, executed)
+        assert client.send(doing(1)).message["result"] == RESULT
+        client.send(method="DELETE")
+
+    scene.do(client)
+    scene.errors.clear()
+    scene.rest()
+
+
+def test_session_that_can_send_nothing_any_more_ends(
+    scene: SseScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody foresaw leaves no client waiting."""
+    trouble = Trouble(scene, monkeypatch)
+
+    def client() -> None:
+        client = SessionClient(scene)
+        waiting = client.begin(doing(1, "nothing"))
+        client.until(lambda: scene.old.executions[1])
+        trouble.errors = [KeyError("a bug")]
+        client.send(note("notifications/x"))
+        client.until(lambda: waiting.complete)
+        assert data_of(waiting)["executed"] == "unknown"
+        assert client.send(doing(2)).status == 404
+
+    scene.do(client)
+    scene.errors.clear()
+    scene.rest()
 
 
 def test_request_that_waits_for_a_connection_is_not_sent_when_the_session_has_ended() -> None:
