@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from peers.conformance import Checks, ClientRun, Run, Verdicts, required_scenarios
-from peers.endpoint import DIRECT, HTTP, POOL, SESSION, SHARED
+from peers.endpoint import DIRECT, FOUND, HTTP, POOL, SESSION, SHARED
 
 LATEST = "2025-11-25"
 REQUIRED = 30
@@ -38,13 +38,14 @@ WHOLE = [
     Run(DIRECT, "resumable", LATEST),
     Run(HTTP, "everything", LATEST),
     Run(HTTP, "resumable", LATEST),
+    Run(FOUND, "everything", LATEST),
     Run(SESSION, "everything", LATEST),
 ]
 SHARING = [Run(route, "undisturbed", LATEST) for route in (SHARED, POOL)]
 OLDER = [
     Run(route, "everything", revision)
     for revision in APPLICABLE
-    for route in (DIRECT, HTTP, SESSION)
+    for route in (DIRECT, HTTP, FOUND, SESSION)
 ]
 # Those of the suite's client scenarios that a proxy has a part in, and their successful checks.
 AS_CLIENT = {
