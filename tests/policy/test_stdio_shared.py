@@ -12,7 +12,12 @@ from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
-from proxy_actors.policy.stdio_calls import CALLS_MAX, CANCELLED_S_MAX, GIVEN_UP_MAX
+from proxy_actors.policy.stdio_calls import (
+    CALLS_MAX,
+    CANCELLED_S_MAX,
+    GIVEN_UP_MAX,
+    SILENT_S_MAX,
+)
 from proxy_actors.policy.stdio_shared import OWN_S_MAX, SharedPolicy
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
@@ -150,6 +155,18 @@ def test_answer_to_what_was_not_sent_is_dropped() -> None:
     assert dropped(b.receive(result(b"2"))) == 1
     assert dropped(b.receive(progress(b"2"))) == 1
     assert upstream_id(b.receive(shaken())[2:]) == b"2"
+
+
+def test_call_that_may_have_no_stream_gets_its_answer_and_nothing_else() -> None:
+    """What is said of it meanwhile is counted; it is asked for a stream once."""
+    b = bench()
+    sent = upstream_id(b.submit(request(b"1", token=b"1")))
+    assert b.receive(progress(sent))[0] == e.StreamCall(1, b"1", "a")
+    assert b.tell(m.StreamRefused(1)) == []
+    assert dropped(b.receive(progress(sent))) == 1
+    assert b.sweep(SILENT_S_MAX) == []
+    assert b.receive(result(sent)) == [e.AnswerCall(1, result(b"1").raw)]
+    assert b.tell(m.StreamRefused(1)) == []
 
 
 # Ids and tokens (THR-T4).

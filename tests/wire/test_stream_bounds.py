@@ -78,3 +78,32 @@ def test_standalone_stream_too_many_is_refused(tmp_path: Path) -> None:
             return status == 200
 
         eventually(opens)
+
+
+@pytest.mark.parametrize("mode", ["session", "shared"])
+def test_cancelled_call_without_a_stream_has_an_end(mode: str, tmp_path: Path) -> None:
+    """MCP-X-4: what its server does not answer in time is over, and its client is told."""
+    file = tmp_path / "config.toml"
+    file.write_text(f"""
+        [streams]
+        streams-per-session-max = 1
+        [upstreams.default]
+        command = {json.dumps(SCRIPTED)}
+        stdio = "{mode}"
+    """)
+    settings = {
+        "proxy_actors.policy.stdio_calls.CANCELLED_S_MAX": 0.1,
+        "proxy_actors.policy.stdio_calls.SILENT_S_MAX": 0.1,
+    }
+    with running("--config", str(file), settings=settings) as proxy:
+        session = proxy.session()
+        listener = session.listen()
+        assert listener.head().status == 200
+        pending = session.begin("silence", id=7)
+        eventually(lambda: session.call("lines").value[0] >= 3)
+        cancelled = {"requestId": 7}
+        assert session.send("notifications/cancelled", cancelled, id=None).answer().status == 202
+        answer = pending.answer()
+        assert (answer.status, answer.message["id"]) == (502, 7)
+        assert answer.message["error"]["data"]["executed"] == "unknown"
+        listener.leave()
