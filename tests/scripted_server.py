@@ -77,6 +77,8 @@ class ScriptedServer:
 
     Attributes:
         openings: how the next sessions are refused, each by a step.
+        capabilities: what it says of itself.
+        slow_s: how long a standalone stream takes to open.
         resumed: how often somebody has come back to a stream, by its name.
         stream_of: the name of the stream that answers request `n`.
     """
@@ -101,6 +103,8 @@ class ScriptedServer:
         self.seen: list[Seen] = []
         self.deleted: list[str] = []
         self.openings: list[str] = []
+        self.capabilities: Any = {"tools": {}}
+        self.slow_s = 0.0
         self.links = 0
         self.resumed: Counter[str] = Counter()
         self.stream_of: dict[object, str] = {}
@@ -168,7 +172,7 @@ class ScriptedServer:
         exchange = _Exchange(self, link, message, session, fields)
         exchange.result = {
             "protocolVersion": message["params"].get("protocolVersion", VERSION),
-            "capabilities": {"tools": {}},
+            "capabilities": self.capabilities,
             "serverInfo": {"name": "scripted", "version": "1"},
         }
         exchange.run()
@@ -187,6 +191,8 @@ class ScriptedServer:
         elif session.standalone is not None and _is_read(session.standalone):
             refuse(link, 409)
         else:
+            if self.slow_s:
+                self.pause(self.slow_s)
             if session.standalone is not None:
                 session.standalone.end()
             stream = session.standalone = self.new_stream(session)
@@ -208,7 +214,8 @@ class ScriptedServer:
         if ways is None:
             refuse(link, 400)
         elif ways.refusals:
-            refuse(link, ways.refusals.pop(0))
+            status, _, fields = str(ways.refusals.pop(0)).partition(" ")
+            refuse(link, int(status), fields)
         elif stream is None and ways.unknown != 200:
             refuse(link, ways.unknown)
         elif stream is None:

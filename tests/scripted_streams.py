@@ -75,7 +75,7 @@ class Resumption:
         unknown: the status for an id that names no stream; 200 is a stream that ends at once.
         again: how many events before the one that was named are sent once more.
         jealous: whether it refuses with 409 while the connection before stands.
-        refusals: the statuses of its answers to the next clients that come back.
+        refusals: the statuses of its answers to the next who come back; a field may follow.
     """
 
     primes: bool = True
@@ -85,7 +85,7 @@ class Resumption:
     unknown: int = 400
     again: int = 0
     jealous: bool = False
-    refusals: list[int] = field(default_factory=list)
+    refusals: list[int | str] = field(default_factory=list)
 
 
 class ServerStream:

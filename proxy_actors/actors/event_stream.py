@@ -50,6 +50,10 @@ class EventSource(ABC):
         """Open another connection behind the last event, and go on. Runs in a greenlet."""
 
     @abstractmethod
+    def break_off(self) -> None:
+        """End the connection, as if it had broken. Never waits."""
+
+    @abstractmethod
     def close(self, cancel: bool) -> None:
         """End the reading. Idempotent; never waits. With `cancel`, the server is told."""
 
@@ -164,6 +168,9 @@ class EventStream(Actor):
             case m.CloseSource(cancel):
                 if self._source is not None:
                     self._source.close(cancel)
+            case m.BreakSource():
+                if self._source is not None:
+                    self._source.break_off()
             case m.ReopenSource():
                 source = self._source
                 assert source is not None

@@ -34,6 +34,7 @@ from proxy_actors.messages.http_upstream import HttpUpstreamEffect
 from proxy_actors.messages.lifecycle import ChildStopped
 from proxy_actors.messages.sessions import Session, SessionEnded
 from proxy_actors.messages.stream import (
+    BreakOff,
     CallCancelled,
     CloseStream,
     EventReceived,
@@ -151,9 +152,6 @@ class HttpUpstream(Supervisor):
                 self.drain()
             case UpstreamDrained():
                 pass  # its sessions hold connections until they have ended: the pool tells it all
-            case pool.PoolDrained():
-                if self.parent is not None:
-                    self.parent.tell(UpstreamDrained(self.name))
             case SessionEnded():
                 if self._sessions is not None:
                     self._sessions.tell(message)
@@ -165,10 +163,13 @@ class HttpUpstream(Supervisor):
                 | m.UpstreamReached()
                 | m.ProbeDue()
                 | m.RenewalEnded()
+                | pool.PoolDrained()
                 | RequestOpened()
-                | StreamAbandoned()
                 | StreamOver()
             ):
+                self._apply(self._policy.handle(message))
+            case StreamAbandoned(_, why):
+                logger.warning("stream_abandoned upstream=%s error=%s", self._upstream, why)
                 self._apply(self._policy.handle(message))
             case _:
                 raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
@@ -279,6 +280,11 @@ class HttpUpstream(Supervisor):
                     self.children[stream].tell(CloseStream())
                 case m.DeleteUpstreamSession(session_id, version):
                     self._delete(session_id, version)
+                case m.AnnounceDrained():
+                    if self.parent is not None:
+                        self.parent.tell(UpstreamDrained(self.name))
+                case m.TellBreak(stream):
+                    self.children[stream].tell(BreakOff())
                 case m.TellNews(stream, data):
                     news = EventReceived(data, MessageKind.NOTIFICATION)
                     self.children[stream].tell(news)
@@ -312,7 +318,11 @@ class HttpUpstream(Supervisor):
 
     def _open_anew(self, session: Session) -> None:
         def renew() -> None:
-            self.slot.tell(self._tasks.renew(session))
+            ended = m.RenewalEnded(session.key, None, text="the session could not be opened anew")
+            try:
+                ended = self._tasks.renew(session)
+            finally:
+                self.slot.tell(ended)
 
         self.world.spawn("renewal", renew)
 

@@ -97,7 +97,9 @@ class SessionRegistry(Actor):
                 if self.asked_by is None:
                     raise ProxyActorsError("a session must be asked for, not told")
                 return self._apply_asked(message, self.asked_by)
-            case m.EndSession() | m.ReplaceUpstreamId() if self.asked_by is not None:
+            case (
+                m.EndSession() | m.DescribeSession() | m.ReplaceUpstreamId()
+            ) if self.asked_by is not None:
                 return self._apply_asked(message, self.asked_by)
             case m.WriteDone(_, error):
                 self._note_store(error)
@@ -176,7 +178,7 @@ class SessionRegistry(Actor):
                 self._asks.pop(ask_id).fail(_refused(refusal))
             case m.Confirm(ask_id, existed):
                 self._asks.pop(ask_id).set(existed)
-            case m.Replaced(ask_id, session):
+            case m.AnswerSession(ask_id, session):
                 self._asks.pop(ask_id).set(session)
             case m.Write(write_id, writes):
                 self._submit(write_id, writes)

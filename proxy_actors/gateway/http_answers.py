@@ -22,7 +22,7 @@ class HttpAnswers:
 
     def __init__(self, world: World, upstream: str) -> None:
         self._world = world
-        self._upstream = upstream
+        self.upstream = upstream
 
     def answer(
         self,
@@ -91,5 +91,5 @@ class HttpAnswers:
     ) -> FailedError | RefusedError:
         """Say what a status other than success means."""
         if session is not None and upstream_status.ends_session(head, session, message):
-            return upstream_status.session_lost(self._upstream)
-        return upstream_status.refusal(head, self._upstream, message, opens_stream)
+            return upstream_status.session_lost(self.upstream)
+        return upstream_status.refusal(head, self.upstream, message, opens_stream)

@@ -57,8 +57,8 @@ class HttpExchange:
     """Whether the request was sent before, on a connection that was then found closed."""
     resumed_after = b""
     """The id behind which the event stream was opened, if it is not its beginning."""
-    heard = False
-    """Whether any event has come."""
+    heard = placed = False
+    """Whether any event with data has come, and any that says where the stream is."""
     _decoder: SseDecoder | None = None
     _unread: tuple[jsonrpc.Message, ...] = ()
     _failure: FailedError | None = None
@@ -293,9 +293,12 @@ class HttpExchange:
             self._decoder = SseDecoder(EVENT_BYTES_MAX, self.resumed_after)
         try:
             for event in self._decoder.feed(data) if data else ():
-                self.heard = True
-                if event.data and event.event == b"message":
-                    self._take_event(event.data)
+                if event.id:
+                    self.placed = True
+                if event.data:
+                    self.heard = True
+                    if event.event == b"message":
+                        self._take_event(event.data)
             if self._decoder.overflowed:
                 raise self._failed("an event of the upstream is too large")
         except FailedError as error:
@@ -309,6 +312,8 @@ class HttpExchange:
         """
         try:
             self._unread += self.admit(data)
+            if self.dropped_error is not None:
+                self.dropped_error = None
         except FailedError as error:
             if self.request_id is not None and jsonrpc.answered_id(data) == self.request_id:
                 raise

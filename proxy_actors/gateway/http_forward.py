@@ -12,7 +12,15 @@ from functools import partial
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.http_upstream import HttpTasks
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import FailedError, ProxyActorsError, Reason, StreamsFullError
+from proxy_actors.errors import (
+    ActorStoppedError,
+    DeadlineError,
+    FailedError,
+    MailboxFullError,
+    ProxyActorsError,
+    Reason,
+    StreamsFullError,
+)
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import (
@@ -29,10 +37,10 @@ from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
 from proxy_actors.gateway.http_renewal import Renewer
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.gateway.http_source import read_alone
-from proxy_actors.gateway.http_streams import DECIDE_S_MAX, HttpStreams
+from proxy_actors.gateway.http_streams import DECIDE_S_MAX, HttpStreams, Sessions
 from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
 from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
-from proxy_actors.gateway.session_notes import note
+from proxy_actors.gateway.session_notes import NOTED, note
 from proxy_actors.messages.http_upstream import (
     ClientAnswered,
     ClientCancelled,
@@ -42,7 +50,7 @@ from proxy_actors.messages.http_upstream import (
     ReserveStandalone,
 )
 from proxy_actors.messages.pool import Purpose
-from proxy_actors.messages.sessions import EndReason, EndSession, Session
+from proxy_actors.messages.sessions import DescribeSession, EndReason, EndSession, Session
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.http1_framing import HttpLimits
@@ -53,7 +61,7 @@ _ACCEPTED = frozenset({200, 202, 204})
 _CALL = Purpose.CALL
 
 
-class HttpForwarder(Forwarder, HttpTasks):
+class HttpForwarder(Forwarder, HttpTasks, Sessions):
     """Carries exchanges to one HTTP upstream.
 
     Args:
@@ -91,7 +99,7 @@ class HttpForwarder(Forwarder, HttpTasks):
             world, self.sender, fields, self._answers, registry, pool.upstream
         )
         self.streams = HttpStreams(
-            world, slot, self.sender, fields, self._answers, silence_s_max, self._lost
+            world, slot, self.sender, fields, self._answers, silence_s_max, self
         )
 
     # For clients.
@@ -134,9 +142,10 @@ class HttpForwarder(Forwarder, HttpTasks):
         except FailedError as error:
             if error.reason is not Reason.SESSION_LOST:
                 raise
-            response = self._call(exchange, self._renewed(exchange, session, error))
-        if self._renews and response.stream is None:
-            note(self._registry, session.key, exchange.message, response.body)
+            response = self._call(exchange, self._another(exchange, session, error))
+        if self._renews and exchange.message.method in NOTED:
+            body = response.body if response.stream is None else None
+            note(self._registry, session.key, exchange.message, body)
         return response
 
     def _call(self, exchange: Exchange, session: Session) -> Response:
@@ -175,7 +184,7 @@ class HttpForwarder(Forwarder, HttpTasks):
         if head.status not in _ACCEPTED:
             error = self._answers.refusal(head, session, self._answers.admitted(upstream, body))
             if isinstance(error, FailedError) and error.reason is Reason.SESSION_LOST:
-                self._lost(session, error, deadline_s)
+                self.renewed(session, error, deadline_s)
                 error = upstream_status.session_renewed(self.upstream)
             raise error
         if message.kind is jsonrpc.RESPONSE and message.id is not None:
@@ -195,7 +204,7 @@ class HttpForwarder(Forwarder, HttpTasks):
             except FailedError as error:
                 if error.reason is not Reason.SESSION_LOST:
                     raise
-                session = self._lost(session, error, exchange.deadline_s)
+                session = self.renewed(session, error, exchange.deadline_s)
                 name, head = self.streams.standalone(exchange, session)
             return Response(200, head.returned, stream=name)
         finally:
@@ -229,6 +238,30 @@ class HttpForwarder(Forwarder, HttpTasks):
         """Hand a source over to its stream's actor, if it is still to be had."""
         return self.streams.take_source(exchange_id)
 
+    # Sessions, as they are by now.
+
+    def present(self, session: Session) -> Session:
+        """Return a session as it is now; where none is opened anew, none changes."""
+        if not self._renews:
+            return session
+        ask = DescribeSession(session.key)
+        present: Session | None = self._registry.ask(ask, self._world.now_s() + DECIDE_S_MAX)
+        if present is None:
+            raise upstream_status.session_lost(self.upstream)
+        return present
+
+    def renewed(self, session: Session, lost: FailedError, deadline_s: float) -> Session:
+        """Have a session opened anew that the upstream does not know (any more), or end it."""
+        if not self._renews:
+            self._registry.tell(EndSession(session.key, EndReason.LOST))
+            raise lost
+        until_s = min(deadline_s, self._world.now_s() + INITIALIZE_S_MAX)
+        try:
+            renewed: Session = self._slot.ask(RenewSession(session), until_s)
+        except (DeadlineError, ActorStoppedError, MailboxFullError) as error:
+            raise upstream_status.not_renewed(self.upstream) from error
+        return renewed
+
     # Inside.
 
     def _unusual(
@@ -259,26 +292,13 @@ class HttpForwarder(Forwarder, HttpTasks):
         forwarded = exchange.accepted.forwarded
         return [self._fields.head_of_post(forwarded, session, len(body)), body]
 
-    def _lost(self, session: Session, error: FailedError, deadline_s: float) -> Session:
-        """Have a session opened anew that the upstream does not know (any more), or end it.
-
-        Raises:
-            FailedError: `error` where sessions end, or why it was not opened anew.
-        """
-        if not self._renews:
-            self._registry.tell(EndSession(session.key, EndReason.LOST))
-            raise error
-        until_s = min(deadline_s, self._world.now_s() + INITIALIZE_S_MAX)
-        renewed: Session = self._slot.ask(RenewSession(session), until_s)
-        return renewed
-
-    def _renewed(self, exchange: Exchange, session: Session, error: FailedError) -> Session:
+    def _another(self, exchange: Exchange, session: Session, lost: FailedError) -> Session:
         """Return the session in which a call can be repeated.
 
         Raises:
             FailedError: there is none, or the call is not to be repeated.
         """
-        renewed = self._lost(session, error, exchange.deadline_s)
+        renewed = self.renewed(session, lost, exchange.deadline_s)
         if exchange.message.method not in REPEATABLE_ANEW:
             raise upstream_status.session_renewed(self.upstream)
         return renewed

@@ -25,16 +25,28 @@ from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.messages.http_upstream import RenewalEnded
 from proxy_actors.messages.pool import Purpose
-from proxy_actors.messages.sessions import EndReason, EndSession, ReplaceUpstreamId, Session
+from proxy_actors.messages.sessions import (
+    DescribeSession,
+    EndReason,
+    EndSession,
+    ReplaceUpstreamId,
+    Session,
+)
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.revisions import INITIALIZE, INITIALIZED, SET_LEVEL, SUBSCRIBE
 from proxy_actors.world.base import World
 
+# Less than who asks for it waits.
+RENEWAL_S_MAX = INITIALIZE_S_MAX - 5.0
 # What a client shall ask for once more, by the capability under which servers have it.
 _LISTS = ("tools", "prompts", "resources")
 
 logger = logging.getLogger("proxy_actors.sessions")
+
+
+class _Described(msgspec.Struct):
+    capabilities: dict[str, Raw] = {}
 
 
 class Renewer:
@@ -66,7 +78,7 @@ class Renewer:
             ended = RenewalEnded(session.key, None, (), reason, error.text)
             if reason is Reason.SESSION_LOST:
                 self._registry.tell(EndSession(session.key, EndReason.LOST))
-        except ProxyActorsError:  # the registry does not answer
+        except ProxyActorsError:  # somebody of ours does not answer
             text = "the session could not be opened anew"
             ended = RenewalEnded(session.key, None, (), Reason.INTERNAL, text)
         logger.warning(
@@ -76,9 +88,14 @@ class Renewer:
         return ended
 
     def _renew(self, session: Session) -> RenewalEnded:
-        deadline_s = self._world.now_s() + INITIALIZE_S_MAX
+        deadline_s = self._world.now_s() + RENEWAL_S_MAX
+        present: Session | None = self._registry.ask(DescribeSession(session.key), deadline_s)
+        if present is None:
+            raise upstream_status.session_lost(self._upstream)
+        if present.upstream_session_id != session.upstream_session_id:
+            return RenewalEnded(session.key, present)
         answer, fields = self._ask(INITIALIZE, Raw(session.initialize_params), None, deadline_s)
-        fresh = replace(session, upstream_session_id=session_id_of(fields))
+        fresh = replace(present, upstream_session_id=session_id_of(fields))
         kept = False
         try:
             if answer.is_error or (
@@ -135,8 +152,12 @@ class Renewer:
 
 def _news(initialized: jsonrpc.Message) -> tuple[bytes, ...]:
     """Return what tells a client that all which it has listed may be different."""
-    result = msgspec.json.decode(initialized.envelope["result"], type=dict[str, Raw])
-    capabilities = msgspec.json.decode(result.get("capabilities", b"{}"), type=dict[str, Raw])
+    try:
+        result = msgspec.json.decode(initialized.envelope["result"], type=_Described)
+    except msgspec.ValidationError:
+        capabilities: dict[str, Raw] = {name: Raw() for name in _LISTS}  # nobody knows
+    else:
+        capabilities = result.capabilities
     return tuple(
         jsonrpc_rewrite.notification(f"notifications/{name}/list_changed")
         for name in _LISTS

@@ -14,15 +14,29 @@ from typing import Final
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.refs import Ref
-from proxy_actors.errors import INTERNAL_ERROR, FailedError, GatewayError, Reason
+from proxy_actors.errors import (
+    INTERNAL_ERROR,
+    FailedError,
+    GatewayError,
+    ProxyActorsError,
+    Reason,
+)
 from proxy_actors.gateway.http_exchange import HttpExchange
-from proxy_actors.messages.stream import EventReceived, MessageKind, SourceBroke, SourceEnded
+from proxy_actors.messages.stream import (
+    EventReceived,
+    MessageKind,
+    SourceBroke,
+    SourceEnded,
+    SourceSilent,
+)
+from proxy_actors.policy.event_stream import TAKEN
 from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 
 # Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
 EVENT_ID_BYTES_MAX: Final = 4096
-TAKEN: Final = 409
+# A connection that has stood for so long was no failure to open one.
+STEADY_S: Final = 10.0
 _KINDS = {
     jsonrpc.Kind.REQUEST: MessageKind.REQUEST,
     jsonrpc.Kind.NOTIFICATION: MessageKind.NOTIFICATION,
@@ -30,7 +44,7 @@ _KINDS = {
 }
 
 Reopen = Callable[[bytes], HttpExchange]
-"""Opens a stream anew behind the event of this id; behind none where it is empty.
+"""Opens a stream anew behind the event of this id, or from now on where that means nothing.
 
 Raises:
     RefusedError: the upstream will not open it, now or later.
@@ -54,16 +68,19 @@ class HttpSource(EventSource):
         exchange: HttpExchange,
         reopen: Reopen,
         silence_s_max: float,
+        now_s: Callable[[], float],
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
         self._exchange = exchange
         self._reopen = reopen
         self._silence_s_max = silence_s_max
+        self._now_s = now_s
         self._on_cancel = on_cancel
         self._retry_s: float | None = None
         self._dropped_before = 0
         self._answered = False
         self._closed = False
+        self._broken_off = False
 
     @property
     def dropped(self) -> int:
@@ -87,22 +104,29 @@ class HttpSource(EventSource):
 
     def reopen_into(self, stream: Ref) -> None:
         """Replace a connection that broke, and read it."""
-        id = self._exchange.last_event_id
         try:
-            exchange = self._reopen(id)
+            exchange = self._reopen(self._place())
         except GatewayError as error:
             stream.tell(self._not_opened(error))
+            return
+        except ProxyActorsError:  # somebody of ours did not answer
+            stream.tell(self._broke(None))
             return
         except BaseException:
             stream.tell(SourceEnded(Reason.INTERNAL, "the stream was not opened anew"))
             raise
         self._dropped_before += self._exchange.dropped
-        exchange.resumed_after = id
         self._exchange = exchange
+        self._broken_off = False
         if self._closed:
             exchange.abandon()
         else:
             self.read_into(stream)
+
+    def break_off(self) -> None:
+        """End the connection under its reader, as if it had broken."""
+        self._broken_off = True
+        self._exchange.discard()
 
     def close(self, cancel: bool) -> None:
         """End the reading by closing the connection, unless the answer has been read."""
@@ -114,10 +138,11 @@ class HttpSource(EventSource):
 
     def _tell_all(self, exchange: HttpExchange, stream: Ref) -> SourceBroke | SourceEnded:
         """Tell what comes on one connection; return how it ended."""
+        began_s = self._now_s()
         cause: FailedError | None = None
         clean = False
         try:
-            while exchange.await_message(math.inf, self._silence_s(exchange)) and self._tell(
+            while self._await_message(exchange, stream) and self._tell(
                 exchange.take_messages(), stream
             ):
                 pass
@@ -128,17 +153,27 @@ class HttpSource(EventSource):
             return SourceEnded()
         if exchange.retry_ms is not None:
             self._retry_s = exchange.retry_ms / 1000
-        reason = None if cause is None else cause.reason
+        standalone = exchange.request_id is None
+        if cause is not None and cause.reason is Reason.UPSTREAM_PROTOCOL:
+            if not (standalone and clean):  # a connection more would bring it again
+                return SourceEnded(cause.reason, cause.text, cause.executed)
+        stood = self._now_s() - began_s >= STEADY_S
         return self._broke(
-            cause,
-            heard=exchange.heard or reason is Reason.UPSTREAM_TIMEOUT,
-            clean=clean,
-            spoiled=reason is Reason.UPSTREAM_PROTOCOL,  # it would come again as it came
+            cause, heard=exchange.heard or stood, clean=clean and exchange.placed
         )
 
-    def _silence_s(self, exchange: HttpExchange) -> float:
-        standalone = exchange.request_id is None
-        return self._silence_s_max if standalone or exchange.last_event_id else math.inf
+    def _await_message(self, exchange: HttpExchange, stream: Ref) -> bool:
+        """Wait for a message, and tell of silence while there is nothing else to tell."""
+        while True:
+            # A call whose server names no place to go on from has its deadline and nothing else.
+            bounded = exchange.request_id is None or self._place()
+            silence_s_max = self._silence_s_max if bounded else math.inf
+            try:
+                return exchange.await_message(math.inf, silence_s_max)
+            except FailedError as error:
+                if error.reason is not Reason.UPSTREAM_TIMEOUT:
+                    raise
+                stream.tell(SourceSilent())
 
     def _tell(self, messages: tuple[jsonrpc.Message, ...], stream: Ref) -> bool:
         """Tell what has been read; False once the answer was among it, or nobody listens."""
@@ -157,13 +192,16 @@ class HttpSource(EventSource):
     def _not_opened(self, error: GatewayError) -> SourceBroke | SourceEnded:
         """Say what it means that the stream was not opened anew."""
         if isinstance(error, FailedError) and error.reason is not Reason.SESSION_LOST:
-            if error.retry_after_s is not None:
-                self._retry_s = max(self._retry_s or 0.0, error.retry_after_s)
-            return self._broke(error)
+            return self._broke(error, least_s=error.retry_after_s)
         if error.status == TAKEN:  # the server has not seen yet that the connection broke
             return self._broke(None)
         reason = error.reason if isinstance(error, FailedError) else Reason.UPSTREAM_CLOSED
         return SourceEnded(reason, error.text)
+
+    def _place(self) -> bytes:
+        """Return the id of the last event, behind which another connection can go on."""
+        id = self._exchange.last_event_id
+        return id if len(id) <= EVENT_ID_BYTES_MAX else b""
 
     def _broke(
         self,
@@ -171,14 +209,15 @@ class HttpSource(EventSource):
         *,
         heard: bool = False,
         clean: bool = False,
-        spoiled: bool = False,
+        least_s: float | None = None,
     ) -> SourceBroke:
-        named = 0 < len(self._exchange.last_event_id) <= EVENT_ID_BYTES_MAX
+        waits = [x for x in (self._retry_s, least_s) if x is not None]
         return SourceBroke(
-            resumable=named and not spoiled,
+            resumable=bool(self._place()),
             heard=heard,
             clean=clean,
-            retry_s=self._retry_s,
+            idle=self._broken_off,
+            retry_s=max(waits, default=None),
             reason=Reason.UPSTREAM_CLOSED if cause is None else cause.reason,
             text="the upstream ended without an answer" if cause is None else cause.text,
         )

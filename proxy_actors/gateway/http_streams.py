@@ -6,18 +6,21 @@ that the upstream does not know (any more) is the forwarder's to say.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import FailedError, Reason, StreamsFullError
+from proxy_actors.errors import FailedError, Reason, RefusedError, StreamsFullError
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
 from proxy_actors.gateway.http_answers import HttpAnswers
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.http_fields import Forwarded, UpstreamFields
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
-from proxy_actors.gateway.http_source import HttpSource, Reopen
+from proxy_actors.gateway.http_source import HttpSource
+from proxy_actors.gateway.upstream_status import session_lost
 from proxy_actors.messages.http_upstream import OpenCallStream, OpenStandaloneStream
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import Session
@@ -26,8 +29,25 @@ from proxy_actors.world.base import World
 
 DECIDE_S_MAX = 1.0
 
-Lost = Callable[[Session, FailedError, float], Session]
-"""Opens a session anew that the upstream does not know, by a deadline; or raises the error."""
+
+class Sessions(ABC):
+    """What is known of sessions; the forwarder's."""
+
+    @abstractmethod
+    def present(self, session: Session) -> Session:
+        """Return a session as it is now.
+
+        Raises:
+            FailedError: it has ended.
+        """
+
+    @abstractmethod
+    def renewed(self, session: Session, lost: FailedError, deadline_s: float) -> Session:
+        """Return a session that the upstream does not know, opened anew.
+
+        Raises:
+            FailedError: `lost` where sessions end then, or why it was not opened anew.
+        """
 
 
 class HttpStreams:
@@ -36,7 +56,7 @@ class HttpStreams:
     Args:
         slot: the upstream's actor.
         silence_s_max: how long a stream that can be opened anew may be silent.
-        lost: what is done about a lost session.
+        sessions: what they are by now.
     """
 
     def __init__(
@@ -47,15 +67,16 @@ class HttpStreams:
         fields: UpstreamFields,
         answers: HttpAnswers,
         silence_s_max: float,
-        lost: Lost,
+        sessions: Sessions,
     ) -> None:
         self._world = world
         self._slot = slot
         self._sender = sender
         self._fields = fields
         self._answers = answers
+        self.upstream = answers.upstream
         self._silence_s_max = silence_s_max
-        self._lost = lost
+        self._sessions = sessions
         self._sources: dict[int, EventSource] = {}
 
     def __len__(self) -> int:
@@ -91,7 +112,7 @@ class HttpStreams:
         Raises:
             RefusedError, FailedError: the upstream did not open it.
         """
-        upstream, head = self._open(exchange.accepted.forwarded, session, exchange.id)
+        upstream, head = self.open(exchange.accepted.forwarded, session, exchange.id)
         ask = OpenStandaloneStream(exchange.id, session.key, session.principal)
         return self._hand_over(exchange, session, upstream, ask), head
 
@@ -104,8 +125,12 @@ class HttpStreams:
         on_cancel: Callable[[], None] | None = None,
     ) -> str:
         """Offer a source to the upstream's actor, and take it back if nobody took it."""
-        reopen = self._reopener(exchange.accepted.forwarded, session, upstream.request_id)
-        source = HttpSource(upstream, reopen, self._silence_s_max, on_cancel)
+        reopen = _Reopener(
+            self, self._sessions, exchange.accepted.forwarded, session, upstream.request_id
+        )
+        source = HttpSource(
+            upstream, reopen, self._silence_s_max, self._world.now_s, on_cancel
+        )
         self._sources[exchange.id] = source
         try:
             return str(self._slot.ask(ask, self._world.now_s() + DECIDE_S_MAX))
@@ -117,49 +142,87 @@ class HttpStreams:
             if self._sources.pop(exchange.id, None) is not None:
                 source.close(cancel=False)
 
-    def _reopener(
-        self, forwarded: Forwarded, session: Session, request_id: bytes | None
-    ) -> Reopen:
-        """Return what opens a stream anew; it keeps nothing of the request but its fields."""
+    def open_anew(
+        self,
+        forwarded: Forwarded,
+        session: Session,
+        request_id: bytes | None,
+        last_event_id: bytes,
+    ) -> HttpExchange:
+        """GET what follows an event. Raises as `open`."""
+        own_id = self._sender.next_own_id()
+        deadline_s = self._world.now_s() + min(self._silence_s_max, HEAD_S_MAX)
+        upstream, _ = self.open(
+            forwarded, session, own_id, request_id, last_event_id, deadline_s
+        )
+        return upstream
 
-        def reopen(last_event_id: bytes) -> HttpExchange:
-            nonlocal session
-            id = self._sender.next_own_id()
-            try:
-                return self._open(
-                    forwarded, session, id, request_id, last_event_id, self._silence_s_max
-                )[0]
-            except FailedError as error:
-                if error.reason is not Reason.SESSION_LOST:
-                    raise
-                session = self._lost(session, error, self._world.now_s() + HEAD_S_MAX)
-                if request_id is not None:
-                    raise  # no other session has the answer
-            return self._open(forwarded, session, self._sender.next_own_id())[0]
-
-        return reopen
-
-    def _open(
+    def open(
         self,
         forwarded: Forwarded,
         session: Session,
         exchange_id: int,
         request_id: bytes | None = None,
         last_event_id: bytes = b"",
-        silence_s_max: float = HEAD_S_MAX,
+        deadline_s: float = math.inf,
     ) -> tuple[HttpExchange, ResponseHead]:
         """GET a stream: the session's standalone one, or what follows an event.
 
         Args:
             request_id: the raw JSON id of the request whose answer it carries, if it does.
-            silence_s_max: how long nothing may come, the head neither.
+
+        Raises:
+            RefusedError: the upstream does not offer it, or not any more.
+            FailedError: it did not open it.
         """
-        deadline_s = self._world.now_s() + min(silence_s_max, HEAD_S_MAX)
+        deadline_s = min(deadline_s, self._world.now_s() + HEAD_S_MAX)
         parts = [self._fields.head_of_get(forwarded, session, last_event_id)]
         upstream, head = self._sender.send(
             Outgoing(exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id)
         )
+        upstream.resumed_after = last_event_id
+        if head.status == 204:  # as the standard says it to clients (RELIABILITY 2.2, S10)
+            upstream.body(deadline_s)
+            raise RefusedError(405, "the upstream has ended this stream")
         if head.status != 200 or not upstream.is_event_stream:
             fault = self._answers.admitted(upstream, upstream.body(deadline_s))
             raise self._answers.refusal(head, session, fault, opens_stream=True)
         return upstream, head
+
+
+class _Reopener:
+    """Opens one stream anew. It keeps nothing of the client's request but its fields and its id."""
+
+    def __init__(
+        self,
+        streams: HttpStreams,
+        sessions: Sessions,
+        forwarded: Forwarded,
+        session: Session,
+        request_id: bytes | None,
+    ) -> None:
+        self._streams = streams
+        self._sessions = sessions
+        self._forwarded = forwarded
+        self._session = session
+        self._request_id = request_id
+
+    def __call__(self, last_event_id: bytes) -> HttpExchange:
+        present = self._sessions.present(self._session)
+        if present.upstream_session_id != self._session.upstream_session_id:
+            return self._begin(present)
+        try:
+            return self._streams.open_anew(
+                self._forwarded, present, self._request_id, last_event_id
+            )
+        except FailedError as error:
+            if error.reason is not Reason.SESSION_LOST:
+                raise
+            return self._begin(self._sessions.renewed(present, error, math.inf), error)
+
+    def _begin(self, session: Session, lost: FailedError | None = None) -> HttpExchange:
+        """Begin the stream of another session: what was to follow in the one before is lost."""
+        if self._request_id is not None:  # no other session has the answer
+            raise lost or session_lost(self._streams.upstream)
+        self._session = session
+        return self._streams.open_anew(self._forwarded, session, None, b"")

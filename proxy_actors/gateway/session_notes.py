@@ -13,16 +13,23 @@ from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 NOTED = frozenset((SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE))
 
 
-def note(registry: Slot, session_key: str, request: Message, answer: bytes) -> None:
-    """Have the registry keep a level or a subscription that the server has accepted."""
-    if request.method not in NOTED:
-        return
-    answered = jsonrpc.admit(answer)
-    assert isinstance(answered, Message)
-    if answered.is_error:
-        return
+def note(registry: Slot, session_key: str, request: Message, answer: bytes | None) -> None:
+    """Have the registry keep a level or a subscription that the server has accepted.
+
+    Args:
+        request: with one of the methods that are noted.
+        answer: None when it comes as a stream: then it is taken for accepted, as setting once more
+            what was refused does no harm.
+    """
+    if answer is not None:
+        answered = jsonrpc.admit(answer)
+        if not isinstance(answered, Message) or answered.is_error:
+            return
     if request.method == SET_LEVEL:
-        level = msgspec.json.decode(request.params["level"], type=str)
+        try:
+            level = msgspec.json.decode(request.params.get("level", b"null"), type=str)
+        except msgspec.ValidationError:
+            return  # whatever it was that the server has accepted
         registry.tell(SetLogLevel(session_key, level))
     else:
         subscribed = request.method == SUBSCRIBE

@@ -8,6 +8,8 @@ its session and a 400 or 405 for an old server, so those are passed on only wher
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from proxy_actors.errors import (
@@ -29,8 +31,13 @@ TEXT_CHARACTERS_MAX = 500
 _ABOUT_THE_MESSAGE = frozenset({400, 413, 422})
 # A stream that the upstream does not offer, or has given out already (MCP-S-9, S-28).
 _ABOUT_THE_STREAM = frozenset({405, 409})
-# What the TypeScript SDK says of requests that do not come as far as the application.
-_TRANSPORT = -32000
+# What SDKs say of requests that do not come as far as the application.
+_UNKNOWN_SESSION = re.compile(
+    r"(no valid|invalid|unknown|expired) (mcp[- ])?session"
+    r"|session( id)?( was| is)? (not found|unknown|invalid|expired|terminated)"
+    r"|server not initialized",
+    re.IGNORECASE,
+)
 _ALLOW_WITHOUT_GET = ((b"allow", b"POST, DELETE"),)
 
 
@@ -51,7 +58,7 @@ def ends_session(head: ResponseHead, session: Session | None, answer: Message | 
         return False
     fault = _fault_of(answer)
     if head.status == 400:
-        return fault is not None and fault.code == _TRANSPORT and "session" in fault.message.lower()
+        return fault is not None and _UNKNOWN_SESSION.search(fault.message) is not None
     return head.status == 404 and (fault is None or fault.code != METHOD_NOT_FOUND)
 
 
@@ -65,6 +72,12 @@ def session_renewed(upstream: str) -> FailedError:
     """Make the error for what was said to a session that has been opened anew, and not repeated."""
     text = "the server lost the session, which was opened anew; nothing was done"
     return FailedError(Reason.SESSION_LOST, text, upstream=upstream, status=502, retryable=True)
+
+
+def not_renewed(upstream: str) -> FailedError:
+    """Make the error for a request in a lost session that could not be opened anew for now."""
+    text = "the session could not be opened anew; nothing was done"
+    return FailedError(Reason.UPSTREAM_UNAVAILABLE, text, upstream=upstream)
 
 
 def refusal(

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from proxy_actors.errors import ConnectFault, Reason
 from proxy_actors.messages.base import Message
+from proxy_actors.messages.pool import PoolDrained
 from proxy_actors.messages.sessions import Session, SessionEnded
 from proxy_actors.messages.stream import RequestOpened, StreamAbandoned, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
@@ -152,6 +153,16 @@ class DeleteUpstreamSession(Message, frozen=True):
     version: str
 
 
+class TellBreak(Message, frozen=True):
+    """Effect: have the stream's source opened anew, since it reads a session that is no more."""
+
+    stream: str
+
+
+class AnnounceDrained(Message, frozen=True):
+    """Effect: tell the parent UpstreamDrained."""
+
+
 class Probe(Message, frozen=True):
     """Effect: try to connect, and report UpstreamReached."""
 
@@ -204,13 +215,16 @@ HttpUpstreamMessage = (
     | StreamStopped
     | UpstreamReached
     | ProbeDue
+    | PoolDrained
     | RenewalEnded
 )
 HttpUpstreamEffect = (
-    AnswerRenewal
+    AnnounceDrained
+    | AnswerRenewal
     | Renew
     | TellAnswered
     | TellCancelled
+    | TellBreak
     | TellClose
     | TellNews
     | DeleteUpstreamSession

@@ -126,6 +126,15 @@ class SetSubscription(Message, frozen=True):
     subscribed: bool
 
 
+class DescribeSession(Message, frozen=True):
+    """Data plane to registry, asked: what is this session now?
+
+    Answered with the `Session`, or with None when it has ended.
+    """
+
+    key: str
+
+
 class ReplaceUpstreamId(Message, frozen=True):
     """Upstream's greenlet to registry, asked: the session was opened anew at the upstream.
 
@@ -246,8 +255,8 @@ class Confirm(Message, frozen=True):
     existed: bool
 
 
-class Replaced(Message, frozen=True):
-    """Effect: answer ReplaceUpstreamId."""
+class AnswerSession(Message, frozen=True):
+    """Effect: answer DescribeSession or ReplaceUpstreamId."""
 
     ask_id: int
     session: Session | None
@@ -283,9 +292,12 @@ SessionMessage = (
     | EndSession
     | SetLogLevel
     | SetSubscription
+    | DescribeSession
     | ReplaceUpstreamId
     | WriteDone
     | SessionSweepDue
     | FlushDue
 )
-SessionEffect = Admit | Reject | Accept | Refuse | Confirm | Replaced | Write | TellEnded | Wake
+SessionEffect = (
+    Admit | Reject | Accept | Refuse | Confirm | AnswerSession | Write | TellEnded | Wake
+)

@@ -51,9 +51,10 @@ class SourceBroke(Message, frozen=True):
     """Source to stream: its connection has ended, or was not opened, and the stream has not ended.
 
     Attributes:
-        resumable: whether the upstream named a place from which it can go on, to some avail.
-        heard: whether the connection has carried an event, or stood for as long as is borne.
-        clean: whether it was ended in good order.
+        resumable: whether the upstream named a place from which it can go on.
+        heard: whether the connection has carried a message, or stood for a good while.
+        clean: whether it had said where the stream is, and was ended in good order.
+        idle: whether it was ended by the stream itself, because nothing came any more.
         retry_s: how long the upstream asks to be left alone; None when it does not.
         reason, text: what the client is told if it is given up.
     """
@@ -62,9 +63,22 @@ class SourceBroke(Message, frozen=True):
     resumable: bool
     heard: bool = False
     clean: bool = False
+    idle: bool = False
     retry_s: float | None = None
     reason: Reason = Reason.UPSTREAM_CLOSED
     text: str = ""
+
+
+class SourceSilent(Message, frozen=True):
+    """Source to stream: nothing has come for as long as is borne, not even a comment."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class BreakOff(Message, frozen=True):
+    """Upstream to stream: what it reads is out of date; have its source opened anew."""
+
+    always_accepted: ClassVar[bool] = True
 
 
 class ReconnectDue(Message, frozen=True):
@@ -198,6 +212,10 @@ class AnnounceOver(Message, frozen=True):
     """Effect: tell the parent StreamOver, and have the stream counted as one that has ended."""
 
 
+class BreakSource(Message, frozen=True):
+    """Effect: end the source's connection, and not the stream."""
+
+
 class ReopenSource(Message, frozen=True):
     """Effect: have the source open another connection."""
 
@@ -248,6 +266,8 @@ StreamMessage = (
     EventReceived
     | SourceBroke
     | SourceEnded
+    | SourceSilent
+    | BreakOff
     | ReconnectDue
     | Subscribe
     | Unsubscribe
@@ -265,6 +285,7 @@ StreamEffect = (
     | PushFailure
     | RefuseSubscriber
     | EndSubscriber
+    | BreakSource
     | CloseSource
     | ReopenSource
     | WakeReconnect

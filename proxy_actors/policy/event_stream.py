@@ -107,6 +107,12 @@ class EventStreamPolicy:
                 self._source_ended(reason, text, executed, effects)
             case m.SourceBroke():
                 self._source_broke(message, effects)
+            case m.SourceSilent():
+                if not self._over and not self._open_requests:  # else a person may be thinking
+                    effects.append(m.BreakSource())
+            case m.BreakOff():
+                if not self._over:
+                    effects.append(m.BreakSource())
             case m.ReconnectDue(generation):
                 self._reconnect_due(generation, effects)
             case m.RequestAnswered(id):
@@ -199,7 +205,7 @@ class EventStreamPolicy:
         if self._over or reconnect is None:
             return
         if self._standalone or (broke.resumable and not self._cancelled):
-            wait_s = reconnect.wait_s(broke)
+            wait_s = reconnect.next_attempt(broke)
             if wait_s is not None:
                 effects.append(m.WakeReconnect(wait_s, reconnect.generation))
                 return

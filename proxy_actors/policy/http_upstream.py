@@ -16,6 +16,7 @@ from typing import assert_never
 from proxy_actors.errors import ConnectFault
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
+from proxy_actors.messages.pool import PoolDrained
 from proxy_actors.messages.sessions import EndReason, Session, SessionEnded
 from proxy_actors.messages.stream import RequestOpened, StreamAbandoned, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
@@ -30,10 +31,10 @@ class _Session:
     `standalone` is the name of the standalone stream, or who is opening it. `streams` are the
     others, in the order of their start; the indices find one by the client's request that it
     answers, and any by the server's request that came on it. `over` are those on which nothing will
-    happen any more.
+    happen any more. Once the session has `ended`, no standalone stream may stand.
     """
 
-    __slots__ = ("by_call", "by_request", "over", "standalone", "streams")
+    __slots__ = ("by_call", "by_request", "ended", "over", "standalone", "streams")
 
     def __init__(self) -> None:
         self.standalone: str | int | None = None
@@ -41,6 +42,7 @@ class _Session:
         self.by_call: dict[bytes, str] = {}
         self.by_request: dict[bytes, str] = {}
         self.over: dict[str, None] = {}
+        self.ended = False
 
     def end(self, stream: str) -> None:
         """Forget what a stream carried. Idempotent."""
@@ -61,14 +63,16 @@ class HttpUpstreamPolicy:
         self._sessions: dict[str, _Session] = {}
         self._session_of: dict[str, str] = {}
         self._renewals = Renewals()
-        self._draining = False
+        self._news: dict[str, tuple[bytes, ...]] = {}
+        self._probing = False
+        self._draining = self._pool_drained = self._drained = False
         self._generation = 0
         self.reached: bool | None = None
         self.fault: ConnectFault | None = None
 
     def begin(self) -> list[HttpUpstreamEffect]:
         """Find out whether the upstream can be reached."""
-        return [m.Probe()]
+        return self._probe()
 
     def standing(self, session_key: str) -> str | None:
         """Name the session's standalone stream, if it stands."""
@@ -87,8 +91,12 @@ class HttpUpstreamPolicy:
     def enter_standalone(self, stream: str, session_key: str) -> list[HttpUpstreamEffect]:
         """Enter a standalone stream that has been reserved and started."""
         self._session_of[stream] = session_key
-        self._sessions[session_key].standalone = stream
-        return self._close_if_draining(session_key)
+        session = self._sessions[session_key]
+        session.standalone = stream
+        if session.ended:  # while it was being opened
+            return [m.TellClose(stream)]
+        news = [m.TellNews(stream, data) for data in self._news.pop(session_key, ())]
+        return [*news, *self._close_if_draining(session_key)]
 
     def enter_call(self, stream: str, session_key: str, call_id: bytes) -> None:
         """Enter the stream of a call that has been started."""
@@ -114,8 +122,8 @@ class HttpUpstreamPolicy:
                 return self._cancelled(session_key, request_id)
             case m.ReleaseStandalone(session_key, exchange_id):
                 self._release(session_key, exchange_id)
-            case StreamAbandoned(_, why):
-                return self._reached(m.UpstreamReached(False, why))
+            case StreamAbandoned():
+                return self._probe()  # the streams of a server that can be reached may fail
             case StreamOver(stream):
                 return self._over(stream)
             case m.StreamStopped(stream):
@@ -125,9 +133,12 @@ class HttpUpstreamPolicy:
             case m.UpstreamReached():
                 return self._reached(message)
             case m.ProbeDue(generation):
-                return [m.Probe()] if generation == self._generation else []
+                return self._probe() if generation == self._generation else []
             case m.RenewalEnded():
                 return self._renewed(message)
+            case PoolDrained():
+                self._pool_drained = True
+                return self._finish_drain()
             case DrainUpstream():
                 return self._drain()
             case _:
@@ -161,7 +172,9 @@ class HttpUpstreamPolicy:
         session = self._sessions[key]
         session.end(stream)
         session.over[stream] = None
-        return [*self._close_over(session), *self._close_if_draining(key)]
+        return [
+            *self._close_over(session), *self._close_if_draining(key), *self._finish_drain()
+        ]
 
     def _stopped(self, stream: str) -> list[HttpUpstreamEffect]:
         key = self._session_of.pop(stream, None)
@@ -171,7 +184,7 @@ class HttpUpstreamPolicy:
         session.end(stream)
         session.over.pop(stream, None)
         self._forget_if_empty(key, session)
-        return self._close_if_draining(key)
+        return [*self._close_if_draining(key), *self._finish_drain()]
 
     def _forget_if_empty(self, session_key: str, session: _Session) -> None:
         if session.standalone is None and not session.streams and not session.over:
@@ -181,8 +194,10 @@ class HttpUpstreamPolicy:
         effects: list[HttpUpstreamEffect] = []
         key, upstream_id = ended.session.key, ended.session.upstream_session_id
         self._renewals.forget(key)
+        self._news.pop(key, None)
         session = self._sessions.get(key)
         if session is not None:
+            session.ended = True
             effects += [m.TellClose(stream) for stream in (*session.streams, *session.over)]
             if isinstance(session.standalone, str):
                 effects.append(m.TellClose(session.standalone))
@@ -191,12 +206,15 @@ class HttpUpstreamPolicy:
         return effects
 
     def _renewed(self, outcome: m.RenewalEnded) -> list[HttpUpstreamEffect]:
+        effects = self._renewals.ended(outcome)
         stream = self.standing(outcome.key)
-        news = () if stream is None else outcome.news
-        return [
-            *self._renewals.ended(outcome),
-            *(m.TellNews(stream, data) for data in news if stream is not None),
-        ]
+        if outcome.session is None or not outcome.news:
+            return effects
+        if stream is None:
+            self._news[outcome.key] = outcome.news
+            return effects
+        news = [m.TellNews(stream, data) for data in outcome.news]
+        return [*effects, *news, m.TellBreak(stream)]
 
     def _drain(self) -> list[HttpUpstreamEffect]:
         self._draining = True
@@ -205,6 +223,20 @@ class HttpUpstreamPolicy:
             effects += self._close_over(session)
             effects += self._close_if_draining(session_key)
         return effects
+
+    def _finish_drain(self) -> list[HttpUpstreamEffect]:
+        """A call may run without a connection, while its stream waits to be opened anew."""
+        calls = any(session.streams for session in self._sessions.values())
+        if not self._pool_drained or calls or self._drained:
+            return []
+        self._drained = True
+        return [m.AnnounceDrained()]
+
+    def _probe(self) -> list[HttpUpstreamEffect]:
+        if self._probing:
+            return []
+        self._probing = True
+        return [m.Probe()]
 
     def _close_over(self, session: _Session) -> list[HttpUpstreamEffect]:
         return [m.TellClose(stream) for stream in session.over] if self._draining else []
@@ -219,6 +251,7 @@ class HttpUpstreamPolicy:
     def _reached(self, outcome: m.UpstreamReached) -> list[HttpUpstreamEffect]:
         effects: list[HttpUpstreamEffect] = []
         ok = outcome.ok
+        self._probing = False
         changed = self.reached is not ok and (self.reached is not None or not ok)
         another_fault = outcome.fault is not None and outcome.fault is not self.fault
         if changed or another_fault:

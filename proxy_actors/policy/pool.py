@@ -128,7 +128,8 @@ class PoolPolicy:
     # What comes in.
 
     def _checkout(self, checkout: m.CheckoutConnection, effects: list[PoolEffect]) -> None:
-        if self._draining and checkout.purpose is not Purpose.RESERVED:
+        # A stream of a call that runs may have to be opened anew, and no new one is begun.
+        if self._draining and checkout.purpose is Purpose.CALL:
             effects.append(m.Refuse(checkout.waiter_id, Reason.DRAINING))
         elif len(self._waiting[checkout.purpose]) >= self.limits.waiters_max:
             effects.append(m.Refuse(checkout.waiter_id, Reason.POOL_EXHAUSTED))
@@ -257,7 +258,6 @@ class PoolPolicy:
     def _drain(self, effects: list[PoolEffect]) -> None:
         self._draining = True
         self._refuse_waiting(Purpose.CALL, effects)
-        self._refuse_waiting(Purpose.STREAM, effects)
         while self._ledger.idle:
             effects.append(m.Close(self._ledger.idle.pop().id))
         if self._leased():
@@ -269,6 +269,7 @@ class PoolPolicy:
             effects.append(m.Close(lease.connection.id))
         self._drain(effects)
         self._refuse_waiting(Purpose.RESERVED, effects)
+        self._refuse_waiting(Purpose.STREAM, effects)
         self._ledger.forget_openings()
 
     # What goes out.

@@ -154,9 +154,11 @@ class SessionPolicy:
                 return self._end_session(key, reason, ask_id)
             case m.SetLogLevel() | m.SetSubscription():
                 return self._change(message, now_s)
+            case m.DescribeSession(key):
+                return (m.AnswerSession(ask_id, self._ledger.live(key)),)
             case m.ReplaceUpstreamId(key):
                 effects = self._change(message, now_s)
-                return (*effects, m.Replaced(ask_id, self._ledger.live(key)))
+                return (*effects, m.AnswerSession(ask_id, self._ledger.live(key)))
             case m.WriteDone(write_id, error):
                 return self._written(write_id, error, now_s)
             case m.SessionSweepDue(generation):

@@ -178,3 +178,63 @@ def test_end_of_the_session_ends_the_new_one_at_the_server(scene: Scene) -> None
     scene.run(1.0)
     assert scene.server.deleted == [new]
     scene.rest()
+
+
+def test_level_set_after_the_stream_was_opened_is_said_again_when_that_finds_out() -> None:
+    """What is said again is what the session has now."""
+    scene = Scene(renews=True, resumption=Resumption(), reconnect=LIMITS)
+    session = scene.session()
+    answer, _ = reading(scene, session)
+    ask(scene, session, plain("logging/setLevel", level="debug"))
+    scene.server.lose_sessions()
+    scene.server.seen.clear()
+    scene.run(20.0)
+    assert told(scene, "logging/setLevel") == [{"level": "debug"}]
+    standing(scene).link.reset()
+    scene.run(20.0)
+    standing(scene).put(note("news"))
+    scene.run(1.0)
+    assert came(answer)[-1] == "news"
+    asked = [x.field("last-event-id") for x in scene.server.seen if x.method == "GET"]
+    assert asked[0] and not any(id == asked[0] for id in asked[1:])  # it was of the old session
+
+
+def test_server_with_odd_capabilities_is_opened_anew_like_any_other(scene: Scene) -> None:
+    session = scene.session()
+    scene.server.capabilities = None
+    for n in (1, 2):
+        scene.server.lose_sessions()
+        assert ask(scene, session, plain("tools/list", n)).status == 200
+    scene.rest()
+
+
+def test_client_that_has_no_stream_yet_hears_the_news_on_its_first(scene: Scene) -> None:
+    session = scene.session()
+    scene.server.lose_sessions()
+    assert ask(scene, session, plain("ping")).status == 200
+    answer, _ = reading(scene, session)
+    scene.run(1.0)
+    assert came(answer) == ["notifications/tools/list_changed"]
+
+
+def test_renewal_that_takes_too_long_was_no_execution(scene: Scene) -> None:
+    session = scene.session()
+    scene.server.openings = ["pause 100"]
+    scene.server.lose_sessions()
+    answer = ask(scene, session, call(1))
+    data = answer.error["data"]
+    assert (data["executed"], data["retryable"]) == ("no", True), answer
+    assert ask(scene, session, plain("ping")).status == 200
+
+
+def test_subscription_answered_by_a_stream_is_said_again(scene: Scene) -> None:
+    session = scene.session()
+    message = plain("resources/subscribe", uri="file:///a")
+    message["params"]["_meta"] = {"do": ["sse", "note", "answer", "end"]}
+    ask(scene, session, message)
+    ask(scene, session, plain("logging/setLevel"))  # without a level, and accepted
+    scene.server.lose_sessions()
+    scene.server.seen.clear()
+    ask(scene, session, plain("ping"))
+    assert told(scene, "resources/subscribe") == [{"uri": "file:///a"}]
+    scene.rest()

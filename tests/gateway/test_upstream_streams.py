@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.policy.reconnect import ReconnectLimits
 from tests.gateway.scene import Scene
 from tests.scripted_streams import Resumption
@@ -328,3 +329,121 @@ def test_end_of_the_session_ends_the_wait() -> None:
     assert scene.ask(request(None, "DELETE", session), method="DELETE").status == 200
     assert scene.run_until(lambda: ended == [True], 5.0)
     scene.rest()
+
+
+def test_call_whose_stream_is_away_outlives_a_drain() -> None:
+    """The upstream is drained when its last call is over, with a connection or without."""
+    scene = resumable(retry_ms=3000)
+    steps = ("sse", "note", "leave", "pause 1", "answer", "end")
+    data = request(call(1, *steps), session=scene.session())
+    answer, ended = sent(scene, data, "POST")
+    scene.run(0.5)
+    scene.plane.drain()
+    scene.run(1.0)
+    assert not any(isinstance(x, UpstreamDrained) for x in scene.plane.mail)
+    assert scene.run_until(lambda: bool(ended), 30.0)
+    assert came(answer) == [PROGRESS, 1]
+    scene.run(1.0)
+    assert any(isinstance(x, UpstreamDrained) for x in scene.plane.mail)
+    assert scene.server.executions[1] == 1
+
+
+def test_streams_that_are_cut_now_and_then_are_not_given_up() -> None:
+    """A balancer that cuts what was silent for a minute, for hours."""
+    scene = Scene(reconnect=LIMITS)
+    answer, ended = reading(scene, scene.session())
+    for _ in range(3 * LIMITS.attempts_max):
+        scene.run(20.0)
+        standing(scene).link.reset()
+        scene.run(5.0)
+    standing(scene).put(note("news"))
+    scene.run(1.0)
+    assert (came(answer), ended) == (["news"], [])
+
+
+def test_readiness_is_for_connections_to_say() -> None:
+    """A server that answers calls and has no stream for anybody can be reached."""
+    scene = resumable(refusals=[403] * 9)
+    answer, ended = reading(scene, scene.session())
+    standing(scene).link.reset()
+    ready = []
+    while not ended:
+        scene.run(0.5)
+        ready.append(scene.ask(request(None, "GET", path="/ready"), method="GET").status)
+    assert set(ready) == {200}
+
+
+def test_a_wait_that_the_server_asked_for_once_is_over_with_it() -> None:
+    """Retry-After is about one attempt; `retry` of the stream about all."""
+    scene = resumable(refusals=["503 Retry-After: 50"])
+    session = scene.session()
+    steps = ("sse", "note", "leave reset", "note", "pause 60", "leave reset", "answer", "end")
+    began_s = scene.now_s()
+    answer = scene.ask(request(call(1, *steps), session=session))
+    assert came(answer) == [PROGRESS, PROGRESS, 1]
+    assert 60.0 < scene.now_s() - began_s < 75.0
+
+
+def test_garbage_of_before_does_not_keep_a_call_from_going_on() -> None:
+    scene = resumable(retry_ms=100)
+    steps = ("sse", "event nonsense", "note", "leave", "answer", "end")
+    answer = scene.ask(request(call(1, *steps), session=scene.session()))
+    assert came(answer) == [PROGRESS, 1]
+
+
+def test_person_may_think_for_longer_than_a_stream_may_be_silent() -> None:
+    """MCP-X-7: the server that asks cannot say anything meanwhile."""
+    scene = resumable()
+    session = scene.session()
+    scene.server.signal = patient(scene)
+    answer, ended = sent(scene, request(call(1, "sse", "ask", "answer", "end"), session=session),
+                         "POST")
+    scene.run(5 * LIMITS.idle_s_max)
+    assert resumptions(scene) == []
+    reply = {"jsonrpc": "2.0", "id": "ask-1-0", "result": {"action": "accept"}}
+    assert scene.ask(request(reply, session=session)).status == 202
+    assert scene.run_until(lambda: bool(ended), 30.0)
+    assert came(answer) == ["elicitation/create", 1]
+
+
+def patient(scene: Scene) -> Any:
+    """Signals of a server that waits for as long as it takes."""
+    make = scene.server.signal
+
+    def signal() -> Any:
+        made = make()
+        wait = made.wait
+        made.wait = lambda seconds: wait(10_000.0)
+        return made
+
+    return signal
+
+
+def test_end_of_the_session_while_its_stream_is_being_opened_ends_it() -> None:
+    scene = Scene(reconnect=LIMITS)
+    session = scene.session()
+    scene.server.slow_s = 2.0
+    answer, ended = Answer(), []
+
+    def client() -> None:
+        line = scene.connection()
+        line.send(request(None, "GET", session))
+        line.receive("GET", answer)
+        ended.append(answer.complete)
+        line.close()
+
+    scene.spawn("reader", client)
+    scene.run(0.5)
+    assert scene.ask(request(None, "DELETE", session), method="DELETE").status == 200
+    assert scene.run_until(lambda: bool(ended), 10.0)
+    scene.rest()
+
+
+def test_no_stream_is_asked_of_a_server_that_says_204() -> None:
+    """SSE-S10."""
+    scene = resumable(refusals=[204])
+    answer = scene.ask(
+        request(call(1, "sse", "note", "leave reset"), session=scene.session())
+    )
+    assert answer.error["data"]["executed"] == "unknown"
+    assert len(resumptions(scene)) == 1

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator
 
 from proxy_actors.messages import http_upstream as m
 from proxy_actors.messages.http_upstream import HttpUpstreamEffect, HttpUpstreamMessage
+from proxy_actors.messages.pool import PoolDrained
 from proxy_actors.messages.sessions import EndReason, Session, SessionEnded
 from proxy_actors.messages.stream import RequestOpened, StreamOver
 from proxy_actors.messages.upstream import DrainUpstream
@@ -51,7 +52,8 @@ class HttpUpstreamSubject(Subject):
         self.sloppy = sloppy
         self.drains = drains
         self.overs = overs
-        self.draining = False
+        self.draining = self.pool_drained = self.drained = False
+        self.ended: set[str] = set()
         self.serial = 0
         self.calls: dict[str, tuple[str, bytes]] = {}
         self.standalone: dict[str, str] = {}
@@ -88,6 +90,8 @@ class HttpUpstreamSubject(Subject):
         yield StreamOver("nobody")
         if self.drains and not self.draining:
             yield DrainUpstream()
+        if self.draining and not self.pool_drained:
+            yield PoolDrained()
 
     def make(self, move: Move) -> None:
         self.serial += 1
@@ -108,6 +112,10 @@ class HttpUpstreamSubject(Subject):
             *self.over.values(),
         }  # fmt: skip
         check(set(self.policy._sessions) == known, "sessions without streams are forgotten")
+        self.ended &= known
+        drained = self.pool_drained and not self.calls and not self.drained
+        check((m.AnnounceDrained() in effects) == drained, "a drain ends once, with the last call")
+        self.drained |= drained
 
     def key(self) -> Hashable:
         names = {name: at for at, name in enumerate(self._all())}
@@ -116,6 +124,7 @@ class HttpUpstreamSubject(Subject):
             tuple((key, names[name]) for key, name in sorted(self.standalone.items())),
             tuple(tuple(sorted(self.open.get(name, ()))) for name in names), self.draining,
             tuple(name in self.closing for name in names), tuple(self.over.values()),
+            tuple(sorted(self.ended)), self.pool_drained, self.drained,
             tuple(sorted(
                 (key, id, names[name])
                 for key, entry in self.policy._sessions.items()
@@ -138,7 +147,10 @@ class HttpUpstreamSubject(Subject):
         name = f"standalone-{self.serial}"
         del self.opening[key]
         self.standalone[key] = name
-        return self.policy.enter_standalone(name, key)
+        effects = self.policy.enter_standalone(name, key)
+        late = [m.TellClose(name)] if key in self.ended else []
+        check(self.draining or effects == late, "what is opened for who has left is closed")
+        return effects
 
     def _observe(self, move: HttpUpstreamMessage, effects: list[HttpUpstreamEffect]) -> None:
         match move:
@@ -169,6 +181,8 @@ class HttpUpstreamSubject(Subject):
                 self._check_session_ended(move.session.key, effects)
             case DrainUpstream():
                 self.draining = True
+            case PoolDrained():
+                self.pool_drained = True
 
     def _end(self, stream: str) -> None:
         self.open.pop(stream, None)
@@ -202,6 +216,7 @@ class HttpUpstreamSubject(Subject):
         check(sorted(told) == sorted(self._streams_of(key) + over), "a session takes all along")
         check(effects[-1] == m.DeleteUpstreamSession("up", "2025-11-25"), "upstream is told")
         self.closing.update(told)
+        self.ended.add(key)
 
     def _check_drain(self, effects: list[HttpUpstreamEffect]) -> None:
         self.closing.update(x.stream for x in effects if isinstance(x, m.TellClose))

@@ -167,7 +167,8 @@ class PoolModel:
                 del self.waiting[waiter_id]
             case m.Open(connection_id):
                 self._mint(connection_id)
-                wanted = not self.draining or self._waiting_for(Purpose.RESERVED)
+                served = (Purpose.RESERVED, Purpose.STREAM)
+                wanted = not self.draining or any(self._waiting_for(x) for x in served)
                 check(bool(wanted), "a draining pool opened a connection for nobody")
                 self.openings.add(connection_id)
                 self.opened_now.append(connection_id)
@@ -251,6 +252,7 @@ class PoolModel:
             if not room[checkout.purpose]:
                 continue
             turned_away = self.turned_away and checkout.purpose is Purpose.STREAM
+            turned_away = turned_away and not self.draining  # there, each waits for its own
             check(not turned_away, "a connection was closed that a stream waits for")
             check(
                 not any(self._fits(checkout, idle) for idle in self.idle.values()),

@@ -17,14 +17,15 @@ BEGIN_S = 100.0
 LIMITS = ReconnectLimits(base_s=1.0, cap_s=3.0, attempts_max=3)
 DRAWN = 0.5
 RETRY_S = 0.75
+ASKED = m.EventReceived(b"ask", MessageKind.REQUEST, b"7")
 KEY = "ours"
 NOTE = m.EventReceived(b"note", MessageKind.NOTIFICATION)
 ANSWER = m.EventReceived(b"answer", MessageKind.RESPONSE, b"1", final=True)
 REFUSED = m.SourceEnded(Reason.UPSTREAM_CLOSED, "not here", Executed.UNKNOWN)
 BREAKS = tuple(
-    m.SourceBroke(resumable, heard, clean, retry_s, text="broke")
-    for resumable, heard, clean, retry_s in product(
-        (True, False), (True, False), (True, False), (None, RETRY_S)
+    m.SourceBroke(resumable, heard, clean, idle, retry_s, text="broke")
+    for resumable, heard, clean, idle, retry_s in product(
+        (True, False), (True, False), (True, False), (True, False), (None, RETRY_S)
     )
 )
 
@@ -41,7 +42,7 @@ class ReconnectSubject(Subject):
         self.standalone = standalone
         self.now_s = BEGIN_S
         self.subscribed = self.cancelled = self.over = self.broken = self.finished = False
-        self.answered = False
+        self.answered = self.asked = self.claimed = False
         self.connected, self.waiting = True, False
         self.fruitless = 0
         self.generation = 0
@@ -59,14 +60,18 @@ class ReconnectSubject(Subject):
             yield NOTE
             yield from BREAKS
             yield REFUSED
+            yield m.SourceSilent()
+            yield m.BreakOff()
             if not self.standalone:
                 yield ANSWER
+                yield ASKED
         yield m.ReconnectDue(self.generation)
         yield m.ReconnectDue(self.generation - 1)
         yield m.CloseStream()
         yield m.StreamDeadlineDue(self.timer)
         if not self.standalone:
             yield m.CallCancelled()
+            yield m.RequestAnswered(b"7")
         if self.subscribed:
             yield m.Unsubscribe(1)
         else:
@@ -76,7 +81,7 @@ class ReconnectSubject(Subject):
         effects = self.policy.handle(move, self.now_s)
         was_over = self.over
         wait_s: float | None = None
-        reopens = abandons = False
+        reopens = abandons = breaks = False
         match move:
             case m.SourceBroke():
                 self.connected = False
@@ -87,6 +92,15 @@ class ReconnectSubject(Subject):
                 reopens = self.waiting and generation == self.generation and not self.over
                 if reopens:
                     self.connected, self.waiting = True, False
+            case m.SourceSilent():
+                breaks = not self.over and not self.asked
+            case m.BreakOff():
+                breaks = not self.over
+            case m.RequestAnswered():
+                self.asked = False
+            case m.EventReceived(kind=MessageKind.REQUEST):
+                away = self.claimed and not self.subscribed
+                self.asked |= not (self.over or self.cancelled or away)
             case m.EventReceived(final=final):
                 self.over |= final
                 self.answered |= final
@@ -98,9 +112,10 @@ class ReconnectSubject(Subject):
             case m.StreamDeadlineDue():
                 self.over |= not (self.standalone and self.subscribed)
             case m.CallCancelled():
-                self.cancelled = True
+                self.cancelled, self.asked = True, False
                 self.over |= self.waiting
             case m.Subscribe():
+                self.claimed = True
                 if not self.over:
                     self.subscribed = True
             case m.Unsubscribe():
@@ -114,6 +129,8 @@ class ReconnectSubject(Subject):
         if waits:
             check(waits[0].generation > self.generation, "each wait has a generation of its own")
             self.waiting, self.generation = True, waits[0].generation
+        check((m.BreakSource() in effects) == breaks,
+              "silence ends a connection, but not while the client is asked")
         check((m.ReopenSource() in effects) == reopens, "it is opened anew once, when it is due")
         check((m.AnnounceAbandoned("broke") in effects) == abandons, "a spent budget is told")
         self._check_end(move, was_over, effects)
@@ -126,13 +143,16 @@ class ReconnectSubject(Subject):
                 return None, False
         if broke.heard:
             self.fruitless = 0
+        least_s = broke.retry_s or 0.0
+        if broke.clean:
+            return LIMITS.base_s if broke.retry_s is None else least_s, False  # no failure
+        if broke.idle:
+            return least_s, False  # none either
         if self.fruitless == LIMITS.attempts_max:
             return None, True
         drawn_s = DRAWN * min(LIMITS.cap_s, LIMITS.base_s * 2**self.fruitless)
         self.fruitless += 1
-        if broke.clean and broke.retry_s is not None:
-            return broke.retry_s, False
-        return max(drawn_s, broke.retry_s or 0.0), False
+        return max(drawn_s, least_s), False
 
     def _check_end(self, move: StreamMessage, was_over: bool, effects: list[StreamEffect]) -> None:
         failed = [x for x in effects if isinstance(x, m.PushFailure)]
@@ -155,6 +175,7 @@ class ReconnectSubject(Subject):
         return (
             self.subscribed, self.cancelled, self.over, self.finished, self.answered,
             self.broken, self.connected, self.waiting, self.fruitless, policy._claimed,
+            self.asked, len(policy._open_requests),
             policy._ring.last > 0, policy._pushed == policy._ring.last,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 
 from proxy_actors.messages import stream as m
 from proxy_actors.policy.event_stream import EventStreamPolicy
-from proxy_actors.policy.reconnect import Reconnect, ReconnectLimits
+from proxy_actors.policy.reconnect import POLL_S_MIN, Reconnect, ReconnectLimits
 from tests.defects import Defect, planted
 from tests.policy.reconnect_model import ReconnectSubject
 from tests.policy.search import search
@@ -23,7 +23,7 @@ CUT = m.SourceBroke(resumable=True)
 def waits(limits: ReconnectLimits, *breaks: m.SourceBroke) -> list[float | None]:
     """How long each is waited for, when chance is at its highest."""
     reconnect = Reconnect(limits, lambda: 1.0)
-    return [reconnect.wait_s(broke) for broke in breaks]
+    return [reconnect.next_attempt(broke) for broke in breaks]
 
 
 def test_waits_double_from_one_second_and_end_after_five_attempts() -> None:
@@ -38,10 +38,22 @@ def test_no_wait_is_longer_than_the_cap() -> None:
 def test_wait_is_drawn_from_all_of_the_bound() -> None:
     """Full jitter: a thousand streams cut at once do not come back at once."""
     chance = random.Random(1)
-    drawn = [Reconnect(ReconnectLimits(), chance.random).wait_s(CUT) for _ in range(1000)]
+    drawn = [Reconnect(ReconnectLimits(), chance.random).next_attempt(CUT) for _ in range(1000)]
     seconds = [x for x in drawn if x is not None]
     assert len(seconds) == 1000
     assert all(70 < sum(at <= x * 10 < at + 1 for x in seconds) < 130 for at in range(10))
+
+
+def test_no_server_is_asked_all_the_time_however_it_wants_it() -> None:
+    polls = m.SourceBroke(resumable=True, clean=True, retry_s=0.0)
+    assert waits(ReconnectLimits(), polls) == [POLL_S_MIN]
+
+
+def test_polls_and_silence_are_no_failures_and_forgive_none() -> None:
+    polls = m.SourceBroke(resumable=True, clean=True, retry_s=0.25)
+    idle = m.SourceBroke(resumable=True, idle=True)
+    found = waits(ReconnectLimits(attempts_max=2), CUT, *[polls] * 9, *[idle] * 9, CUT, CUT)
+    assert found == [1, *[0.25] * 9, *[0] * 9, 2, None]
 
 
 def test_an_event_makes_the_budget_whole_and_a_connection_does_not() -> None:
@@ -79,18 +91,27 @@ def test_source_is_opened_anew_by_the_rules_in_every_order_of_messages(name: str
 
 STREAM, RECONNECT = EventStreamPolicy, Reconnect
 DEFECTS = [
-    Defect("attempts are forgiven at each break", RECONNECT, "wait_s", "if broke.heard:", "if 1:"),
-    Defect("attempts are never forgiven", RECONNECT, "wait_s", "if broke.heard:", "if 0:"),
-    Defect("there is no end of attempts", RECONNECT, "wait_s", "if self._backoff.spent:", "if 0:"),
-    Defect("retry is ignored", RECONNECT, "wait_s", "max(drawn_s, broke.retry_s)", "drawn_s"),
-    Defect("retry replaces the backoff", RECONNECT, "wait_s",
-           "max(drawn_s, broke.retry_s)", "broke.retry_s"),
-    Defect("who polls is kept waiting", RECONNECT, "wait_s",
-           "broke.retry_s if broke.clean else ", ""),
+    Defect("attempts are forgiven at each break", RECONNECT, "next_attempt",
+           "if broke.heard:", "if 1:"),
+    Defect("attempts are never forgiven", RECONNECT, "next_attempt", "if broke.heard:", "if 0:"),
+    Defect("there is no end of attempts", RECONNECT, "next_attempt", "elif self._backoff.spent:",
+           "elif 0:"),
+    Defect("retry is ignored", RECONNECT, "next_attempt", "broke.retry_s or 0.0", "0.0"),
+    Defect("retry replaces the backoff", RECONNECT, "next_attempt",
+           "max(self._backoff.failed(), least_s)", "(self._backoff.failed(), least_s)[1]"),
+    Defect("a poll is a failure", RECONNECT, "next_attempt",
+           "if broke.clean:", "if 0:"),
+    Defect("a poll without a time is asked at once", RECONNECT, "next_attempt",
+           "self._poll_s if broke.retry_s is None else ", ""),
+    Defect("silence is a failure", RECONNECT, "next_attempt", "elif broke.idle:", "elif 0:"),
+    Defect("silence is nothing", STREAM, "handle", "effects.append(m.BreakSource())\n        "
+           "case m.BreakOff", "pass\n        case m.BreakOff"),
+    Defect("silence of who waits for the client breaks", STREAM, "handle",
+           "not self._over and not self._open_requests:", "not self._over:"),
     Defect("any timer counts", STREAM, "_reconnect_due", "reconnect.due(generation)", "True"),
     Defect("an old timer counts", RECONNECT, "due", "generation == self.generation", "True"),
     Defect("a timer counts twice", RECONNECT, "due", "and not due", ""),
-    Defect("waits have one generation", RECONNECT, "wait_s", "self.generation += 1", "pass"),
+    Defect("waits have one generation", RECONNECT, "next_attempt", "self.generation += 1", "pass"),
     Defect("a stream that is over is opened anew", STREAM, "_reconnect_due",
            " and not self._over", ""),
     Defect("a break after the end counts", STREAM, "_source_broke",

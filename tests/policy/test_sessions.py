@@ -461,7 +461,7 @@ def test_new_id_of_the_upstream_is_saved_and_who_asked_gets_the_session() -> Non
     key = key_of(bench.create())
     write, replaced = bench.tell(m.ReplaceUpstreamId(key, "theirs", "new"), ASK)
     (saved,) = writes_of(write)
-    assert isinstance(saved, SaveSession) and isinstance(replaced, m.Replaced)
+    assert isinstance(saved, SaveSession) and isinstance(replaced, m.AnswerSession)
     assert saved.row.session == replaced.session
     assert saved.row.session.upstream_session_id == "new"
     assert replaced.ask_id == ASK
@@ -474,7 +474,7 @@ def test_session_that_has_ended_gets_no_new_id() -> None:
     key = key_of(bench.create())
     bench.tell(m.EndSession(key, EndReason.DELETED), ASK)
     assert bench.tell(m.ReplaceUpstreamId(key, "theirs", "new"), ASK + 1) == [
-        m.Replaced(ASK + 1, None)
+        m.AnswerSession(ASK + 1, None)
     ]
 
 
