@@ -200,6 +200,8 @@ class Plane:
             "leases": len(self.table.leases),
             "kept": len(self.table.kept),
             "streams": len(self.streams),
+            "open streams": len(self.streams.books),
+            "kept bytes": self.streams.budget.held,
             "subscribers": len(self.subscribers),
             "sources": len(self.forwarder.streams),
             "bodies": self.wiring.bodies._held,

@@ -165,6 +165,8 @@ class Scene:
     plane_kind = ScenePlane
     reconnect = ReconnectLimits()
     streams = StreamLimits()
+    # Where there is room for one stream, and for little of what it has said.
+    few_streams: StreamLimits | None = StreamLimits(streams_max=1, bytes_total_max=3000)
     renews = False
 
     def __init__(self, world: SimWorld) -> None:
@@ -181,6 +183,9 @@ class Scene:
         self.pool_limits = ROOMY if self.calm else chance.choice(POOLS)
         self.crowded = not self.calm and chance.random() < 0.1
         limits = ConnectionLimits(connections_max=6 if self.crowded else 1000)
+        self.full = False
+        if self.few_streams is not None and not self.calm and chance.random() < 0.1:
+            self.full, self.streams = True, self.few_streams
         self.plane = self.plane_kind(self, self.pool_limits, limits)
         self.oracle = Oracle(self)
         self.known: list[Known] = []

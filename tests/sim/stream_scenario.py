@@ -52,6 +52,7 @@ class StreamScene(Scene):
 
     fragile_kinds = FRAGILE | {"NotedUpstream", "LegacyStream"}
     plane_kind = StreamPlane
+    few_streams = None
     reconnect = ReconnectLimits(base_s=0.5, cap_s=4.0, attempts_max=3, idle_s_max=20.0)
 
     def run(self) -> None:
