@@ -145,7 +145,7 @@ class ChildPipes(Pipes):
             while data := stdout.read(READ_BYTES_MAX, math.inf):
                 for line in decoder.feed(data):
                     for mail in _mail_of(line):
-                        actor.tell_when_room(mail, math.inf)
+                        actor.deliver_when_room(mail, math.inf)
                 if decoder.overflowed:
                     actor.tell(m.FrameTooLong())
                     self._discard(stdout)

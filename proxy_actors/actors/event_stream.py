@@ -147,8 +147,8 @@ class EventStream(Actor):
 
     def _perform(self, effect: StreamEffect) -> None:
         match effect:
-            case m.Push(data):
-                self._push(data)
+            case m.Push(messages):
+                self._push(messages)
             case m.PushFailure(reason, text, executed):
                 if self._failure is not None:
                     error = FailedError(reason, text, executed=executed)
@@ -203,17 +203,17 @@ class EventStream(Actor):
             case _:
                 assert_never(effect)
 
-    def _push(self, data: bytes) -> None:
+    def _push(self, messages: tuple[bytes, ...]) -> None:
         subscriber_id = self._policy.subscriber_id
         assert subscriber_id is not None
         subscriber = self._subscribers.find(subscriber_id)
-        if subscriber is None or not subscriber.push(data):
+        if subscriber is None or not subscriber.push_all(messages):
             self.ref.tell(m.Unsubscribe(subscriber_id))
 
     def _push_own(self, data: bytes) -> None:
         self._count_lost(self._policy.keep(data, self.world.now_s()))
         if self._policy.subscriber_id is not None:
-            self._push(data)
+            self._push((data,))
 
     def _count_lost(self, count: int) -> None:
         self._dropped += count

@@ -109,15 +109,15 @@ class Ref(pykka.ActorRef["Actor"]):
         """
         return self._own.asked(message, deadline_s)
 
-    def tell_when_room(self, message: Message, deadline_s: float) -> bool:
-        """Like tell, but wait for room in a full box; for greenlets that move bytes only.
+    def deliver_when_room(self, message: Message, deadline_s: float) -> bool:
+        """Like deliver, but wait for room in a full box; for greenlets that move bytes only.
 
         Raises:
             DeadlineError: there was no room by `deadline_s`.
         """
         while self.is_alive() and not self._own.actor_inbox.has_room():
             self._own.wait_for_room(deadline_s)
-        return self.tell(message)
+        return self.deliver(message)
 
 
 class Slot:
@@ -166,6 +166,6 @@ class Slot:
             raise ActorStoppedError(f"{self.name} is not running")
         return self.ref.ask(message, deadline_s)
 
-    def tell_when_room(self, message: Message, deadline_s: float) -> bool:
-        """Tell the present incarnation when it has room. Raises as `Ref.tell_when_room` does."""
-        return self.ref is not None and self.ref.tell_when_room(message, deadline_s)
+    def deliver_when_room(self, message: Message, deadline_s: float) -> bool:
+        """Deliver to the present incarnation when it has room. Raises as `Ref` does."""
+        return self.ref is not None and self.ref.deliver_when_room(message, deadline_s)

@@ -12,15 +12,15 @@ its outlet, through which a push goes to the client at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy_actors.errors import DeadlineError
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.world.base import Waiter, World
 
 
-Outlet = Callable[[bytes], bool]
-"""Takes a message and never waits; whether the client has all of it, and nothing is left to do."""
+Outlet = Callable[[Sequence[bytes]], bool]
+"""Takes messages and never waits; whether the client has all of them, and nothing is left to do."""
 
 
 class Subscriber:
@@ -57,22 +57,27 @@ class Subscriber:
 
     def push(self, data: bytes) -> bool:
         """Leave a message; False, and the subscriber is cut, when too much is unread already."""
+        return self.push_all((data,))
+
+    def push_all(self, messages: Sequence[bytes]) -> bool:
+        """Leave messages that came at once, as `push` does: perhaps only the first of them."""
         if self._outlet is not None:
-            self.last = data
-            if not self._outlet(data):
+            self.last = messages[-1]
+            if not self._outlet(messages):
                 self._wake()
             return True
-        unread = self._messages
         if self.cut:
             return False
-        if unread and (
-            self._bytes + len(data) > self._bytes_max or len(unread) >= self._events_max
-        ):
-            self.cut = self.slow = True
-            self.end()
-            return False
-        unread.append(data)
-        self._bytes += len(data)
+        unread = self._messages
+        for data in messages:
+            if unread and (
+                self._bytes + len(data) > self._bytes_max or len(unread) >= self._events_max
+            ):
+                self.cut = self.slow = True
+                self.end()
+                return False
+            unread.append(data)
+            self._bytes += len(data)
         self._wake()
         return True
 
@@ -95,7 +100,7 @@ class Subscriber:
     def take(self, deadline_s: float = math.inf, outlet: Outlet | None = None) -> list[bytes]:
         """Take every message that is there, waiting for one; an empty list is the end.
 
-        Or it says that the outlet was lent a message and has something left to do.
+        Or it says that the outlet has something left to do.
 
         Args:
             outlet: lent while this waits.

@@ -24,6 +24,7 @@ from proxy_actors.errors import (
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.messages.stream import (
     EventReceived,
+    EventsReceived,
     MessageKind,
     SourceBroke,
     SourceEnded,
@@ -177,17 +178,21 @@ class HttpSource(EventSource):
 
     def _tell(self, messages: tuple[jsonrpc.Message, ...], stream: Ref) -> bool:
         """Tell what has been read; False once the answer was among it, or nobody listens."""
+        events = []
         for message in messages:
             if self._exchange.is_final(message):
                 self._answered = True
             elif message.kind is jsonrpc.RESPONSE:
                 continue  # an answer to nothing that was asked here (MCP-S-14)
-            event = EventReceived(
-                message.raw, _KINDS[message.kind], message.id, self._answered
+            events.append(
+                EventReceived(message.raw, _KINDS[message.kind], message.id, self._answered)
             )
-            if not stream.tell_when_room(event, math.inf) or self._answered:
-                return False
-        return True
+            if self._answered:
+                break
+        if not events:
+            return True
+        told = stream.deliver_when_room(EventsReceived(tuple(events)), math.inf)
+        return told and not self._answered
 
     def _not_opened(self, error: GatewayError) -> SourceBroke | SourceEnded:
         """Say what it means that the stream was not opened anew."""

@@ -10,7 +10,7 @@ truncated: no last chunk, the connection is closed (HTTP-F7).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.stream_directory import STANDALONE, event_id
@@ -253,9 +253,9 @@ class _Writer:
                 self._send_away()
                 return
 
-    def _write_now(self, message: bytes) -> bool:
-        """Write a message as far as the client takes it at once; whether that is all."""
-        data = b"".join(self._encoded([message]))
+    def _write_now(self, messages: Sequence[bytes]) -> bool:
+        """Write messages as far as the client takes them at once; whether that is all."""
+        data = b"".join(self._encoded(messages))
         written_bytes = self._client.write_now(data)
         self._rest = data[written_bytes:]
         self._written_s = self._wiring.world.now_s()
@@ -278,7 +278,7 @@ class _Writer:
         retry_ms = self._wiring.streams.limits.retry_ms
         return self._framed(encode_event(b"", event=b"", id=id, retry_ms=retry_ms))
 
-    def _encoded(self, messages: list[bytes]) -> list[bytes]:
+    def _encoded(self, messages: Sequence[bytes]) -> list[bytes]:
         data = encode(messages, self._reader.stream_id, self._number)
         self._number += len(messages)
         self._wiring.meters.streams.sent += len(messages)
@@ -292,7 +292,7 @@ class _Writer:
         self._written_s = self._wiring.world.now_s()
 
 
-def encode(messages: list[bytes], stream_id: str, number: int) -> bytes:
+def encode(messages: Sequence[bytes], stream_id: str, number: int) -> bytes:
     """Encode messages that follow the event of this number."""
     if not stream_id:
         return b"".join([encode_event(data) for data in messages])

@@ -231,10 +231,10 @@ class SsePipes(Pipes):
         try:
             admitted = admit(event.data)
         except MessageError as error:
-            return self._channel.tell_when_room(m.GarbageReceived(error.text), math.inf)
+            return self._channel.deliver_when_room(m.GarbageReceived(error.text), math.inf)
         frames = admitted if isinstance(admitted, tuple) else (admitted,)
         return all(
-            self._channel.tell_when_room(m.FrameReceived(frame), math.inf) for frame in frames
+            self._channel.deliver_when_room(m.FrameReceived(frame), math.inf) for frame in frames
         )
 
     def _not_offered(self, head: ResponseHead) -> FailedError:

@@ -38,6 +38,17 @@ class EventReceived(Message, frozen=True):
         return self.final
 
 
+class EventsReceived(Message, frozen=True):
+    """Source to stream: messages that came at once, at least one. A final one is the last."""
+
+    events: tuple[EventReceived, ...]
+
+    @property
+    def always_accepted(self) -> bool:  # type: ignore[override]  # as of its last
+        """As the last of them."""
+        return self.events[-1].final
+
+
 class SourceEnded(Message, frozen=True):
     """Source to stream: no more events will come; with a `reason` when that is a failure."""
 
@@ -177,9 +188,9 @@ class AcceptSubscriber(Message, frozen=True):
 
 
 class Push(Message, frozen=True):
-    """Effect: give the subscriber this message."""
+    """Effect: give the subscriber these messages."""
 
-    data: bytes
+    messages: tuple[bytes, ...]
 
 
 class PushFailure(Message, frozen=True):
@@ -264,6 +275,7 @@ class Finish(Message, frozen=True):
 
 StreamMessage = (
     EventReceived
+    | EventsReceived
     | SourceBroke
     | SourceEnded
     | SourceSilent

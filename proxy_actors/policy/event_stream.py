@@ -31,6 +31,7 @@ from proxy_actors.policy.stream_limits import StreamLimits
 CLIENT_ANSWER_S_MAX = 3600.0
 # A reader is there already; what followed cannot be had (any more).
 TAKEN, GONE = 409, 410
+_REQUEST = MessageKind.REQUEST
 
 
 class EventStreamPolicy:
@@ -97,8 +98,10 @@ class EventStreamPolicy:
         """Apply one message and return what is to be done, in order."""
         effects: list[StreamEffect] = []
         match message:
+            case m.EventsReceived(events):
+                self._received(events, now_s, effects)
             case m.EventReceived():
-                self._received(message, now_s, effects)
+                self._received((message,), now_s, effects)
             case m.Subscribe():
                 self._subscribe(message, now_s, effects)
             case m.Unsubscribe(subscriber_id):
@@ -129,19 +132,21 @@ class EventStreamPolicy:
         return effects
 
     def _received(
-        self, event: m.EventReceived, now_s: float, effects: list[StreamEffect]
+        self, events: tuple[m.EventReceived, ...], now_s: float, effects: list[StreamEffect]
     ) -> None:
         if self._over:
-            effects.append(m.CountDropped())
+            effects.append(m.CountDropped(len(events)))
             return
-        lost = self.keep(event.data, now_s)
+        messages = tuple([event.data for event in events])
+        lost = sum([self.keep(data, now_s) for data in messages])
         if lost:
             effects.append(m.CountDropped(lost))
         if self._subscriber_id is not None:
-            effects.append(m.Push(event.data))
-        if event.kind is MessageKind.REQUEST and event.id is not None:
-            self._request_opened(event.id, now_s, effects)
-        if event.final:
+            effects.append(m.Push(messages))
+        for event in events:
+            if event.kind is _REQUEST and event.id is not None:
+                self._request_opened(event.id, now_s, effects)
+        if events[-1].final:
             self._end(effects)
 
     def _request_opened(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
@@ -182,7 +187,8 @@ class EventStreamPolicy:
         else:
             self._ring.is_read()
         effects.append(m.AcceptSubscriber(since))
-        effects.extend(m.Push(data) for data in events)
+        if events:
+            effects.append(m.Push(tuple(events)))
         if self._over:
             effects.append(m.EndSubscriber(self._broken))
 

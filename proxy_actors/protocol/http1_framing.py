@@ -28,6 +28,7 @@ from proxy_actors.protocol.headers import Fields, members
 CONTENT_LENGTH_DIGITS_MAX = 19
 _CHUNK_SIZE_DIGITS_MAX = 16
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
@@ -206,11 +207,26 @@ class ChunkedBody:
             elif self._in_trailers:
                 after = self._skip_trailer(buffer, at)
             else:
+                at = self._take_whole_chunks(buffer, at, body)
                 after = self._read_size(buffer, at)
             if after == at:
                 break
             at = after
         del buffer[:at]
+
+    def _take_whole_chunks(self, buffer: bytearray, at: int, body: bytearray) -> int:
+        """Take the chunks at the front that are all there, a short way; the others are left."""
+        while (match := _PLAIN_SIZE_LINE.match(buffer, at)) is not None:
+            size, begin = int(match[1], 16), match.end()
+            end = begin + size
+            if not size or buffer[end : end + 2] != b"\r\n":
+                break
+            if self._body_bytes_max is not None and self.body_bytes + size > self._body_bytes_max:
+                break
+            self.body_bytes += size
+            body += buffer[begin:end]
+            at = end + 2
+        return at
 
     def _take_data(self, buffer: bytearray, at: int, body: bytearray) -> int:
         data = buffer[at : at + self._left]

@@ -36,7 +36,10 @@ _ENVELOPE_NAMES: Final = frozenset(("jsonrpc", "id", "method", "params", "result
 _ROUTING_NAMES: Final = frozenset(
     ("name", "arguments", "uri", "_meta", "requestId", "progressToken", "protocolVersion", "taskId")
 )
-_PLAIN_NAMES: Final = _ROUTING_NAMES - {"_meta"}
+# What else the usual messages of servers name; none is another spelling of a name above.
+_PLAIN_NAMES: Final = (_ROUTING_NAMES - {"_meta"}) | {
+    "level", "logger", "data", "progress", "total", "message"
+}
 _TOKEN_NAMES: Final = frozenset(("progressToken",))
 _ABSENT: Final = Raw(b"null")
 
@@ -142,7 +145,7 @@ def admit(body: bytes, *, depth_max: int = DEPTH_MAX) -> Message | tuple[Message
             NaN, Infinity or lone surrogate); INVALID_PARAMS if a parameter that `Message` reads is
             of the wrong type; otherwise INVALID_REQUEST.
     """
-    plain = _plain_request(body, depth_max)
+    plain = _plain_call(body, depth_max)
     if plain is not None:
         return plain
     try:
@@ -172,8 +175,8 @@ def answered_id(data: bytes) -> bytes | None:
         return None
 
 
-def _plain_request(body: bytes, depth_max: int) -> Message | None:
-    """Admit what nearly every request is; None if the body needs a closer look, fit or not.
+def _plain_call(body: bytes, depth_max: int) -> Message | None:
+    """Admit what nearly every request and notification is; None if the body needs a closer look.
 
     It is one line with the members that it must have, and params that have none but known names.
     """
@@ -181,22 +184,31 @@ def _plain_request(body: bytes, depth_max: int) -> Message | None:
         return None
     try:
         envelope = _OBJECT.decode(body)
-        if len(envelope) != 4 or envelope.get("jsonrpc") != _VERSION:
+        given = envelope.get("id")
+        if len(envelope) != (3 if given is None else 4) or envelope.get("jsonrpc") != _VERSION:
             return None
-        request_id = bytes(envelope["id"])
         params = _OBJECT.decode(envelope["params"])
         method = _TEXT.decode(envelope["method"])
     except (KeyError, msgspec.DecodeError, RecursionError):
         return None
     if (
-        (request_id.isdigit() or (request_id[:1] == b'"' and b"\\" not in request_id))
-        and len(request_id) <= ID_BYTES_MAX
+        (given is None or _is_plain_identifier(given))
         and _PLAIN_NAMES.issuperset(params)
-        and method not in _METHODS_READ
+        and (
+            method not in _METHODS_READ
+            or (method == PROGRESS and _is_plain_identifier(params.get("progressToken", _ABSENT)))
+        )
         and _ENCODER.encode({**envelope, "params": params}) == body
     ):
-        return Message(REQUEST, body, request_id, method, False, envelope, params, {})
+        if given is None:
+            return Message(NOTIFICATION, body, None, method, False, envelope, params, {})
+        return Message(REQUEST, body, bytes(given), method, False, envelope, params, {})
     return None
+
+
+def _is_plain_identifier(given: Raw) -> bool:
+    raw = bytes(given)
+    return (raw.isdigit() or (raw[:1] == b'"' and b"\\" not in raw)) and len(raw) <= ID_BYTES_MAX
 
 
 def plain_answer(

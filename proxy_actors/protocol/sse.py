@@ -7,6 +7,7 @@ Data stays bytes, exactly as sent, except that invalid UTF-8 becomes U+FFFD as t
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -18,6 +19,11 @@ COMMENT_KEEPALIVE: Final = b": keep-alive\n\n"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # 11 days in milliseconds have nine digits; more are no waiting time, and int() would take for ever.
 _RETRY_DIGITS_MAX: Final = 9
+# An event as nearly every server writes it: of the usual type, its data on one line.
+_PLAIN_EVENT: Final = re.compile(
+    rb"(?:event: message\r?\n)?(?:id: ([^\0\r\n]*)\r?\n)?(?:event: message\r?\n)?"
+    rb"data: (.*)\n\r?\n"
+)
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -48,8 +54,8 @@ class SseDecoder:
 
     __slots__ = (
         "overflowed", "last_event_id", "retry_ms", "comments", "_event_bytes_max",
-        "_partial", "_after_cr", "_at_start", "_id_seen", "_data", "_data_bytes", "_event",
-        "_event_id", "_event_retry_ms",
+        "_partial", "_after_cr", "_at_start", "_in_event", "_id_seen", "_data", "_data_bytes",
+        "_event", "_event_id", "_event_retry_ms",
     )
 
     def __init__(self, event_bytes_max: int, last_event_id: bytes = b"") -> None:
@@ -65,6 +71,7 @@ class SseDecoder:
         self._partial = bytearray()
         self._after_cr = False
         self._at_start = True
+        self._in_event = False
         self._id_seen = last_event_id
         self._data: list[bytes] = []
         self._data_bytes = 0
@@ -84,23 +91,59 @@ class SseDecoder:
         if self.overflowed:
             raise FrameTooLargeError(f"an event exceeds {self._event_bytes_max} bytes")
         events: list[Event] = []
+        if self._in_event or self._partial:
+            # What follows the event that was cut may be plain again.
+            end = data.find(b"\n\n") + 2
+            if end >= 2:
+                self._read(data[:end], events)
+                data = data[end:]
+        if not (
+            self._in_event
+            or self._partial
+            or self._after_cr
+            or self._at_start
+            or self.overflowed
+        ):
+            data = data[self._read_plain(data, events):]
+        if data and not self.overflowed:
+            self._read(data, events)
+        return events
+
+    def _read_plain(self, data: bytes, events: list[Event]) -> int:
+        """Read the plain events at the front, a short way; return where what follows begins."""
+        at, end = 0, len(data)
+        if end > self._event_bytes_max or not data.isascii():
+            return 0
+        while at < end and (found := _PLAIN_EVENT.match(data, at)) is not None:
+            id, text = found.groups()
+            text = text.removesuffix(b"\r")
+            if 13 in text:
+                break
+            if id is not None:
+                self._id_seen = self.last_event_id = id
+            events.append(Event(text, b"message", id))
+            at = found.end()
+        return at
+
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        """Read whatever it is."""
         for line in self._lines(data):
             if self._data_bytes + len(line) > self._event_bytes_max:
                 self._overflow()
-                return events
+                return
             if line:
+                self._in_event = True
                 self._read_line(line)
             elif (event := self._dispatch()) is not None:
                 events.append(event)
         if self._data_bytes + len(self._partial) > self._event_bytes_max:
             self._overflow()
-        return events
 
     def _lines(self, data: bytes) -> list[bytes]:
         """Cut off the complete lines; bytes.splitlines knows CR, LF and CRLF and nothing else."""
         if self._at_start:
             data = self._without_mark(data)
-        elif self._after_cr and data:
+        elif self._after_cr:
             # The CR has ended its line already: nobody waits for an LF that may never come.
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -162,6 +205,7 @@ class SseDecoder:
         return event
 
     def _reset_event(self) -> None:
+        self._in_event = False
         self._data = []
         self._data_bytes = 0
         self._event = b""

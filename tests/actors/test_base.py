@@ -301,7 +301,7 @@ def test_slot_finds_the_present_incarnation_at_the_moment_of_sending() -> None:
         stage.run(1.0)
         assert slot.ref is None
         assert not slot.tell(Act())
-        assert not slot.tell_when_room(Act(), 0.0)
+        assert not slot.deliver_when_room(Act(), 0.0)
 
 
 def test_two_children_of_one_name_are_an_error_of_the_parent() -> None:

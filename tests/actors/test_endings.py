@@ -108,7 +108,7 @@ def test_dead_actor_refuses_at_once(inline: bool) -> None:
     stage.run(1.0)
     assert not puppet.ref.is_alive()
     assert not puppet.ref.tell(Act())
-    assert not puppet.ref.tell_when_room(Act(), 0.0)
+    assert not puppet.ref.deliver_when_room(Act(), 0.0)
     with pytest.raises(ActorStoppedError):
         puppet.ref.ask(Act(), stage.now_s() + 5.0)
 

@@ -45,7 +45,7 @@ def test_sender_that_moves_bytes_waits_for_room() -> None:
     def send(sender: int) -> None:
         for number in range(10):
             message = Act(lambda actor, mail=sender + number: handled.append(mail))
-            assert puppet.ref.tell_when_room(message, stage.now_s() + 5.0)
+            assert puppet.ref.deliver_when_room(message, stage.now_s() + 5.0)
             assert len(puppet.actor_inbox) <= 2
 
     senders = [stage.start(lambda sender=sender: send(sender)) for sender in (0, 100, 200)]
@@ -63,7 +63,7 @@ def test_wait_for_room_has_a_deadline() -> None:
     puppet = Puppet(stage, mail_max=1)
     puppet.ref.tell(Act())
     with pytest.raises(DeadlineError):
-        stage.do(lambda: puppet.ref.tell_when_room(Act(), stage.now_s() + 1.0))
+        stage.do(lambda: puppet.ref.deliver_when_room(Act(), stage.now_s() + 1.0))
     assert puppet._room == []
 
 
@@ -72,8 +72,8 @@ def test_wait_for_room_ends_with_the_actor() -> None:
     puppet = Puppet(stage, mail_max=1)
     puppet.slot.enter(puppet.ref)
     puppet.ref.tell(failing(LookupError()))
-    waits = [stage.start(lambda: puppet.slot.tell_when_room(Act(), stage.now_s() + 60.0))]
-    waits += [stage.start(lambda: puppet.ref.tell_when_room(Act(), stage.now_s() + 60.0))]
+    waits = [stage.start(lambda: puppet.slot.deliver_when_room(Act(), stage.now_s() + 60.0))]
+    waits += [stage.start(lambda: puppet.ref.deliver_when_room(Act(), stage.now_s() + 60.0))]
     stage.run(1.0)
     stage.begin(puppet)
     assert [outcome.result() for outcome in waits] == [False, False]
@@ -87,7 +87,7 @@ def test_room_of_a_killed_sender_goes_to_the_next() -> None:
     puppet.ref.tell(Act())
     waits = []
     for _ in range(2):
-        waits.append(stage.start(lambda: puppet.ref.tell_when_room(Act(), stage.now_s() + 60.0)))
+        waits.append(stage.start(lambda: puppet.ref.deliver_when_room(Act(), stage.now_s() + 60.0)))
         stage.run(0.1)
     puppet._start_actor_loop()
     stage.after_step.append(lambda: len(puppet._room) == 1 and waits[0].task.kill())

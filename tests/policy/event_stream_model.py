@@ -223,7 +223,7 @@ class EventStreamSubject(Subject):
                 finishes = gives_up or (due and self.over)
                 ended = due and not self.over
         self._run_clock()
-        pushes = [effect.data for effect in effects if isinstance(effect, m.Push)]
+        pushes = [x for effect in effects if isinstance(effect, m.Push) for x in effect.messages]
         check(pushes == expected, "a message goes to its one subscriber, in order, or waits")
         dropped = sum(effect.count for effect in effects if isinstance(effect, m.CountDropped))
         check(dropped == lost, "what nobody can get is counted")

@@ -63,7 +63,7 @@ def test_messages_before_the_subscriber_wait_for_it() -> None:
     """MCP-H-11: none is lost between the upstream's head and the client's."""
     bench = Bench()
     assert bench.tell(NOTE) == []
-    assert bench.tell(come()) == [m.AcceptSubscriber(0), m.Push(NOTE.data)]
+    assert bench.tell(come()) == [m.AcceptSubscriber(0), m.Push((NOTE.data,))]
 
 
 def test_answer_ends_the_stream() -> None:
@@ -71,9 +71,34 @@ def test_answer_ends_the_stream() -> None:
     bench = Bench()
     bench.tell(come())
     push, end, over, wake = bench.tell(ANSWER)
-    assert (push, end, over) == (m.Push(ANSWER.data), m.EndSubscriber(), m.AnnounceOver())
+    assert (push, end, over) == (m.Push((ANSWER.data,)), m.EndSubscriber(), m.AnnounceOver())
     assert isinstance(wake, m.WakeStream)
     assert bench.ring() == [m.Finish()]
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+@pytest.mark.parametrize(
+    "events", [(NOTE, NOTE), (NOTE, ASKED[0], NOTE), (ASKED[0], ASKED[1], ANSWER)]
+)
+def test_events_that_come_at_once_are_like_those_that_come_one_by_one(
+    events: tuple[m.EventReceived, ...], reads: bool
+) -> None:
+    """But they are pushed at once too."""
+    apart, at_once = Bench(), Bench()
+    if reads:
+        apart.tell(come())
+        at_once.tell(come())
+    several = [effect for event in events for effect in apart.tell(event)]
+    effects = at_once.tell(m.EventsReceived(events))
+    pushes = [effect for effect in several if isinstance(effect, m.Push)]
+    assert [x for x in effects if not isinstance(x, m.Push)] == [
+        x for x in several if not isinstance(x, m.Push)
+    ]
+    assert [x for x in effects if isinstance(x, m.Push)] == (
+        [m.Push(tuple(data for push in pushes for data in push.messages))] if pushes else []
+    )
+    assert at_once.tell(come(2, after=0)) == apart.tell(come(2, after=0))
+    assert at_once.ring() == apart.ring()
 
 
 def test_second_subscriber_is_refused() -> None:
@@ -95,7 +120,7 @@ def test_answer_waits_for_a_client_that_has_left_and_comes_back() -> None:
     assert isinstance(wake, m.WakeStream)
     assert wake.after_s == LIMITS.age_s_max
     assert bench.tell(come(2, after=1)) == [
-        m.AcceptSubscriber(1), m.Push(NOTE.data), m.Push(ANSWER.data), m.EndSubscriber()
+        m.AcceptSubscriber(1), m.Push((NOTE.data, ANSWER.data)), m.EndSubscriber()
     ]
 
 
@@ -107,7 +132,7 @@ def test_client_may_come_back_more_than_once() -> None:
     bench.tell(ANSWER)
     for number in (2, 3):
         effects = bench.tell(come(number, after=1))
-        assert effects[-2:] == [m.Push(ANSWER.data), m.EndSubscriber()]
+        assert effects[-2:] == [m.Push((ANSWER.data,)), m.EndSubscriber()]
         assert bench.tell(m.Unsubscribe(number)) == []
 
 
@@ -117,7 +142,7 @@ def test_client_that_comes_back_takes_the_place_of_its_old_self() -> None:
     bench.tell(come())
     bench.tell(NOTE)
     assert bench.tell(come(2, after=0)) == [
-        m.CutSubscriber(1), m.AcceptSubscriber(0), m.Push(NOTE.data)
+        m.CutSubscriber(1), m.AcceptSubscriber(0), m.Push((NOTE.data,))
     ]
     assert bench.tell(m.Unsubscribe(1)) == []
     assert bench.policy.subscriber_id == 2
@@ -153,7 +178,7 @@ def test_standalone_stream_waits_for_its_client_and_then_ends() -> None:
     bench.tell(NOTE)
     bench.tell(m.Unsubscribe(1))
     assert bench.tell(NOTE) == []
-    assert bench.tell(come(2, after=1)) == [m.AcceptSubscriber(1), m.Push(NOTE.data)]
+    assert bench.tell(come(2, after=1)) == [m.AcceptSubscriber(1), m.Push((NOTE.data,))]
     bench.tell(m.Unsubscribe(2))
     assert bench.ring() == [m.CloseSource(cancel=False), m.Finish()]
 
@@ -165,7 +190,7 @@ def test_client_that_does_not_say_where_it_was_gets_what_nobody_has_got() -> Non
     bench.tell(NOTE)
     bench.tell(m.Unsubscribe(1))
     bench.tell(ASKED[0])
-    assert bench.tell(come(2)) == [m.AcceptSubscriber(1), m.Push(ASKED[0].data)]
+    assert bench.tell(come(2)) == [m.AcceptSubscriber(1), m.Push((ASKED[0].data,))]
 
 
 def test_standalone_stream_that_nobody_claims_is_given_up() -> None:
@@ -287,7 +312,7 @@ def test_what_waits_is_bounded_but_the_newest_always_waits() -> None:
     bench.tell(m.EventReceived(large + large, MessageKind.RESPONSE, b"1", final=True))
     assert bench.tell(come(2, after=0)) == [m.RefuseSubscriber(GONE)]
     assert bench.tell(come(2, after=1)) == [m.RefuseSubscriber(GONE)]
-    assert m.Push(large + large) in bench.tell(come(2, after=2))
+    assert m.Push((large + large,)) in bench.tell(come(2, after=2))
 
 
 def test_ring_is_not_there_before_the_first_event() -> None:
@@ -357,10 +382,10 @@ DEFECTS = [
     Defect("what waits has its age no more", POLICY, "_subscribe",
            "self._ring.expire(now_s)", "pass"),
     Defect("a message is not pushed", POLICY, "_received",
-           "effects.append(m.Push(event.data))", "pass"),
+           "effects.append(m.Push(messages))", "pass"),
     Defect("messages follow the end", POLICY, "_received", "if self._over:", "if False:"),
     Defect("an answer does not end the stream", POLICY, "_received",
-           "if event.final:", "if False:"),
+           "if events[-1].final:", "if False:"),
     Defect("any session may read", POLICY, "_subscribe",
            "if subscribe.session_key != self._session_key:", "if False:"),
     Defect("a second subscriber takes over", POLICY, "_subscribe",

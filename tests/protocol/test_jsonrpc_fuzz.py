@@ -33,6 +33,19 @@ CALLS = (
     b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{},"result":1}',
     b'{"jsonrpc":"2.1","id":1,"method":"tools/call","params":{}}',
 )
+# Likewise what servers say of themselves.
+SAID = (
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":%b}}',
+    b'{"method":"notifications/message","params":{"level":"info","logger":%b},"jsonrpc":"2.0"}',
+    b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":%b}}',
+    b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":%b}}',
+    b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%b}}',
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":{"Data":1,"name":%b}}',
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":{},"id":%b}',
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":{},"result":%b}',
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":{"data":1,"data":%b}}',
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":%b}',
+)  # fmt: skip
 ANSWERED = (b"0", b"7", b'"a"', b'"\\u0061"', b"1.0", b"null", b"[]", b"-0")
 
 Judgement = list[Verdict] | Verdict | tuple[int, object]
@@ -44,6 +57,7 @@ def judged() -> list[tuple[int, bytes, Judgement]]:
     documents = [(seed, document(seed)) for seed in SEEDS]
     documents += [(-1, PLAIN % (result, id)) for result in RESULTS for id in ANSWERED]
     documents += [(-2, data) for data in CALLS]
+    documents += [(-3, said % value) for said in SAID for value in (*ANSWERED, *RESULTS)]
     return [(seed, data, expected(data)) for seed, data in documents]
 
 
@@ -143,17 +157,19 @@ DEFECTS = [
            'document.count(b"[") + document.count(b"{")', 'document.count(b"{")'),
     Defect("what is short may be of any depth", json_depth, "may_be_deeper",
            "2 * depth_max", "20 * depth_max"),
-    Defect("plain requests take other members", jsonrpc, "_plain_request",
-           "len(envelope) != 4 or", ""),
-    Defect("plain requests take any version", jsonrpc, "_plain_request",
+    Defect("plain requests take other members", jsonrpc, "_plain_call",
+           "len(envelope) != (3 if given is None else 4) or", ""),
+    Defect("plain requests take any version", jsonrpc, "_plain_call",
            'or envelope.get("jsonrpc") != _VERSION', ""),
-    Defect("plain requests take escaped ids", jsonrpc, "_plain_request",
-           r"""and b"\\" not in request_id""", ""),
-    Defect("plain requests take any params", jsonrpc, "_plain_request",
+    Defect("plain requests take escaped ids", jsonrpc, "_is_plain_identifier",
+           r"""and b"\\" not in raw""", ""),
+    Defect("plain requests take any params", jsonrpc, "_plain_call",
            "_PLAIN_NAMES.issuperset(params)", "True"),
-    Defect("plain requests take what is read of params", jsonrpc, "_plain_request",
-           "and method not in _METHODS_READ", ""),
-    Defect("plain requests take repeated names", jsonrpc, "_plain_request",
+    Defect("plain requests take what is read of params", jsonrpc, "_plain_call",
+           "method not in _METHODS_READ", "True"),
+    Defect("plain notifications take any progress token", jsonrpc, "_plain_call",
+           """_is_plain_identifier(params.get("progressToken", _ABSENT))""", "True"),
+    Defect("plain requests take repeated names", jsonrpc, "_plain_call",
            'and _ENCODER.encode({**envelope, "params": params}) == body', ""),
     Defect("the short way takes other members", jsonrpc, "plain_answer",
            "len(envelope) == 3", "True"),

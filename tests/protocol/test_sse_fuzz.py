@@ -30,7 +30,18 @@ LINES = (
     b"retry", b": c", b":", b"", b"", b"", b"foo: bar", b"foo", b" data: e", b"data : f",
     b"DATA: g", "data: ž\u2028\x85".encode(), b"data: \xff", b"data: \xe2\x82",
     b"\xef\xbb\xbfdata: h", b"\xef",
+    # Whole events, as most servers write them.
+    *(b"data: p\n", b"id: 4\ndata: q\n", b"event: message\nid:\ndata: r\n", b"data: \xff\n") * 2,
+    *(b"id: 6\r\nevent: message\r\ndata: s\r\n", b"event: message\ndata: t\n") * 2,
 )  # fmt: skip
+# Pieces of streams; a short way that begins in the wrong place reads the last one otherwise.
+PIECES = (
+    (b"data: a\n", b"data: p\r\n\r\n"),
+    (b"data: a\n\n:", b"data: p\r\n\r\n"),
+    (b"data: p\n\n", b"\xef\xbb\xbfdata: h\n\n"),
+    (b"data: a\n\ndata: b\n", b"\ndata: p\n\n"),
+    (b"data: a\r\n\r", b"\ndata: p\n\n"),
+)
 ENDS = (b"\n", b"\n", b"\r\n", b"\r")
 WELL_FORMED = (
     b"data: a", b"data:b", b"data:  c: d", b"data: {}", b"event: x", b"event:y", b"id: 1", b"id:2",
@@ -99,6 +110,7 @@ def is_misread(seed: int) -> bool:
 def test_streams_are_read_as_the_standard_reads_them() -> None:
     """SSE-S1 to SSE-S9, however the bytes arrive."""
     assert [f"stream({seed})" for seed in SEEDS if is_misread(seed)] == []
+    assert [pieces for pieces in PIECES if decoded(pieces) != interpret(b"".join(pieces))] == []
 
 
 @given(st.binary(max_size=60), st.integers(0, 1000))
@@ -157,8 +169,18 @@ DEFECTS = [
     Defect("LF after CR is a line", SseDecoder, "_lines",
            r'data = data.removeprefix(b"\n")', ""),
     Defect("an LF is swallowed later", SseDecoder, "_lines", "self._after_cr = False", ""),
-    Defect("an empty read ends a CRLF", SseDecoder, "_lines", "self._after_cr and data",
-           "self._after_cr"),
+    Defect("the short way begins within an event", SseDecoder, "feed",
+           "self._in_event\n", "False\n"),
+    Defect("the short way begins within a line", SseDecoder, "feed", "or self._partial\n", "\n"),
+    Defect("the short way begins with a mark", SseDecoder, "feed", "or self._at_start\n", "\n"),
+    Defect("the short way takes any bytes", SseDecoder, "_read_plain",
+           "or not data.isascii()", ""),
+    Defect("the short way forgets ids", SseDecoder, "_read_plain",
+           "self._id_seen = self.last_event_id = id", "pass"),
+    Defect("ids are told too early", SseDecoder, "_read_plain",
+           "self._id_seen = self.last_event_id = id", "self.last_event_id = id"),
+    Defect("an event has the id of the one before", SseDecoder, "_read_plain",
+           'Event(text, b"message", id)', 'Event(text, b"message", id or self._id_seen or None)'),
     Defect("two spaces go", SseDecoder, "_read_line",
            'line[colon + 1 + line.startswith(b" ", colon + 1):]', "line[colon + 1:].lstrip()"),
     Defect("no data, no id", SseDecoder, "_dispatch",
@@ -185,7 +207,9 @@ DEFECTS = [
 @pytest.mark.parametrize("defect", DEFECTS, ids=str)
 def test_planted_defect_is_found(defect: Defect) -> None:
     with planted(defect):
-        assert any(is_misread(seed) for seed in SEEDS)
+        assert any(decoded(pieces) != interpret(b"".join(pieces)) for pieces in PIECES) or any(
+            is_misread(seed) for seed in SEEDS
+        )
 
 
 # sseclient-py.

@@ -33,7 +33,7 @@ MUTANTS = (
            "not repeatable or not closed", "not closed"),
     Defect("an answer to nothing is passed on", HttpSource, "_tell", "continue", "pass"),
     Defect("an event is told twice", EventStream, "_perform",
-           "self._push(data)", "self._push(data); self._push(data)"),
+           "self._push(messages)", "self._push(messages + messages)"),
     Defect("a stream's crash leaves its call without an answer", EventStream, "on_end",
            "if self._failure is not None and", "if False and"),
     Defect("a standalone stream outlives its reader", EventStreamPolicy, "_unsubscribe",
