@@ -5,9 +5,9 @@ decides anything about a domain, and nothing outside calls an actor's methods: m
 `Ref` or, across restarts, through the `Slot` that its parent keeps under its name.
 
 Why not Pykka's loop (4.5, each tried): it answers an ask at once, raises from `tell` to a dead
-actor, gives an error one fate when told and another when asked, lets one stray BaseException stop
-every actor, lists all actors in a line, and loses the mail of an actor that stops without a word.
-Of Pykka remain ActorRef, Envelope, Future and the hooks.
+actor, gives an error two fates, told and asked, lets a stray BaseException stop every actor, lists
+all in a line, loses the mail of one that stops, and makes a lock of threads and a random id for
+each. Of Pykka remain ActorRef, Envelope, Future and the hooks.
 
 The rules of the loop, in order:
 
@@ -32,6 +32,7 @@ import pykka
 from pykka import messages as pykka_messages
 
 from proxy_actors.actors.inbox import Inbox, Mail
+from proxy_actors.actors.nap import Flag, Nap
 from proxy_actors.actors.refs import Ref, Reply, Slot
 from proxy_actors.errors import (
     ActorStoppedError,
@@ -66,25 +67,28 @@ class Actor(pykka.Actor):
     """Subclass, implement `on_receive`, and have a parent start it with `start_child`."""
 
     mail_max = 1000
+    # Whether it keeps its greenlet while it has no mail: one of thousands does not.
+    resident = True
 
     def __init__(self, world: World, name: str) -> None:
-        super().__init__()
         self.world = world
-        self.name = name
+        self.name = self.actor_urn = name
+        self.actor_inbox: Inbox = self._create_actor_inbox()
+        self.actor_stopped = Flag()  # type: ignore[assignment]  # what Pykka asks of it
         self.incarnation = 1
         self.parent: Mailbox | None = None
         self.slot = Slot(name)
         self.late_replies = self.undelivered = self._handled = 0
         self.children: dict[str, Ref] = {}
-        self.actor_inbox: Inbox
         self.actor_inbox.mail_max = self.mail_max
         self._actor_ref = Ref(self)
         self._ending: StopReason | None = None
         self._error = ""
-        self._parked: Waiter | None = None
+        self._parked: Waiter | Nap | None = None
         self._room: list[Waiter] = []
         self._busy_s = self._turn_s_max = 0.0
-        self._asked_by: Reply | None = None
+        # The reply of the mail in hand, for an actor that answers LATER; None when told.
+        self.asked_by: Reply | None = None
         self._unfinished: Mail | None = None
 
     # For subclasses.
@@ -118,19 +122,11 @@ class Actor(pykka.Actor):
         """Clean up, however the actor has ended."""
 
     def on_undelivered(self, message: Any) -> None:  # Any: see on_receive
-        """A mail that was accepted but not handled, or not to its end: its turn crashed.
-
-        So it may have had an effect already. By default it is only counted.
-        """
+        """A mail was accepted but not handled, or not to its end, and may have had an effect."""
 
     def describe(self) -> dict[str, object]:
         """State for operators; plain data, no secrets."""
         return {}
-
-    @property
-    def asked_by(self) -> Reply | None:
-        """The reply of the mail in hand, for an actor that answers LATER; None when told."""
-        return self._asked_by
 
     @property
     def ref(self) -> Ref:
@@ -181,13 +177,18 @@ class Actor(pykka.Actor):
     # The loop.
 
     def _run(self) -> None:
-        self._guard(self._start)
+        if self._parked is None:  # else it goes on after a nap
+            self._guard(self._start)
+        self._parked = None
         while self._ending is None:
             mail = self.actor_inbox.take()
-            if mail is None:
+            if mail is not None:
+                self._turn(mail)
+            elif self.resident:
                 self._park(math.inf)
             else:
-                self._turn(mail)
+                self._parked = Nap(self._start_actor_loop)
+                return
         self._end()
 
     def _start(self) -> None:
@@ -198,7 +199,7 @@ class Actor(pykka.Actor):
     def _turn(self, mail: Mail) -> None:
         message, reply = mail.message, mail.reply_to
         began_s = self.world.now_s()
-        self._asked_by = reply
+        self.asked_by = reply
         try:
             answer = self._dispatch(message)
         except BaseException as error:  # one fate for every error (PYK-P1, P2)
@@ -210,7 +211,7 @@ class Actor(pykka.Actor):
             if reply is not None and answer is not LATER:
                 reply.set(answer)
         finally:
-            self._asked_by = None
+            self.asked_by = None
         self._handled += 1
         if self._room:
             self._wake_sender()
@@ -298,9 +299,9 @@ class Actor(pykka.Actor):
 
     def _park(self, deadline_s: float) -> bool:
         """Wait until there may be mail, or an inline turn was the last; False at the deadline."""
-        self._parked = self.world.waiter()
+        self._parked = waiter = self.world.waiter()
         try:
-            self._parked.wait(deadline_s)
+            waiter.wait(deadline_s)
         except DeadlineError:
             return False
         except BaseException as error:  # a kill from outside is this actor's end, not all's
@@ -364,12 +365,9 @@ class Actor(pykka.Actor):
         self._parked = None  # busy: what the turn sends to its own actor must go through the box
         self._turn(mail)
         self._parked = parked
-        if self._is_ending() or not self.actor_inbox.empty():
+        if self._ending is not None or not self.actor_inbox.empty():
             parked.set()  # the loop has the mail, or the last words to say
         return True
-
-    def _is_ending(self) -> bool:
-        return self._ending is not None
 
     def wait_for_room(self, deadline_s: float) -> None:
         """Park the calling greenlet until the box may have room, for `Ref` alone."""

@@ -74,6 +74,7 @@ class EventStream(Actor):
 
     # No less than a child's actor has: it hands on all that is in its box before a stream runs.
     mail_max = 10_000
+    resident = False
 
     def __init__(
         self,

@@ -519,7 +519,6 @@ RARE = frozenset({
     "half_closed",
     "kept_lease_was_overdue",
     "kept_lease_was_wanted",
-    "killed_EventStream",
     "killed_HttpUpstream",
     "killed_Limiter",
     "killed_NotedPool",

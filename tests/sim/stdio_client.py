@@ -411,7 +411,7 @@ class Session:
         if not answer.complete:
             call.outcome = "truncated"
             seen = self.world.seen
-            if not seen["EventStream_crashed"] and not seen["EventStream_was_killed"]:
+            if not seen["EventStream_crashed"]:
                 self.client.broken(f"call {call} came to no end: {answer}")
             return
         answers = [message for message in answer.messages if "method" not in message]

@@ -348,7 +348,6 @@ RARE_EVERYWHERE = frozenset({
     "EmitToCall",
     "EndCall",
     "EventStream_crashed",
-    "EventStream_was_killed",
     "FailCall",
     "SessionRegistry_crashed",
     "SessionRegistry_was_killed",
