@@ -419,15 +419,13 @@ RARE_POOL = RARE_EVERYWHERE | {
     "TellCallEnded",
     "TellOwnAnswered",
     "TellUpstream",
-    "WakeLiveness",
     "WakeTakeSweep",
     "question_was_refused",
 }
-# A call needs no child to itself, and so its id can be in use at its child already; and one that is
-# at work for others is silent for long in few seeds.
-RARE_SHARED = RARE_POOL - {
-    "GiveChild", "RefuseChild", "TellCallEnded", "WakeLiveness", "WakeTakeSweep"
-} | {"RefuseCall"}  # fmt: skip
+# A call needs no child to itself, and so its id can be in use at its child already.
+RARE_SHARED = RARE_POOL - {"GiveChild", "RefuseChild", "TellCallEnded", "WakeTakeSweep"} | {
+    "RefuseCall"
+}
 
 
 def _scenario(mode: StdioMode, rare: frozenset[str]) -> Scenario:

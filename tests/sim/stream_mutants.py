@@ -14,17 +14,17 @@ from tests.defects import Defect
 
 SENT_AGAIN = Defect(
     "the call is sent again", HttpStreams, "_hand_over",
-    "reopen = self._reopener(exchange.accepted.forwarded, session, upstream.request_id)",
+    "source = HttpSource(",
     "given, head_of = exchange.accepted.forwarded, self._fields.head_of_post;"
-    "go_on = self._reopener(given, session, upstream.request_id);"
+    "go_on = reopen;"
     "reopen = lambda id: upstream.request_id and self._sender.send(Outgoing("
     "self._sender.next_own_id(), b'POST', [head_of(given, session, len(exchange.message.raw)), "
     "exchange.message.raw], Purpose.STREAM, self._world.now_s() + 9, upstream.request_id)"
-    ")[0].abandon() or go_on(id)",
+    ")[0].abandon() or go_on(id)\n    source = HttpSource(",
 )  # fmt: skip
 MUTANTS = (
     Defect("streams are opened anew without Last-Event-ID", HttpSource, "reopen_into",
-           "self._reopen(id)", "self._reopen(b'')"),
+           "self._reopen(self._place())", "self._reopen(b'')"),
     Defect("a connection that brings no event forgets the last id", HttpExchange, "_decode",
            "SseDecoder(EVENT_BYTES_MAX, self.resumed_after)", "SseDecoder(EVENT_BYTES_MAX)"),
     Defect("an id counts before its event is complete", SseDecoder, "_read_line",

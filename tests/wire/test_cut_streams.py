@@ -47,7 +47,7 @@ from .cutting_proxy import CLOSE, RESET, WAYS, CuttingProxy
 from .plane_thread import PlaneThread
 from .socket_upstream import SocketUpstream
 
-CUTS = int(os.environ.get("CUTS", "250"))
+CUTS = int(os.environ.get("CUTS", "150"))
 CUTS_FOR_A_DEFECT = 80
 CALLS = 50
 # How long the client waits for an event; a stall is over then.
@@ -357,12 +357,12 @@ DEFECTS_BEHIND = [
            r"if self._failure and self._decode(b'\n\n') or self._unread: return True"
            "\n        if self._failure is not None:"),
     Defect("streams are opened anew without Last-Event-ID", HttpSource, "reopen_into",
-           "self._reopen(id)", "self._reopen(b'')"),
+           "self._reopen(self._place())", "self._reopen(b'')"),
     SENT_AGAIN,
-    Defect("a head that does not come is waited for", HttpStreams, "_open",
-           "min(silence_s_max, HEAD_S_MAX)", "HEAD_S_MAX"),
-    Defect("silence is no cut", HttpSource, "_silence_s",
-           "return self._silence_s_max if", "return math.inf if"),
+    Defect("a head that does not come is waited for", HttpStreams, "open_anew",
+           "min(self._silence_s_max, HEAD_S_MAX)", "HEAD_S_MAX"),
+    Defect("silence is no cut", HttpSource, "_await_message",
+           "self._silence_s_max if bounded else math.inf", "math.inf"),
 ]
 
 
