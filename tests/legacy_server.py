@@ -18,8 +18,8 @@ from tests.scripted_server import (
     EVENT_STREAM_HEAD,
     VERSION,
     Link,
+    LinkServer,
     Over,
-    RequestReader,
     Seen,
     Signal,
     chunk,
@@ -50,7 +50,7 @@ class LegacySession:
         return [message.get("method") for message in self.heard]
 
 
-class LegacyServer:
+class LegacyServer(LinkServer):
     """The server.
 
     Args:
@@ -72,6 +72,7 @@ class LegacyServer:
         signal: Callable[[], Signal],
         spawn: Callable[[Callable[[], None]], object],
     ) -> None:
+        super().__init__()
         self.pause = pause
         self.signal = signal
         self.spawn = spawn
@@ -83,8 +84,6 @@ class LegacyServer:
         self.hung = False
         self.sessions: dict[str, LegacySession] = {}
         self.executions: Counter[object] = Counter()
-        self.seen: list[Seen] = []
-        self.links = 0
         self._serial = 0
 
     @property
@@ -95,20 +94,6 @@ class LegacyServer:
     def forget(self) -> None:
         """Know no session any more, though their streams are open."""
         self.sessions.clear()
-
-    def serve(self, link: Link) -> None:
-        """Serve one connection to its end."""
-        self.links += 1
-        reader = RequestReader(link)
-        try:
-            while (seen := reader.request()) is not None:
-                self.seen.append(seen)
-                self._answer(link, seen)
-        except (Over, ConnectionError):
-            pass
-        finally:
-            self.links -= 1
-            link.close()
 
     def _answer(self, link: Link, seen: Seen) -> None:
         path, _, query = seen.target.partition("?")

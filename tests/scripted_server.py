@@ -10,6 +10,7 @@ on without their connections, and their streams wait for who comes back (`script
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,7 +65,38 @@ class Elsewhere(Exception):
     """The rest of the script is run without the connection."""
 
 
-class ScriptedServer:
+class LinkServer(ABC):
+    """Serves connections, one request after another.
+
+    Attributes:
+        seen: the requests, as they came.
+        links: how many connections are being served.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.links = 0
+
+    def serve(self, link: Link) -> None:
+        """Serve one connection to its end."""
+        self.links += 1
+        reader = RequestReader(link)
+        try:
+            while (seen := reader.request()) is not None:
+                self.seen.append(seen)
+                self._answer(link, seen)
+        except (Over, ConnectionError):
+            pass
+        finally:
+            self.links -= 1
+            link.close()
+
+    @abstractmethod
+    def _answer(self, link: Link, seen: Seen) -> None:
+        """Answer one request. Raises Over when nothing more can come on the connection."""
+
+
+class ScriptedServer(LinkServer):
     """The server.
 
     Args:
@@ -92,6 +124,7 @@ class ScriptedServer:
         spawn: Callable[[Callable[[], None]], object] | None = None,
         resumption: Resumption | None = None,
     ) -> None:
+        super().__init__()
         self.pause = pause
         self.signal = signal
         self.spawn = spawn
@@ -100,12 +133,10 @@ class ScriptedServer:
         self.offers_standalone = standalone
         self.sessions: dict[str, UpstreamSession] = {}
         self.executions: Counter[object] = Counter()
-        self.seen: list[Seen] = []
         self.deleted: list[str] = []
         self.openings: list[str] = []
         self.capabilities: Any = {"tools": {}}
         self.slow_s = 0.0
-        self.links = 0
         self.resumed: Counter[str] = Counter()
         self.stream_of: dict[object, str] = {}
         self._serial = 0
@@ -124,20 +155,6 @@ class ScriptedServer:
         name = f"{session.id}-{len(session.streams) + 1}"
         stream = session.streams[name] = ServerStream(name, self.signal, self.resumption)
         return stream
-
-    def serve(self, link: Link) -> None:
-        """Serve one connection to its end."""
-        self.links += 1
-        reader = RequestReader(link)
-        try:
-            while (seen := reader.request()) is not None:
-                self.seen.append(seen)
-                self._answer(link, seen)
-        except (Over, ConnectionError):
-            pass
-        finally:
-            self.links -= 1
-            link.close()
 
     def _answer(self, link: Link, seen: Seen) -> None:
         session = self.sessions.get(seen.field("mcp-session-id") or "")

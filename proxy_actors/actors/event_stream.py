@@ -1,9 +1,9 @@
 """One event stream towards a client: the answer of a call, or a session's standalone stream.
 
 Owns the ring of its latest events, its subscriber and, where the upstream is HTTP, the reader of
-its source. A parent lists it in the `StreamDirectory`, starts it with `start_child`, and removes it
-from there when it stops. Events are mail of its own: from the reader of an HTTP stream, or from the
-actor of a child process.
+its source. A parent lists it in the `StreamDirectory` and starts it with `start_child`; it leaves
+the directory itself when it ends. Events are mail of its own: from the reader of an HTTP stream, or
+from the actor of a channel.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EventSource(ABC):
 
     @abstractmethod
     def read_into(self, stream: Ref) -> None:
-        """Tell EventReceived for each message, and SourceEnded or SourceBroke at last.
+        """Tell EventsReceived for what each read brings, and SourceEnded or SourceBroke at last.
 
         Runs in a greenlet.
         """

@@ -201,10 +201,9 @@ class HttpUpstream(Supervisor):
         }
 
     def _open_call_stream(self, message: m.OpenCallStream) -> object:
-        owner = StreamOwner(message.session_key, message.principal, self._upstream)
-        full = self._streams.refusal(owner)
-        if full is not None:
-            return self._refuse(full)
+        owner = self._owner_with_room(message)
+        if owner is None:
+            return LATER
         source = self._tasks.take_source(message.exchange_id)
         if source is None:
             return LATER  # nobody waits for the answer
@@ -229,19 +228,16 @@ class HttpUpstream(Supervisor):
         standing = self._policy.standing(message.session_key)
         if standing is not None:
             return standing
-        owner = StreamOwner(message.session_key, message.principal, self._upstream)
-        full = self._streams.refusal(owner)
-        if full is not None:
-            return self._refuse(full)
+        if self._owner_with_room(message) is None:
+            return LATER
         if self._policy.reserve_standalone(message.session_key, message.exchange_id):
             return True
         return self._refuse_second()
 
     def _open_standalone_stream(self, message: m.OpenStandaloneStream) -> object:
-        owner = StreamOwner(message.session_key, message.principal, self._upstream)
-        full = self._streams.refusal(owner)
-        if full is not None:
-            return self._refuse(full)
+        owner = self._owner_with_room(message)
+        if owner is None:
+            return LATER
         if not self._policy.reserve_standalone(message.session_key, message.exchange_id):
             return self._refuse_second()
         source = self._tasks.take_source(message.exchange_id)
@@ -257,6 +253,17 @@ class HttpUpstream(Supervisor):
         self.start_child(stream)
         self._apply(self._policy.enter_standalone(name, message.session_key))
         return name
+
+    def _owner_with_room(
+        self, message: m.OpenCallStream | m.ReserveStandalone | m.OpenStandaloneStream
+    ) -> StreamOwner | None:
+        """Return whose stream it would be; None where there is no room, and the asker is told."""
+        owner = StreamOwner(message.session_key, message.principal, self._upstream)
+        full = self._streams.refusal(owner)
+        if full is None:
+            return owner
+        self._refuse(full)
+        return None
 
     def _refuse_second(self) -> object:
         return self._refuse(RefusedError(409, "this session has a standalone stream already"))

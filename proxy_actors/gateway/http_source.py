@@ -25,24 +25,18 @@ from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.messages.stream import (
     EventReceived,
     EventsReceived,
-    MessageKind,
     SourceBroke,
     SourceEnded,
     SourceSilent,
 )
 from proxy_actors.policy.event_stream import TAKEN
-from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED
+from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED, KINDS
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 
 # Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
 EVENT_ID_BYTES_MAX: Final = 4096
 # A connection that has stood for so long was no failure to open one.
 STEADY_S: Final = 10.0
-_KINDS = {
-    jsonrpc.Kind.REQUEST: MessageKind.REQUEST,
-    jsonrpc.Kind.NOTIFICATION: MessageKind.NOTIFICATION,
-    jsonrpc.Kind.RESPONSE: MessageKind.RESPONSE,
-}
 
 Reopen = Callable[[bytes], HttpExchange]
 """Opens a stream anew behind the event of this id, or from now on where that means nothing.
@@ -61,6 +55,7 @@ class HttpSource(EventSource):
         reopen: opens the next one.
         silence_s_max: how long nothing may come on a connection that can be replaced. A call whose
             server names no place to go on from has its own deadline.
+        now_s: the clock, by which a connection has stood for a while.
         on_cancel: tells the server that the call is not wanted any more.
     """
 
@@ -185,7 +180,7 @@ class HttpSource(EventSource):
             elif message.kind is jsonrpc.RESPONSE:
                 continue  # an answer to nothing that was asked here (MCP-S-14)
             events.append(
-                EventReceived(message.raw, _KINDS[message.kind], message.id, self._answered)
+                EventReceived(message.raw, KINDS[message.kind], message.id, self._answered)
             )
             if self._answered:
                 break

@@ -11,8 +11,8 @@ call's stream ends with its answer (MCP-S-22), with an error when its source or 
 first, and without a word when the client had cancelled the call. A source that breaks is opened
 anew where nothing is lost or executed twice thereby: a call's where the server named a place to go
 on from (MCP-S-17), a standalone stream's always. It stays for a while after its end, as nobody
-knows whether all of it has arrived. While the server waits for an answer of the
-client, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
+knows whether all of it has arrived. While the server waits for an answer of the client, the call's
+clock stands still (MCP-X-7), but not for ever (MCP-X-5).
 """
 
 from __future__ import annotations

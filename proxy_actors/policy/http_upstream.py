@@ -226,8 +226,9 @@ class HttpUpstreamPolicy:
 
     def _finish_drain(self) -> list[HttpUpstreamEffect]:
         """A call may run without a connection, while its stream waits to be opened anew."""
-        calls = any(session.streams for session in self._sessions.values())
-        if not self._pool_drained or calls or self._drained:
+        if not self._pool_drained or self._drained:
+            return []
+        if any(session.streams for session in self._sessions.values()):
             return []
         self._drained = True
         return [m.AnnounceDrained()]

@@ -100,27 +100,17 @@ def test_server_that_hangs_is_replaced(mode: StdioMode) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_server_that_does_one_thing_at_a_time_is_left_in_peace(mode: StdioMode) -> None:
-    """It says nothing for longer than its call has, and answers the ping when it is done."""
+@pytest.mark.parametrize("what", ["slow", "forget"])
+def test_server_that_lives_is_left_in_peace(mode: StdioMode, what: str) -> None:
+    """One that does one thing at a time answers the ping when it is done, after its call's time.
+
+    One that has forgotten the call answers at once; the answer to the ping reaches no client.
+    """
     scene = Scene(mode)
     session = scene.session()
     starts = scene.starts
-    slow = scene.ask(request(call(1, "slow"), session=session))
-    assert slow.error["data"]["reason"] == "upstream-timeout"
-    scene.run(PING_S + 15.0)
-    assert (scene.starts, scene.pings) == (starts, 1)
-    assert scene.ask(request(call(2, "answer"), session=session)).message["result"]
-    scene.end()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_server_that_forgets_a_call_and_lives_is_left_in_peace(mode: StdioMode) -> None:
-    """Its answer to the ping reaches no client."""
-    scene = Scene(mode)
-    session = scene.session()
-    starts = scene.starts
-    forgotten = scene.ask(request(call(1, "forget"), session=session))
-    assert forgotten.error["data"]["reason"] == "upstream-timeout"
+    late = scene.ask(request(call(1, what), session=session))
+    assert late.error["data"]["reason"] == "upstream-timeout"
     scene.run(PING_S + 15.0)
     assert (scene.starts, scene.pings) == (starts, 1)
     assert scene.ask(request(call(2, "answer"), session=session)).message["result"]

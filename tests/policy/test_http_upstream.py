@@ -291,7 +291,7 @@ DEFECTS = [
     Defect("what is opened for who has left stays", POLICY, "enter_standalone",
            "if session.ended:", "if False:"),
     Defect("a drain ends while a call waits for its stream", POLICY, "_finish_drain",
-           " or calls", ""),
+           "any(session.streams for session in self._sessions.values())", "False"),
     Defect("a drain ends more than once", POLICY, "_finish_drain", "self._drained = True", "pass"),
     Defect("a drain does not end with a call that was away", POLICY, "_over",
            ", *self._finish_drain()", ""),
