@@ -3,6 +3,7 @@
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
 # make bench  measure (see bench/); make bench-streams: event streams
+# make chaos  play the scorecard of faults on real processes: SEED=1 ROWS="U1 N4"
 # make docs   make the tables of docs/configuration.md and docs/metrics.md anew
 # make clean  remove what the others made
 
@@ -13,6 +14,8 @@ PYTEST_ARGS ?=
 # Tests of one module run in one process, modules side by side.
 JOBS ?= 2
 SEEDS ?= 100000
+SEED ?= 1
+ROWS ?=
 
 BIN := $(VENV)/bin
 PACKAGING := setup.cfg setup.py pyproject.toml
@@ -20,7 +23,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim bench bench-streams docs clean
+.PHONY: run test lint peers sim chaos bench bench-streams docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -44,6 +47,10 @@ bench: $(VENV)/dev.stamp
 
 bench-streams: $(VENV)/dev.stamp
 	$(BIN)/python bench/streams.py
+
+# A run of all rows is written down.
+chaos: $(VENV)/dev.stamp
+	$(BIN)/python -m chaos --seed $(SEED) $(or $(ROWS),--write docs/faults.md)
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m proxy_actors.config.reference docs/configuration.md

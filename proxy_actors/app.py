@@ -161,8 +161,16 @@ class App:
         self.root.ref.tell(Stop())
 
     def dump(self) -> None:
-        """Write every actor's state to the log; asks, so it needs a greenlet of its own."""
+        """Write every actor's state to the log; asks, so it needs a greenlet of its own.
+
+        The last line is about the process. Dumping takes one of its greenlets.
+        """
         self._dump(self.root.ref)
+        process, tasks = self._world.process_figures(), self._world.tasks()
+        logger.info(
+            "process fds=%d threads=%d rss_bytes=%d greenlets=%d detail=%s",
+            process.fds, process.threads, process.rss_bytes, sum(tasks.values()), dict(tasks),
+        )
 
     def _dump(self, ref: Ref, depth: int = 0) -> None:
         try:

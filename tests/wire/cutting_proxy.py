@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import math
 import random
-import select
-import socket
-import struct
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from .waiting import PATIENCE_S
+from chaos.relay import CLOSE, RESET, STALL, Fate, Relay, Step
 
-RESET, CLOSE, STALL = "reset", "close", "stall"
 # A stall lasts until its client has lost patience; the others take no time.
 WAYS = (RESET,) * 9 + (CLOSE,) * 9 + (STALL,)
 # A head, an event with an id, and some more.
 FIRST_BYTES = 700
 
 
-class CuttingProxy:
+class CuttingProxy(Relay):
     """Carries connections to `target`. A context manager: its threads end with it.
 
     Args:
@@ -46,70 +41,48 @@ class CuttingProxy:
         mean_bytes: int = 700,
         ways: Sequence[str] = WAYS,
     ) -> None:
-        self._ways = ways
+        super().__init__(target, seed, lambda chance: _Scissors(self, chance))
+        self.ways = ways
+        self.mean_bytes = mean_bytes
         self.cuts: dict[tuple[str, str], int] = {}
         self.calm = False
         self.allowed = math.inf
-        self._target = target
-        self._seed = seed
-        self._serial = 0
-        self._mean_bytes = mean_bytes
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._ending, self._end = socket.socketpair()
-        self._threads: list[threading.Thread] = []
-        self._acceptor = threading.Thread(target=self._accept)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where it listens."""
-        host, port = self._listening.getsockname()
-        return host, port
-
-    @property
-    def url(self) -> str:
-        """The MCP endpoint behind it."""
-        return "http://{}:{}/mcp".format(*self.address)
 
     @property
     def total(self) -> int:
         """How many connections have been cut."""
         return sum(self.cuts.values())
 
-    def __enter__(self) -> CuttingProxy:
-        self._acceptor.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join(PATIENCE_S)
-        self._end.close()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive()
-        self._listening.close()
-        self._ending.close()
+class _Scissors(Fate):
+    """Cuts one connection."""
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            self._threads = [x for x in self._threads if x.is_alive()]
-            self._serial += 1
-            chance = random.Random(f"{self._seed} {self._serial}")
-            thread = threading.Thread(target=self._carry, args=(client, chance))
-            self._threads.append(thread)
-            thread.start()
+    def __init__(self, proxy: CuttingProxy, chance: random.Random) -> None:
+        self._proxy = proxy
+        self._chance = chance
+        self._left: dict[str, int | None] = {"answer": None}
+        self._way = CLOSE
+        self._answered = False
 
-    def _plan(
-        self, chance: random.Random, request: bytes
-    ) -> tuple[int | None, int | None, str]:
+    def request(self, data: bytes) -> Iterator[Step]:
+        """From the client: the first of it, and the first after an answer, begins an exchange."""
+        if "request" not in self._left or self._answered:
+            self._left["request"], self._left["answer"], self._way = self._plan(data)
+        self._answered = False
+        return self._carry("request", data)
+
+    def answer(self, data: bytes) -> Iterator[Step]:
+        """From the server."""
+        self._answered = True
+        return self._carry("answer", data)
+
+    def _plan(self, request: bytes) -> tuple[int | None, int | None, str]:
         """Draw after how many bytes of which direction an exchange is cut, and how."""
-        if self.calm or self.allowed <= 0:
+        proxy, chance = self._proxy, self._chance
+        if proxy.calm or proxy.allowed <= 0:
             return None, None, CLOSE
-        bytes_max = int(chance.expovariate(1 / self._mean_bytes))
-        way = chance.choice(self._ways)
+        bytes_max = int(chance.expovariate(1 / proxy.mean_bytes))
+        way = chance.choice(proxy.ways)
         if b"\r\nlast-event-id:" not in request.lower():
             # A reset takes with it what has arrived and was not read yet.
             return None, FIRST_BYTES + bytes_max, CLOSE if way == RESET else way
@@ -117,41 +90,15 @@ class CuttingProxy:
             return bytes_max % 200, None, way
         return None, bytes_max, way
 
-    def _carry(self, client: socket.socket, chance: random.Random) -> None:
-        server = socket.create_connection(self._target)
-        left: dict[socket.socket, int | None] = {server: None}
-        way, answered = CLOSE, False
-        peers = {client: server, server: client}
-        names = {client: "request", server: "answer"}
-        try:
-            while True:
-                ready, _, _ = select.select([client, server, self._ending], [], [])
-                for source in ready:
-                    data = b"" if source is self._ending else source.recv(4096)
-                    if not data:
-                        return
-                    if source is client and (client not in left or answered):
-                        left[client], left[server], way = self._plan(chance, data)
-                    answered = source is server
-                    bytes_left = left[source]
-                    peers[source].sendall(data if bytes_left is None else data[:bytes_left])
-                    if bytes_left is not None:
-                        left[source] = bytes_left - len(data)
-                        if bytes_left <= len(data):
-                            key = (way, names[source])
-                            self.cuts[key] = self.cuts.get(key, 0) + 1
-                            self.allowed -= 1
-                            self._cut(way, client, server)
-                            return
-        except OSError:
-            pass  # one of the two has gone
-        finally:
-            client.close()
-            server.close()
-
-    def _cut(self, way: str, client: socket.socket, server: socket.socket) -> None:
-        if way == RESET:
-            for end in (client, server):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        elif way == STALL:
-            select.select([client, self._ending], [], [])  # its client loses patience
+    def _carry(self, name: str, data: bytes) -> Iterator[Step]:
+        bytes_left = self._left[name]
+        if bytes_left is None:
+            yield data
+            return
+        yield data[:bytes_left]
+        self._left[name] = bytes_left - len(data)
+        if bytes_left <= len(data):
+            key = (self._way, name)
+            self._proxy.cuts[key] = self._proxy.cuts.get(key, 0) + 1
+            self._proxy.allowed -= 1
+            yield self._way

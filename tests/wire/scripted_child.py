@@ -6,6 +6,8 @@ Words on its command line say how it starts:
     quit          it ends when it is asked to initialize, without an answer
     until F       it looks for the file F, and reads its input once that is there
     stubborn      it ignores the end of its input, TERM, HUP and INT
+    journal F     it takes the argument `n` of each call, appends it to the file F as a line before
+                  it acts, and returns it as `n` beside the value
 
 Later the tools of `TOOLS` do as their arguments say. Every result has `structuredContent` with the
 process id and what the tool returns.
@@ -34,6 +36,7 @@ LAST_LINES = 20
 _lines: collections.deque[bytes] = collections.deque(maxlen=LAST_LINES)
 _lines_read = 0
 _held: list[Message] = []
+_journal: list[int] = []
 _writing = threading.Lock()
 
 
@@ -67,6 +70,8 @@ def start(word: str, words: Iterator[str]) -> None:
             path = next(words)
             while not os.path.exists(path):
                 time.sleep(0.01)
+        case "journal":
+            _journal.append(os.open(next(words), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
         case _:
             raise ValueError(word)
 
@@ -84,6 +89,8 @@ def write(data: bytes) -> None:
 
 def respond(request: Message, value: object) -> None:
     content = {"pid": os.getpid(), "value": value}
+    if "n" in request:
+        content["n"] = request["n"]
     result = {"content": [], "structuredContent": content}
     answer = {"jsonrpc": "2.0", "id": request["id"], "result": result}
     write(json.dumps(answer).encode() + b"\n")
@@ -95,7 +102,11 @@ def serve(message: Message) -> None:
     method = message["method"]
     if method == "tools/call":
         params = message["params"]
-        TOOLS[params["name"]](message, **params.get("arguments", {}))
+        arguments = params.get("arguments", {})
+        for file in _journal:
+            message["n"] = arguments.pop("n", None)
+            os.write(file, f"{message['n']}\n".encode())
+        TOOLS[params["name"]](message, **arguments)
         return
     if method == "initialize":
         asked = message["params"]["protocolVersion"]

@@ -1,0 +1,76 @@
+"""Plays scenarios one after another and tells what has become of each."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from chaos import client_rows, http_rows, process_rows, stdio_rows
+from chaos.scorecard import ROWS, SCENARIOS
+from chaos.stage import NotHere, Stage, Unmet
+
+PASSED, FAILED, NOT_RUN = "pass", "FAIL", "not run"
+# Importing them enters their scenarios.
+MODULES = (stdio_rows, http_rows, client_rows, process_rows)
+NOT_BUILT = {id: why for module in MODULES for id, why in module.NOT_RUN.items()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What has become of a row.
+
+    Attributes:
+        told: what is wrong, or why it was not run.
+    """
+
+    id: str
+    result: str
+    took_s: float = 0.0
+    told: tuple[str, ...] = ()
+    figures: dict[str, object] = field(default_factory=dict)
+
+
+def play(id: str, seed: int) -> Verdict:
+    """Play one row."""
+    scenario = SCENARIOS.get(id)
+    if scenario is None:
+        return Verdict(id, NOT_RUN, told=(NOT_BUILT[id],))
+    began_s = time.monotonic()
+    told: list[str] = []
+    figures: dict[str, object] = {}
+    try:
+        with Stage(id, seed) as stage:
+            figures = stage.figures
+            try:
+                scenario.play(stage)
+            except Unmet as unmet:
+                told.append(str(unmet))
+            told += stage.settle()
+    except NotHere as why:
+        return Verdict(id, NOT_RUN, time.monotonic() - began_s, (str(why),), figures)
+    except AssertionError as error:  # the proxy did not end as it should
+        told.append(f"{type(error).__name__}: {error}"[:2000] + _place(error))
+    except Exception as error:
+        told.append(f"{type(error).__name__}: {error}"[:2000] + traceback.format_exc()[-1500:])
+    result = FAILED if told else PASSED
+    return Verdict(id, result, time.monotonic() - began_s, tuple(told), figures)
+
+
+def play_all(
+    ids: Iterable[str], seed: int, tell: Callable[[Verdict], None]
+) -> list[Verdict]:
+    """Play rows in the order of the scorecard; tell each verdict as it comes."""
+    wanted = set(ids) or set(ROWS)
+    verdicts = []
+    for id in ROWS:
+        if id in wanted:
+            verdicts.append(play(id, seed))
+            tell(verdicts[-1])
+    return verdicts
+
+
+def _place(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({frame.name}:{frame.lineno})"
