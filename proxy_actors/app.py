@@ -31,7 +31,8 @@ from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.assembly import Assembly, http_limits
-from proxy_actors.config.model import Config, Upstream
+from proxy_actors.config.model import Config
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.errors import ActorStoppedError, DeadlineError, MailboxFullError
 from proxy_actors.gateway.keys import Identity, Keyring
 from proxy_actors.gateway.limits import LimitKey, Limits, Rate, Rule
@@ -198,7 +199,7 @@ class App:
         )
         routes = self.wiring.routes.by_name
         upstreams = {name: route.slot for name, route in routes.items()}
-        endpoints = {name: route.endpoint for name, route in routes.items()}
+        endpoints = {name: route.homes.keys() for name, route in routes.items()}
         return SessionRegistry(
             self._world, self._registry, limits, store, self._uses, upstreams, endpoints,
             self._legacy,
@@ -234,12 +235,16 @@ class App:
 
 def _sessions_max(config: Config) -> int:
     """Return the bound on sessions: that of what each of them has, if each has some (FLT-U16)."""
-    bounds = [_sessions_of(upstream) for upstream in config.upstreams.values()]
+    bounds = [
+        _sessions_of(server)
+        for upstream in config.upstreams.values()
+        for server in upstream.servers().values()
+    ]
     return min(config.sessions.sessions_max, sum(bounds))
 
 
 def _sessions_of(upstream: Upstream) -> int:
-    """Return how many sessions an upstream bears: a process each, or a connection, if any."""
+    """Return how many sessions an endpoint bears: a process each, or a connection, if any."""
     if upstream.command:
         return upstream.sessions_max if upstream.stdio is StdioMode.SESSION else _MANY
     return upstream.pool.streams_max if upstream.transport is Transport.SSE else _MANY

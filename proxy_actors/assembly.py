@@ -25,10 +25,14 @@ from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
-from proxy_actors.config.model import Config, Section, Upstream
+from proxy_actors.actors.upstream_group import UpstreamGroup
+from proxy_actors.config.model import Config
+from proxy_actors.config.section import Section
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.errors import ConnectError
 from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.forwarder import Forwarder
+from proxy_actors.gateway.guarded import GuardedForwarder, UpstreamEndpoint, hash_key_of
 from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
@@ -40,8 +44,11 @@ from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.upstream import DrainUpstream
-from proxy_actors.options import OnSessionLost, StdioMode, Transport
+from proxy_actors.options import Balance, OnSessionLost, StdioMode, Transport
+from proxy_actors.policy.balancer import Balancer, BalanceLimits, chooser_of
 from proxy_actors.policy.child_environment import child_environment
+from proxy_actors.policy.endpoint_state import EndpointState
+from proxy_actors.policy.peak_ewma import PeakEwma
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits
@@ -89,15 +96,58 @@ class Assembly:
             ConfigurationError: its URL cannot be fronted, or a file of its [tls] not be used.
         """
         slot = Slot(f"upstream/{name}")
-        make = self._stdio if settings.command else self._http
-        make_actor, forwarder = make(name, slot, settings)
-        worker = Worker(slot, make_actor, drain=DrainUpstream())
+        parts = [
+            self._server(name, slot, settings, endpoint) for endpoint in settings.servers()
+        ]
+        workers = [worker for worker, _ in parts]
+        endpoints = [endpoint for _, endpoint in parts]
+        homes = {endpoint.key: endpoint.slot for endpoint in endpoints}
+        worker = workers[0]
+        if settings.endpoints:
+            worker = Worker(
+                slot, lambda: UpstreamGroup(self._world, slot, workers, homes),
+                drain=DrainUpstream(),
+            )
         return worker, Route(
-            name, slot, forwarder, settings.call_timeout_s, _endpoint(settings),
+            name, slot, self._guarded(name, settings, endpoints), settings.call_timeout_s, homes,
             self._meters.upstream(name),
         )
 
-    def _http(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
+    def _server(
+        self, name: str, slot: Slot, upstream: Upstream, endpoint: str
+    ) -> tuple[Worker, UpstreamEndpoint]:
+        """Put one endpoint together; "" is the name of one that is the whole upstream."""
+        settings = upstream.servers()[endpoint]
+        state = EndpointState(name)
+        if endpoint:
+            slot = Slot(f"{slot.name}/{endpoint}")
+            by_latency = upstream.balance is Balance.TWO_CHOICES
+            share = upstream.endpoints[endpoint]
+            state = EndpointState(
+                endpoint, share.weight, share.backup, PeakEwma() if by_latency else None
+            )
+        key = _key_of(settings, endpoint)
+        make = self._stdio if settings.command else self._http
+        make_actor, forwarder = make(name, slot, settings, Handshake(self._registry, name, key))
+        worker = Worker(slot, make_actor, drain=DrainUpstream())
+        return worker, UpstreamEndpoint(state, forwarder, slot, key)
+
+    def _guarded(
+        self, name: str, settings: Upstream, endpoints: list[UpstreamEndpoint]
+    ) -> GuardedForwarder:
+        """Put together what chooses among the endpoints of an upstream."""
+        limits = BalanceLimits(settings.slow_start_s, settings.panic_percent)
+        chooser = chooser_of(settings.balance, self._world.random)
+        states = [endpoint.state for endpoint in endpoints]
+        return GuardedForwarder(
+            self._world, name, endpoints, Slot(f"guard/{name}"), self._registry,
+            Balancer(states, chooser, limits), hash_key_of(settings.hash_on), settings.affinity,
+            settings.on_session_lost is OnSessionLost.REINITIALIZE,
+        )
+
+    def _http(
+        self, name: str, slot: Slot, settings: Upstream, handshake: Handshake
+    ) -> tuple[_Make, Forwarder]:
         world = self._world
         url = UpstreamUrl(settings.url)
         table = ConnectionTable()
@@ -108,7 +158,7 @@ class Assembly:
             slot,
             Pool(pool_slot, table, name),
             fields,
-            Handshake(self._registry, name, _endpoint(settings)),
+            handshake,
             self._registry,
             silence_s_max=settings.reconnect.idle_s_max,
             renews=settings.on_session_lost is OnSessionLost.REINITIALIZE,
@@ -116,23 +166,7 @@ class Assembly:
         limits = _section(settings.pool, PoolLimits)
         reconnect = _section(settings.reconnect, ReconnectLimits)
 
-        tls = _client_tls(settings) if url.secure else None
-        if tls is not None:
-            world.prepare_tls(tls)
-        meters = self._meters.upstream(name)
-
-        def connect(deadline_s: float) -> ByteStream:
-            reached, began_s = UpstreamReached(False, "given up"), world.now_s()
-            try:
-                stream = world.connect(url.host, url.port, deadline_s, tls)
-                reached = UpstreamReached(True)
-                return stream
-            except ConnectError as error:
-                reached = UpstreamReached(False, str(error), error.fault)
-                raise
-            finally:
-                meters.connect.add(world.now_s() - began_s)
-                slot.tell(reached)
+        connect = self._connect(name, slot, url, settings)
 
         def make_pool() -> ConnectionPool:
             return ConnectionPool(world, pool_slot, limits, table, connect, name)
@@ -152,12 +186,38 @@ class Assembly:
             pool = Worker(pool_slot, make_pool, drain=DrainPool())
             return HttpUpstream(
                 world, slot, pool, table, self._streams, self._subscribers, http,
-                reconnect, sessions,
+                reconnect, sessions, name,
             )
 
         return make_upstream, forwarder
 
-    def _stdio(self, name: str, slot: Slot, settings: Upstream) -> tuple[_Make, Forwarder]:
+    def _connect(
+        self, name: str, slot: Slot, url: UpstreamUrl, settings: Upstream
+    ) -> Callable[[float], ByteStream]:
+        """Make what opens a connection, and tells the endpoint whether it could be."""
+        world, meters = self._world, self._meters.upstream(name)
+        tls = _client_tls(settings) if url.secure else None
+        if tls is not None:
+            world.prepare_tls(tls)
+
+        def connect(deadline_s: float) -> ByteStream:
+            reached, began_s = UpstreamReached(False, "given up"), world.now_s()
+            try:
+                stream = world.connect(url.host, url.port, deadline_s, tls)
+                reached = UpstreamReached(True)
+                return stream
+            except ConnectError as error:
+                reached = UpstreamReached(False, str(error), error.fault)
+                raise
+            finally:
+                meters.connect.add(world.now_s() - began_s)
+                slot.tell(reached)
+
+        return connect
+
+    def _stdio(
+        self, name: str, slot: Slot, settings: Upstream, handshake: Handshake
+    ) -> tuple[_Make, Forwarder]:
         mode = settings.stdio
         command = ChildCommand(
             settings.command,
@@ -165,7 +225,6 @@ class Assembly:
             settings.cwd or None,
         )
         processes = Directory()
-        handshake = Handshake(self._registry, name, _endpoint(settings))
         forwarded = self._world, name, slot, processes, handshake, self._registry
         forwarder = (
             ChannelForwarder(*forwarded)
@@ -225,14 +284,19 @@ def sse_sessions(
     return Worker(slot, make_sessions, drain=DrainUpstream()), forwarder
 
 
-def _endpoint(settings: Upstream) -> str:
+def _key_of(settings: Upstream, endpoint: str) -> str:
     """Return what tells the server from any other: where it is, or how it is started.
 
     A digest, because a URL or an argument may hold what is secret. What sessions had when each had
-    a process of its own is never theirs again.
+    a process of its own is never theirs again. Two endpoints may execute the same command, and are
+    told apart by their names.
     """
     own = settings.stdio is StdioMode.SESSION
-    server = (settings.url, settings.command, settings.cwd, own and bool(settings.command))
+    server: tuple[object, ...] = (
+        settings.url, settings.command, settings.cwd, own and bool(settings.command)
+    )
+    if endpoint and settings.command:
+        server = (*server, endpoint)
     return hashlib.sha256(msgspec.json.encode(server)).hexdigest()
 
 

@@ -249,6 +249,7 @@ class FailedError(GatewayError):
         retryable: whether repeating the very same request is safe and may help.
         retry_after_s: when to repeat it, in seconds, if that is known.
         status: overrides the reason's status (a session lost is 404 in the session era only).
+        answered: the HTTP status with which the upstream has answered, if it has.
         headers: added to the answer.
     """
 
@@ -262,6 +263,7 @@ class FailedError(GatewayError):
         retryable: bool | None = None,
         retry_after_s: float | None = None,
         status: int | None = None,
+        answered: int | None = None,
         side: Side = Side.UPSTREAM,
         headers: tuple[tuple[bytes, bytes], ...] = (),
         close: bool = False,
@@ -273,6 +275,7 @@ class FailedError(GatewayError):
         self.upstream = upstream
         self.retryable = executed is Executed.NO if retryable is None else retryable
         self.retry_after_s = retry_after_s
+        self.answered = answered
         self.side = side
 
 

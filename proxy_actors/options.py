@@ -71,6 +71,32 @@ class OnSessionLost(StrEnum):
     """It is opened anew, for servers that keep nothing which matters."""
 
 
+class Balance(StrEnum):
+    """How an endpoint is chosen for a new session, where an upstream has several."""
+
+    ROUND_ROBIN = "round-robin"
+    """One after the other."""
+
+    LEAST_PENDING = "least-pending"
+    """The one with the fewest calls in flight."""
+
+    TWO_CHOICES = "two-choices"
+    """Of two drawn by chance, the one that answers faster and has less to do."""
+
+    HASH = "hash"
+    """The same one for the same principal, address or field, while it can be used."""
+
+
+class Affinity(StrEnum):
+    """What stays at one endpoint."""
+
+    SESSION = "session"
+    """A session, while its endpoint can be used."""
+
+    NONE = "none"
+    """Nothing, where the server gave the session no id and so keeps nothing for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """One listener in front of one server: a command on stdio, or an HTTP URL, never both.

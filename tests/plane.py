@@ -249,7 +249,7 @@ class Plane:
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
             self.world, self.registry, limits, self.store, self.uses,
-            {UPSTREAM: self.upstream}, {UPSTREAM: ""}, self.legacy,
+            {UPSTREAM: self.upstream}, {UPSTREAM: [""]}, self.legacy,
         )
 
     def _make_server(self) -> HttpServer:

@@ -181,5 +181,5 @@ class StdioPlane:
     def _make_registry(self, limits: SessionLimits) -> SessionRegistry:
         return SessionRegistry(
             self.world, self.registry, limits, self.store, self.uses,
-            {UPSTREAM: self.upstream}, {UPSTREAM: ""}, self.legacy,
+            {UPSTREAM: self.upstream}, {UPSTREAM: [""]}, self.legacy,
         )

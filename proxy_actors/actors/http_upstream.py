@@ -97,6 +97,7 @@ class HttpUpstream(Supervisor):
         tasks: what the data plane does for it.
         reconnect: how its event streams are opened anew.
         sessions: the parent of sessions by HTTP+SSE, as a worker; None where there are none.
+        upstream: the configured name; that of the slot where it has no endpoints by name.
     """
 
     mail_max = 10_000
@@ -112,6 +113,7 @@ class HttpUpstream(Supervisor):
         tasks: HttpTasks,
         reconnect: ReconnectLimits = ReconnectLimits(),
         sessions: Worker | None = None,
+        upstream: str = "",
     ) -> None:
         workers = [pool] if sessions is None else [pool, sessions]
         super().__init__(world, slot.name, workers)
@@ -124,7 +126,7 @@ class HttpUpstream(Supervisor):
         self._policy = HttpUpstreamPolicy()
         self._asks: dict[int, Reply] = {}
         self._ask_ids = count(1)
-        self._upstream = slot.name.rpartition("/")[2]
+        self._upstream = upstream or slot.name.rpartition("/")[2]
 
     def on_ready(self) -> None:
         """The pool has started: find out whether the upstream can be reached."""

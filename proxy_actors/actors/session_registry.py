@@ -8,7 +8,7 @@ its start. Exchanges ask and tell it, upstreams hear from it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import assert_never
 
@@ -48,7 +48,7 @@ class SessionRegistry(Actor):
         uses: who uses which session; the same one for every incarnation.
         upstreams: who is told that a session ended, by the upstreams' configured names. Start them
             before this actor: it may have ends to tell as it starts.
-        endpoints: what resumable sessions have as their endpoint, by the same names.
+        endpoints: what resumable sessions may have as their endpoint, by the same names.
         legacy: hears that a session has ended as well: its client's stream may end with it.
     """
 
@@ -62,7 +62,7 @@ class SessionRegistry(Actor):
         store: SessionStore,
         uses: SessionUses,
         upstreams: Mapping[str, Mailbox],
-        endpoints: Mapping[str, str],
+        endpoints: Mapping[str, Collection[str]],
         legacy: Mailbox | None = None,
     ) -> None:
         super().__init__(world, slot.name)
@@ -98,7 +98,7 @@ class SessionRegistry(Actor):
                     raise ProxyActorsError("a session must be asked for, not told")
                 return self._apply_asked(message, self.asked_by)
             case (
-                m.EndSession() | m.DescribeSession() | m.ReplaceUpstreamId()
+                m.EndSession() | m.DescribeSession() | m.MoveSession()
             ) if self.asked_by is not None:
                 return self._apply_asked(message, self.asked_by)
             case m.WriteDone(_, error):
@@ -153,7 +153,7 @@ class SessionRegistry(Actor):
     def _take_back_uses(self, message: SessionMessage) -> None:
         """End the kept uses that would mislead a decision about who uses a session."""
         match message:
-            case m.SetLogLevel(key) | m.SetSubscription(key) | m.ReplaceUpstreamId(key):
+            case m.SetLogLevel(key) | m.SetSubscription(key) | m.MoveSession(key):
                 kept = self._uses.kept(key)
                 self._uses.revoke(key)
             case m.CreateSession() if self._policy.is_full:

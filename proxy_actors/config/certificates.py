@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy_actors.config.model import Config, ListenerTls, UpstreamTls
+from proxy_actors.config.model import Config, ListenerTls
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems
+from proxy_actors.config.upstreams import UpstreamTls
 from proxy_actors.errors import TlsFileError
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from proxy_actors.config.model import SECRET
+from proxy_actors.config.section import SECRET
 from proxy_actors.config.positions import Path, Position, Positions
 from proxy_actors.logs import printable
 

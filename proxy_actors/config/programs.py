@@ -11,7 +11,9 @@ import os
 from collections.abc import Mapping
 
 from proxy_actors.config.model import Config
+from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.policy.child_environment import child_environment
 
 _NOT_THERE = ("is not there", "correct its path")
@@ -42,13 +44,19 @@ def why_not_startable(
 def warn_of_missing(config: Config, problems: Problems, environment: Mapping[str, str]) -> None:
     """Warn of each program, and each directory to start one in, that is not there now."""
     for name, upstream in config.upstreams.items():
-        path = ("upstreams", name)
-        if not upstream.command:
-            continue
-        if upstream.cwd and not os.path.isdir(upstream.cwd):
-            problems.warn((*path, "cwd"), "there is no such directory")
-            continue
-        childs = child_environment(environment, upstream.env)
-        wrong = why_not_startable(upstream.command[0], upstream.cwd, childs)
-        if wrong is not None:
-            problems.warn((*path, "command"), f"the program {wrong[0]}", wrong[1])
+        for endpoint, server in upstream.servers().items():
+            path = ("upstreams", name, *(("endpoints", endpoint) if endpoint else ()))
+            if server.command:
+                _warn_of_missing(path, server, problems, environment)
+
+
+def _warn_of_missing(
+    path: Path, server: Upstream, problems: Problems, environment: Mapping[str, str]
+) -> None:
+    if server.cwd and not os.path.isdir(server.cwd):
+        problems.warn((*path, "cwd"), "there is no such directory")
+        return
+    childs = child_environment(environment, server.env)
+    wrong = why_not_startable(server.command[0], server.cwd, childs)
+    if wrong is not None:
+        problems.warn((*path, "command"), f"the program {wrong[0]}", wrong[1])

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy_actors.config.model import Config, ListenerTls, Metrics, Upstream
+from proxy_actors.config.model import Config, ListenerTls, Metrics
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.config.programs import why_not_startable
 from proxy_actors.errors import ConfigurationError
 from proxy_actors.options import RunOptions

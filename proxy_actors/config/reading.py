@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from proxy_actors.config.interpolation import interpolate, refers
-from proxy_actors.config.model import Section
+from proxy_actors.config.section import Section
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems, dotted, suggestion
 from proxy_actors.errors import ConfigurationError

@@ -16,12 +16,13 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
-from proxy_actors.config.model import SECRET, Config, Section
+from proxy_actors.config.model import Config
+from proxy_actors.config.section import SECRET, Section
 
 # A unit is the last word of a name; a number that has none counts things.
 _UNITS = {
     "_s": "seconds", "_s_max": "seconds", "_ms": "milliseconds", "bytes_max": "bytes",
-    "_bytes_total_max": "bytes",
+    "_bytes_total_max": "bytes", "_percent": "percent",
 }  # fmt: skip
 _UNITS_OF = {
     "address_rate": "requests/s", "initialize_rate": "sessions/s", "rate": "requests/s",

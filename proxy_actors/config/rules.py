@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from proxy_actors.config.interpolation import refers
-from proxy_actors.config.model import Config, LimitKey, Rule, Upstream
+from proxy_actors.config.model import Config, LimitKey, Rule
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems, suggestion
 from proxy_actors.errors import ConfigurationError
@@ -32,6 +33,9 @@ _NOT_SETTABLE = re.compile(
     r"|proxy-.*|sec-.*|te|trailer|transfer-encoding|upgrade|via|x-forwarded-.*"
     r"|x-proxy-actors-.*|x-real-ip.*"
 )
+_ABOUT_SEVERAL = {
+    "affinity", "balance", "hash-on", "panic-percent", "slow-start-s",
+}  # fmt: skip
 _RESERVED_RULES = ("address", "initialize", "key-failures")
 _SERVER_NAME = re.compile(r"(?!\.)[0-9A-Za-z_.:-]{1,253}")
 _SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|authorization)")
@@ -109,28 +113,63 @@ class Rules:
 
     def _check_upstream(self, path: Path, upstream: Upstream) -> None:
         problems, given = self._problems, self._given(path)
-        if ("command" in given) == ("url" in given):
-            problems.error(path, f"{path[1]} needs either command or url, exactly one of them")
+        if "endpoints" in given:
+            kinds = self._check_endpoints(path, upstream)
+        else:
+            kinds = self._check_server(path, upstream)
+            for key in sorted(given.keys() & _ABOUT_SEVERAL):
+                problems.error((*path, key), f"{key} is about several endpoints")
+        if len(kinds) != 1:
             return
-        if "url" in given:
+        if "url" in kinds:
             misplaced = {"env", "cwd", "stdio", "children", "sessions-max"}
-            self._check_url((*path, "url"), upstream)
             self._check_headers((*path, "headers"), upstream)
         else:
             misplaced = {
                 "headers", "on-session-lost", "pool", "reconnect", "tls", "transport",
             }  # fmt: skip
-            self._check_command((*path, "command"), upstream)
             self._check_env((*path, "env"), upstream)
             if upstream.stdio is not StdioMode.POOL and "children" in given:
                 problems.error((*path, "children"), 'children is about stdio = "pool"')
             if upstream.stdio is not StdioMode.SESSION and "sessions-max" in given:
                 problems.error((*path, "sessions-max"), 'sessions-max is about stdio = "session"')
         for key in sorted(given.keys() & misplaced):
-            kind = "a command" if "url" in given else "a url"
+            kind = "a command" if "url" in kinds else "a url"
             problems.error((*path, key), f"{key} is about {kind}")
         if upstream.pool.idle_min > upstream.pool.connections_max:
             problems.error((*path, "pool", "idle-min"), "idle-min is more than connections-max")
+
+    def _check_endpoints(self, path: Path, upstream: Upstream) -> set[str]:
+        """Check several servers; return what they are, which must be the same."""
+        problems, kinds = self._problems, set[str]()
+        if not self._given((*path, "endpoints")):
+            problems.error((*path, "endpoints"), "there is no endpoint")
+            return kinds
+        for key in sorted(self._given(path).keys() & {"command", "url"}):
+            problems.error((*path, key), f"with endpoints, each of them has its own {key}")
+        for name, server in upstream.servers().items():
+            place = (*path, "endpoints", name)
+            kinds |= self._check_server(place, server)
+            if server.command:
+                self._check_env((*place, "env"), server)
+        if len(kinds) > 1:
+            problems.error((*path, "endpoints"), "the endpoints are either commands or urls")
+        if upstream.endpoints and all(x.backup for x in upstream.endpoints.values()):
+            problems.error((*path, "endpoints"), "an endpoint that is no backup is needed")
+        return kinds
+
+    def _check_server(self, path: Path, server: Upstream) -> set[str]:
+        """Check what is a command or a URL; return which, where it is one of them."""
+        given = self._given(path).keys() & {"command", "url"}
+        if len(given) != 1:
+            text = f"{path[-1]} needs either command or url, exactly one of them"
+            self._problems.error(path, text)
+            return set()
+        if "url" in given:
+            self._check_url((*path, "url"), server)
+        else:
+            self._check_command((*path, "command"), server)
+        return set(given)
 
     def _check_url(self, path: Path, upstream: Upstream) -> None:
         problems, url = self._problems, upstream.url
@@ -142,11 +181,12 @@ class Rules:
             problems.error(path, _without(url, error), at_value=True)
             return
         secure = parts.scheme == "https"
+        table = path[:2]
         if not secure and upstream.headers and not _LOOPBACK.fullmatch(parts.hostname or ""):
-            headers = (*path[:-1], "headers")
+            headers = (*table, "headers")
             problems.warn(headers, "headers are sent over plain http to another machine")
-        tls = (*path[:-1], "tls")
-        if "tls" in self._given(path[:-1]) and not secure:
+        tls = (*table, "tls")
+        if "tls" in self._given(table) and not secure:
             problems.error(tls, "tls is about an https:// url")
         if bool(upstream.tls.certificate) != bool(upstream.tls.key):
             problems.error(tls, "certificate and key come together")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from proxy_actors.errors import FailedError
-from proxy_actors.gateway import rescue
+from proxy_actors.gateway import rescue, upstream_status
 from proxy_actors.gateway.exchange import Exchange, request_name
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.session_notes import NOTED
+from proxy_actors.messages.sessions import Session
 
 CALL_S_MAX = 300.0
 INITIALIZE_S_MAX = 30.0
@@ -51,6 +52,14 @@ class Forwarder(ABC):
     @abstractmethod
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's standalone event stream."""
+
+    def take_over(self, session: Session, deadline_s: float) -> Session:
+        """Open a session here that was at another endpoint of the upstream, and return it.
+
+        Raises:
+            FailedError: that cannot be, or not at the moment.
+        """
+        raise upstream_status.session_lost(self.upstream)
 
     def failure(self, exchange_id: int, request_id: bytes, error: FailedError) -> bytes:
         """Make the error that answers a call whose answer has become an event stream."""

@@ -35,7 +35,7 @@ class Handshake:
     def __init__(self, registry: Slot, upstream: str, endpoint: str = "") -> None:
         self._registry = registry
         self._upstream = upstream
-        self._endpoint = endpoint
+        self.endpoint = endpoint
 
     def create(
         self,
@@ -61,7 +61,7 @@ class Handshake:
         ask = CreateSession(
             principal=exchange.principal,
             upstream=self._upstream,
-            endpoint=child or self._endpoint,
+            endpoint=child or self.endpoint,
             upstream_session_id=upstream_session_id,
             version=version,
             initialize_params=b"{}" if params is None else bytes(params),

@@ -96,7 +96,8 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         self._renews = renews
         self._answers = HttpAnswers(world, pool.upstream)
         self._renewer = Renewer(
-            world, self.sender, fields, self._answers, registry, pool.upstream
+            world, self.sender, fields, self._answers, registry, pool.upstream,
+            handshake.endpoint,
         )
         self.streams = HttpStreams(
             world, slot, self.sender, fields, self._answers, silence_s_max, self
@@ -255,6 +256,10 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         if not self._renews:
             self._registry.tell(EndSession(session.key, EndReason.LOST))
             raise lost
+        return self.take_over(session, deadline_s)
+
+    def take_over(self, session: Session, deadline_s: float) -> Session:
+        """Open a session anew here, whichever endpoint it was at."""
         until_s = min(deadline_s, self._world.now_s() + INITIALIZE_S_MAX)
         try:
             renewed: Session = self._slot.ask(RenewSession(session), until_s)
@@ -299,7 +304,8 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             FailedError: there is none, or the call is not to be repeated.
         """
         renewed = self.renewed(session, lost, exchange.deadline_s)
-        if exchange.message.method not in REPEATABLE_ANEW:
+        elsewhere = renewed.endpoint != session.endpoint
+        if elsewhere or exchange.message.method not in REPEATABLE_ANEW:
             raise upstream_status.session_renewed(self.upstream)
         return renewed
 

@@ -29,7 +29,7 @@ from proxy_actors.messages.sessions import (
     DescribeSession,
     EndReason,
     EndSession,
-    ReplaceUpstreamId,
+    MoveSession,
     Session,
 )
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
@@ -60,6 +60,7 @@ class Renewer:
         answers: HttpAnswers,
         registry: Slot,
         upstream: str,
+        endpoint: str = "",
     ) -> None:
         self._world = world
         self._sender = sender
@@ -67,6 +68,7 @@ class Renewer:
         self._answers = answers
         self._registry = registry
         self._upstream = upstream
+        self._endpoint = endpoint
         self._ids = itertools.count(1)
 
     def renew(self, session: Session) -> RenewalEnded:
@@ -92,10 +94,12 @@ class Renewer:
         present: Session | None = self._registry.ask(DescribeSession(session.key), deadline_s)
         if present is None:
             raise upstream_status.session_lost(self._upstream)
-        if present.upstream_session_id != session.upstream_session_id:
+        if present.place != session.place:
             return RenewalEnded(session.key, present)
         answer, fields = self._ask(INITIALIZE, Raw(session.initialize_params), None, deadline_s)
-        fresh = replace(present, upstream_session_id=session_id_of(fields))
+        fresh = replace(
+            present, endpoint=self._endpoint, upstream_session_id=session_id_of(fields)
+        )
         kept = False
         try:
             if answer.is_error or (
@@ -104,14 +108,11 @@ class Renewer:
                 raise upstream_status.session_lost(self._upstream)
             self._restore(fresh, deadline_s)
             replaced: Session | None = self._registry.ask(
-                ReplaceUpstreamId(
-                    session.key, session.upstream_session_id, fresh.upstream_session_id
-                ),
-                deadline_s,
+                MoveSession(session.key, session.place, fresh.place), deadline_s
             )
             if replaced is None:
                 raise upstream_status.session_lost(self._upstream)
-            kept = replaced.upstream_session_id == fresh.upstream_session_id
+            kept = replaced.place == fresh.place
             return RenewalEnded(session.key, replaced, _news(answer))
         finally:
             if not kept and fresh.upstream_session_id is not None:

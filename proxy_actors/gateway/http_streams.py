@@ -209,7 +209,9 @@ class _Reopener:
 
     def __call__(self, last_event_id: bytes) -> HttpExchange:
         present = self._sessions.present(self._session)
-        if present.upstream_session_id != self._session.upstream_session_id:
+        if present.endpoint != self._session.endpoint:
+            raise session_lost(self._streams.upstream)  # its stream is another endpoint's now
+        if present.place != self._session.place:
             return self._begin(present)
         try:
             return self._streams.open_anew(

@@ -7,6 +7,7 @@ import json
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ProxyActorsError
 from proxy_actors.gateway.response import Response, json_response
+from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.lifecycle import DescribeState
 from proxy_actors.messages.upstream import DescribeReadiness, Readiness
@@ -34,7 +35,7 @@ def _ready(wiring: Wiring) -> Response:
     ready stands in the answer, and of those that are not the cause, where it is known. So does
     whether sessions can be stored (FLT-P6): while they cannot, those that are go on.
     """
-    states = {name: _state(route.slot, wiring) for name, route in wiring.routes.by_name.items()}
+    states = {name: _state_of(route, wiring) for name, route in wiring.routes.by_name.items()}
     if wiring.draining:
         status = "draining"
     else:
@@ -53,6 +54,12 @@ def _ready(wiring: Wiring) -> Response:
 
 def _word(ready: bool) -> str:
     return "ready" if ready else "not ready"
+
+
+def _state_of(route: Route, wiring: Wiring) -> Readiness:
+    """Return the state of the first endpoint that is ready, or of the first that is not."""
+    states = [_state(slot, wiring) for slot in route.homes.values() or (route.slot,)]
+    return next((state for state in states if state.ready), states[0])
 
 
 def _state(slot: Slot, wiring: Wiring) -> Readiness:

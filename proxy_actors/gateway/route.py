@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -41,7 +41,7 @@ class Route(msgspec.Struct, frozen=True):
         slot: its actor, which answers DescribeReadiness.
         forwarder: carries exchanges to it.
         call_s_max: how long a call may take.
-        endpoint: what tells its server from any other; sessions are bound to it.
+        homes: the actors of its endpoints, by what resumable sessions have as their endpoint.
         meters: where it is counted.
     """
 
@@ -49,7 +49,7 @@ class Route(msgspec.Struct, frozen=True):
     slot: Slot
     forwarder: Forwarder
     call_s_max: float = CALL_S_MAX
-    endpoint: str = ""
+    homes: Mapping[str, Slot] = {}
     meters: UpstreamMeters = msgspec.field(default_factory=UpstreamMeters)
 
 

@@ -119,6 +119,10 @@ class DetectingForwarder(Forwarder):
         """Open the session's standalone event stream by the transport of the session."""
         return self._of(exchange).open_standalone(exchange)
 
+    def take_over(self, session: Session, deadline_s: float) -> Session:
+        """Open a session here that was at another endpoint: by Streamable HTTP alone."""
+        return self._http.take_over(session, deadline_s)
+
     def _of(self, exchange: Exchange) -> Forwarder:
         return self._sse if self._sse.has(exchange.in_session()) else self._http
 

@@ -102,20 +102,23 @@ def refusal(
     if status in (401, 403):
         text = "the upstream refused the proxy's credentials"
         return FailedError(
-            Reason.UPSTREAM_PROTOCOL, text, upstream=upstream, retryable=False
+            Reason.UPSTREAM_PROTOCOL, text, upstream=upstream, retryable=False, answered=status
         )
     if status == 429:
         text = "the upstream takes no more requests at the moment"
-        return FailedError(Reason.RATE_LIMITED, text, upstream=upstream, retry_after_s=after_s)
+        return FailedError(
+            Reason.RATE_LIMITED, text, upstream=upstream, retry_after_s=after_s, answered=status
+        )
     if status == 503:
         # It may come from something between, which sent the request on before it failed.
         return FailedError(
             Reason.UPSTREAM_UNAVAILABLE, "the upstream is not available", upstream=upstream,
-            executed=Executed.UNKNOWN, retry_after_s=after_s,
+            executed=Executed.UNKNOWN, retry_after_s=after_s, answered=status,
         )
     text = f"the upstream answered with status {status}"
     return FailedError(
-        Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN, upstream=upstream
+        Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN, upstream=upstream,
+        answered=status,
     )
 
 

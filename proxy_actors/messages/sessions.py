@@ -12,6 +12,10 @@ from typing import ClassVar
 from proxy_actors.messages.base import Message
 
 
+Place = tuple[str, str | None]
+"""Where a session is: its endpoint, and the upstream's own id for it."""
+
+
 class Session(Message, frozen=True):
     """What the data plane may know of a session.
 
@@ -37,6 +41,11 @@ class Session(Message, frozen=True):
     initialize_params: bytes
     log_level: str | None = None
     subscriptions: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where it is now."""
+        return self.endpoint, self.upstream_session_id
 
 
 class EndReason(StrEnum):
@@ -135,16 +144,16 @@ class DescribeSession(Message, frozen=True):
     key: str
 
 
-class ReplaceUpstreamId(Message, frozen=True):
-    """Upstream's greenlet to registry, asked: the session was opened anew at the upstream.
+class MoveSession(Message, frozen=True):
+    """Upstream's greenlet to registry, asked: the session was opened anew, here or elsewhere.
 
     Answered with the `Session` as it is then, which another renewal may have changed before, or
     with None when it has ended. What is lost before it is durable is opened anew once more.
     """
 
     key: str
-    lost_id: str | None
-    new_id: str | None
+    left: Place
+    place: Place
 
 
 class SessionEnded(Message, frozen=True):
@@ -256,7 +265,7 @@ class Confirm(Message, frozen=True):
 
 
 class AnswerSession(Message, frozen=True):
-    """Effect: answer DescribeSession or ReplaceUpstreamId."""
+    """Effect: answer DescribeSession or MoveSession."""
 
     ask_id: int
     session: Session | None
@@ -293,7 +302,7 @@ SessionMessage = (
     | SetLogLevel
     | SetSubscription
     | DescribeSession
-    | ReplaceUpstreamId
+    | MoveSession
     | WriteDone
     | SessionSweepDue
     | FlushDue

@@ -26,7 +26,7 @@ class Renewals:
             waiting.append(ask_id)
             return []
         present = self._renewed.get(session.key)
-        if present is not None and present.upstream_session_id != session.upstream_session_id:
+        if present is not None and present.place != session.place:
             return [m.AnswerRenewal(ask_id, present)]
         self._waiting[session.key] = [ask_id]
         return [m.Renew(session)]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from proxy_actors.messages import sessions as m
 
-SessionChange = m.SetLogLevel | m.SetSubscription | m.ReplaceUpstreamId
+SessionChange = m.SetLogLevel | m.SetSubscription | m.MoveSession
 
 
 def changed(
@@ -33,9 +33,10 @@ def changed(
             if subscribed and sum(map(len, wanted)) > subscription_bytes_max:
                 return session
             return replace(session, subscriptions=wanted)
-        case m.ReplaceUpstreamId(_, lost_id, new_id):
-            if session.upstream_session_id != lost_id or new_id == lost_id:
+        case m.MoveSession(_, left, place):
+            if session.place != left or place == left:
                 return session
-            return replace(session, upstream_session_id=new_id)
+            endpoint, upstream_session_id = place
+            return replace(session, endpoint=endpoint, upstream_session_id=upstream_session_id)
         case _:
             assert_never(change)

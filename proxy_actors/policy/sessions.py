@@ -27,7 +27,7 @@ room.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import assert_never
 
 import msgspec
@@ -102,13 +102,16 @@ class SessionPolicy:
         self._generation = 0
 
     def load(
-        self, rows: Iterable[m.SessionRow], endpoints: Mapping[str, str], now_s: float
+        self,
+        rows: Iterable[m.SessionRow],
+        endpoints: Mapping[str, Collection[str]],
+        now_s: float,
     ) -> None:
         """Take over the durable sessions.
 
         Those end whose upstream is not among these, or is another server under the same name:
-        `endpoints` are those that resumable sessions have, by the names of the upstreams. A session
-        must never go on at a server that did not open it.
+        `endpoints` are those that resumable sessions may have, by the names of the upstreams. A
+        session must never go on at a server that did not open it.
 
         Rows may come from another boot of the machine: their times are on the wall clock, and one
         in the future counts as now.
@@ -126,8 +129,8 @@ class SessionPolicy:
             self._ledger.enter(entry)
         for entry in sorted(entries, key=lambda entry: entry.used_s):
             self._ledger.make_live(entry)
-            wanted = endpoints.get(entry.session.upstream)
-            if wanted is None or (entry.resumable and entry.session.endpoint != wanted):
+            known = endpoints.get(entry.session.upstream)
+            if known is None or (entry.resumable and entry.session.endpoint not in known):
                 self._begin_end(entry, EndReason.LOST)
                 entry.deleting = False  # the first sweep deletes
         for key, ended in self._unfinished.items():
@@ -156,7 +159,7 @@ class SessionPolicy:
                 return self._change(message, now_s)
             case m.DescribeSession(key):
                 return (m.AnswerSession(ask_id, self._ledger.live(key)),)
-            case m.ReplaceUpstreamId(key):
+            case m.MoveSession(key):
                 effects = self._change(message, now_s)
                 return (*effects, m.AnswerSession(ask_id, self._ledger.live(key)))
             case m.WriteDone(write_id, error):

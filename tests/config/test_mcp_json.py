@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy_actors.config import mcp_json
-from proxy_actors.config.model import Upstream
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.options import Transport
 from proxy_actors.errors import ConfigurationFileError
 from tests.config.files import config_of, read_json, told

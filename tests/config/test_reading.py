@@ -8,7 +8,8 @@ import pytest
 
 from proxy_actors.config import load
 from proxy_actors.config.load import FILE_CHARACTERS_MAX
-from proxy_actors.config.model import Config, LimitKey, Upstream
+from proxy_actors.config.model import Config, LimitKey
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.errors import ConfigurationError, ConfigurationFileError
 from proxy_actors.options import StdioMode, Transport
 from tests.config.files import UPSTREAM, config_of, read, told

@@ -12,7 +12,9 @@ import pytest
 
 from proxy_actors.__main__ import main
 from proxy_actors.config import load
-from proxy_actors.config.model import SECRET, Config, Section, Upstream
+from proxy_actors.config.model import Config
+from proxy_actors.config.section import SECRET, Section
+from proxy_actors.config.upstreams import Upstream
 from proxy_actors.config.reference import Setting, rendered, sections, settings
 
 ROOT = Path(__file__).parents[2]

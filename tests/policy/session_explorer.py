@@ -101,7 +101,7 @@ def explore(scope: Scope) -> Findings:
 def begin(model: SessionModel) -> SessionPolicy:
     """Start an incarnation with what is stored."""
     policy = SessionPolicy(model.limits, model.token, model.wall_s, model.unfinished)
-    policy.load(model.rows.values(), {UPSTREAM: ""}, model.now_s)
+    policy.load(model.rows.values(), {UPSTREAM: [""]}, model.now_s)
     sweep = m.SessionSweepDue(0)
     model.observe(sweep, policy.handle(sweep, model.now_s))
     model.check_against(policy)

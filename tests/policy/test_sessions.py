@@ -43,7 +43,7 @@ class Bench:
         self.tokens = 0
         self.unfinished: dict[str, m.SessionEnded] = {}
         self.policy = SessionPolicy(limits, self.token, self.wall_s, self.unfinished)
-        self.policy.load(rows, {UPSTREAM: ""}, self.now_s)
+        self.policy.load(rows, {UPSTREAM: [""]}, self.now_s)
         self.started = self.tell(m.SessionSweepDue(0))
         self.generation = 1
 
@@ -459,13 +459,13 @@ def test_subscriptions_are_kept_up_to_a_bound() -> None:
 def test_new_id_of_the_upstream_is_saved_and_who_asked_gets_the_session() -> None:
     bench = Bench()
     key = key_of(bench.create())
-    write, replaced = bench.tell(m.ReplaceUpstreamId(key, "theirs", "new"), ASK)
+    write, replaced = bench.tell(m.MoveSession(key, ("", "theirs"), ("", "new")), ASK)
     (saved,) = writes_of(write)
     assert isinstance(saved, SaveSession) and isinstance(replaced, m.AnswerSession)
     assert saved.row.session == replaced.session
     assert saved.row.session.upstream_session_id == "new"
     assert replaced.ask_id == ASK
-    (again,) = bench.tell(m.ReplaceUpstreamId(key, "theirs", "newer"), ASK)
+    (again,) = bench.tell(m.MoveSession(key, ("", "theirs"), ("", "newer")), ASK)
     assert again == replaced  # another was opened meanwhile, and stays
 
 
@@ -473,7 +473,7 @@ def test_session_that_has_ended_gets_no_new_id() -> None:
     bench = Bench()
     key = key_of(bench.create())
     bench.tell(m.EndSession(key, EndReason.DELETED), ASK)
-    assert bench.tell(m.ReplaceUpstreamId(key, "theirs", "new"), ASK + 1) == [
+    assert bench.tell(m.MoveSession(key, ("", "theirs"), ("", "new")), ASK + 1) == [
         m.AnswerSession(ASK + 1, None)
     ]
 

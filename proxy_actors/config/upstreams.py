@@ -1,0 +1,180 @@
+"""The settings of upstreams: the tables below [upstreams.NAME].
+
+Like `model`, of which it is a part: with unit, default, limits and what each is for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from proxy_actors.config.section import Count, Name, Seconds, Section, doc
+from proxy_actors.options import Affinity, Balance, OnSessionLost, StdioMode, Transport
+
+
+class UpstreamTls(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.tls]: how an https upstream is verified, and what it is shown."""
+
+    ca: Annotated[
+        str, doc("PEM file with the authorities to trust. Empty: those of the system.")
+    ] = ""
+    certificate: Annotated[
+        str, doc("PEM file with the client certificate to show. Empty: none.")
+    ] = ""
+    key: Annotated[
+        str, doc("PEM file with the client certificate's key, not encrypted.")
+    ] = ""
+    server_name: Annotated[
+        str, doc("The name to ask for and to verify. Empty: the host of the URL.")
+    ] = ""
+
+
+class Pool(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.pool]: connections to an HTTP upstream."""
+
+    connections_max: Annotated[
+        int, Meta(ge=1, le=10_000), doc("Connections for calls.")
+    ] = 64
+    reserve: Annotated[
+        int, Meta(ge=1, le=100),
+        doc("Further connections for what must never wait behind calls."),
+    ] = 4
+    streams_max: Annotated[
+        int, Meta(ge=1, le=20_000), doc("Connections that carry an event stream.")
+    ] = 1024
+    waiters_max: Annotated[
+        int, Meta(ge=1, le=100_000), doc("Requests that may wait for a connection.")
+    ] = 1024
+    idle_min: Annotated[
+        int, Meta(ge=0, le=10_000), doc("Connections kept open without demand.")
+    ] = 0
+    idle_timeout_s: Annotated[
+        Seconds,
+        doc("An idle connection is closed after so long. Servers close after 5 s commonly."),
+    ] = 4.0
+    lifetime_max_s: Annotated[
+        Seconds, doc("A connection older than this is closed when next idle.")
+    ] = 3600.0
+
+
+class Reconnect(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.reconnect]: event streams of an HTTP upstream that break are opened anew."""
+
+    base_s: Annotated[
+        float, Meta(ge=0.01, le=60),
+        doc("The wait is drawn from 0 to this; the bound doubles with each attempt."),
+    ] = 1.0
+    cap_s: Annotated[
+        float, Meta(ge=0.01, le=3600),
+        doc("The most that it grows to. What the server's `retry` says is waited in any case."),
+    ] = 60.0
+    attempts_max: Annotated[
+        int, Meta(ge=1, le=1000),
+        doc("Attempts in a row that bring no event; then clients are told."),
+    ] = 5
+    idle_s_max: Annotated[
+        float, Meta(ge=1, le=86_400),
+        doc("A stream on which nothing comes for so long, no comment either, is opened anew."),
+    ] = 300.0
+
+
+class Endpoint(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.endpoints.NAME]: one of several servers, a command or a URL."""
+
+    url: Annotated[str, doc("The MCP endpoint of an HTTP server.")] = ""
+    command: Annotated[
+        tuple[str, ...], doc("The program of a stdio server and its arguments; no shell.")
+    ] = ()
+    env: Annotated[
+        dict[str, str], doc("Variables that the command gets beside those of the upstream.")
+    ] = {}
+    cwd: Annotated[
+        str, doc("The directory that the command is started in. Empty: the upstream's.")
+    ] = ""
+    weight: Annotated[
+        int, Meta(ge=1, le=1000), doc("Its share of new sessions beside that of the others.")
+    ] = 1
+    backup: Annotated[
+        bool, doc("Whether it is used only while none of the others can be.")
+    ] = False
+
+
+class Upstream(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME]: one MCP server, a command or a URL; or several that do the same."""
+
+    command: Annotated[
+        tuple[str, ...], doc("The program of a stdio server and its arguments; no shell.")
+    ] = ()
+    env: Annotated[
+        dict[str, str], doc("Variables that the command gets beside a minimal environment.")
+    ] = {}
+    cwd: Annotated[
+        str, doc("The directory that the command is started in. Empty: the proxy's.")
+    ] = ""
+    stdio: Annotated[
+        StdioMode,
+        doc("A process for each client session, one for all, or a pool of them."),
+    ] = StdioMode.SESSION
+    children: Annotated[
+        int, Meta(ge=1, le=256), doc("Processes of the mode pool.")
+    ] = 4
+    sessions_max: Annotated[
+        int, Meta(ge=1, le=10_000), doc("Sessions of the mode session; each has a process.")
+    ] = 48
+    url: Annotated[str, doc("The MCP endpoint of an HTTP server.")] = ""
+    transport: Annotated[
+        Transport,
+        doc("What the server speaks: Streamable HTTP, HTTP+SSE of 2024-11-05, or find it out."),
+    ] = Transport.AUTO
+    headers: Annotated[
+        dict[str, str],
+        doc("Fields sent with every request to the URL, such as Authorization."),
+    ] = {}
+    call_timeout_s: Annotated[
+        Seconds, doc("A call is answered with 504 after so long.")
+    ] = 300.0
+    streams_max: Annotated[Count, doc("Open event streams to its clients, read or not.")] = 20_000
+    on_session_lost: Annotated[
+        OnSessionLost,
+        doc(
+            "When the HTTP server has lost a session: its client is told and begins anew, or it is "
+            "opened anew, for servers whose sessions hold nothing that matters."
+        ),
+    ] = OnSessionLost.END
+    endpoints: dict[Name, Endpoint] = {}
+    balance: Annotated[
+        Balance, doc("How an endpoint is chosen for a new session, where there are several.")
+    ] = Balance.ROUND_ROBIN
+    hash_on: Annotated[
+        str, Meta(pattern=r"^(principal|address|session|header:[!-9;-~]+)$"),
+        doc("What balance = hash goes by: principal, address, session or header:NAME."),
+    ] = "principal"
+    affinity: Annotated[
+        Affinity,
+        doc("Whether sessions stay at one endpoint, or only those to which the server gave an id."),
+    ] = Affinity.SESSION
+    slow_start_s: Annotated[
+        float, Meta(ge=0, le=86_400),
+        doc("How long an endpoint that is back gets less than its share. 0: not at all."),
+    ] = 0.0
+    panic_percent: Annotated[
+        float, Meta(ge=0, le=100),
+        doc("With fewer than this of the endpoints healthy, ejected ones are used too. 0: never."),
+    ] = 50.0
+    pool: Pool = Pool()
+    reconnect: Reconnect = Reconnect()
+    tls: UpstreamTls = UpstreamTls()
+
+    def servers(self) -> dict[str, Upstream]:
+        """Return each endpoint by its name, with all settings; itself under "" where it is one."""
+        return {name: self._with(endpoint) for name, endpoint in self.endpoints.items()} or {
+            "": self
+        }
+
+    def _with(self, endpoint: Endpoint) -> Upstream:
+        return msgspec.structs.replace(
+            self, endpoints={}, url=endpoint.url, command=endpoint.command,
+            env={**self.env, **endpoint.env}, cwd=endpoint.cwd or self.cwd,
+        )

@@ -1,0 +1,240 @@
+"""Carries exchanges to an upstream: chooses an endpoint, and tells the guard what came of it.
+
+A session has a home, the endpoint that opened it, and stays there while that can be used. When it
+cannot, the session has ended, or is opened anew at another endpoint where the operator allows that:
+never is a server that keeps something for a session changed in silence. Where there is only one
+endpoint, nothing is chosen; where its calls succeed, nobody is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from proxy_actors.actors.refs import Slot
+from proxy_actors.errors import Executed, FailedError, GatewayError, Reason, Side
+from proxy_actors.gateway import upstream_status
+from proxy_actors.gateway.exchange import Exchange
+from proxy_actors.gateway.forwarder import Forwarder
+from proxy_actors.gateway.keys import ANONYMOUS
+from proxy_actors.gateway.response import Response
+from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
+from proxy_actors.messages.sessions import EndReason, EndSession, Session, SessionEnded
+from proxy_actors.options import Affinity
+from proxy_actors.policy.balancer import Balancer
+from proxy_actors.policy.endpoint_state import EndpointState
+from proxy_actors.protocol.headers import first
+from proxy_actors.world.base import World
+
+T = TypeVar("T")
+
+_FAULTS = {
+    Reason.CONNECT_FAILED: Fault.CONNECT,
+    Reason.UPSTREAM_CLOSED: Fault.RESET,
+    Reason.UPSTREAM_TIMEOUT: Fault.TIMEOUT,
+    Reason.UPSTREAM_PROTOCOL: Fault.PROTOCOL,
+}
+# What a server says that has no such method, or that speaks another version: it works.
+_NOT_A_FAULT = frozenset({501, 505})
+HashKey = Callable[[Exchange], str]
+"""Says what of a request the choice of an endpoint by hash goes by."""
+
+
+class UpstreamEndpoint:
+    """One server of an upstream: the way to it, and what is known of it.
+
+    Args:
+        slot: its actor.
+        key: what tells its server from any other; resumable sessions have it as their endpoint.
+    """
+
+    __slots__ = ("forwarder", "key", "slot", "state")
+
+    def __init__(self, state: EndpointState, forwarder: Forwarder, slot: Slot, key: str) -> None:
+        self.state = state
+        self.forwarder = forwarder
+        self.slot = slot
+        self.key = key
+
+
+class GuardedForwarder(Forwarder):
+    """Carries exchanges to one upstream.
+
+    Args:
+        endpoints: at least one.
+        guard: hears of calls that fail.
+        balancer: chooses among several endpoints.
+        hash_key: what it goes by where it chooses by hash.
+        affinity: whether sessions that mean nothing to their server stay at one endpoint too.
+        renews: whether a session whose endpoint cannot be used is opened anew at another.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        upstream: str,
+        endpoints: Sequence[UpstreamEndpoint],
+        guard: Slot,
+        registry: Slot,
+        balancer: Balancer,
+        hash_key: HashKey,
+        affinity: Affinity = Affinity.SESSION,
+        renews: bool = False,
+    ) -> None:
+        self.upstream = upstream
+        self._world = world
+        self._guard = guard
+        self._registry = registry
+        self._balancer = balancer
+        self._hash_key = hash_key
+        self._affinity = affinity
+        self._renews = renews
+        self._only = endpoints[0] if len(endpoints) == 1 else None
+        self._by_name = {endpoint.state.name: endpoint for endpoint in endpoints}
+        self._by_key = {endpoint.key: endpoint for endpoint in endpoints}
+        self._by_slot = {endpoint.slot.name: endpoint for endpoint in endpoints}
+
+    def initialize(self, exchange: Exchange) -> Response:
+        """Open a session at an endpoint that takes some."""
+        endpoint = self._only or self._choose(exchange)
+        return self._carry(endpoint, exchange, endpoint.forwarder.initialize)
+
+    def call(self, exchange: Exchange) -> Response:
+        """Forward a request to the home of its session."""
+        endpoint = self._only or self._home(exchange)
+        return self._carry(endpoint, exchange, endpoint.forwarder.call)
+
+    def post(self, exchange: Exchange) -> None:
+        """Forward a notification or a response to where its session is, whatever its state."""
+        endpoint = self._only or self._find(exchange.in_session())
+        endpoint.forwarder.post(exchange)
+
+    def open_standalone(self, exchange: Exchange) -> Response:
+        """Open the standalone stream at the home of its session."""
+        endpoint = self._only or self._home(exchange)
+        return endpoint.forwarder.open_standalone(exchange)
+
+    # Where to.
+
+    def _choose(self, exchange: Exchange) -> UpstreamEndpoint:
+        """Choose an endpoint for what is bound to none."""
+        key = self._hash_key(exchange)
+        state = self._balancer.choose(key, self._world.now_s())
+        if state is None:
+            raise self._unavailable()
+        return self._by_name[state.name]
+
+    def _home(self, exchange: Exchange) -> UpstreamEndpoint:
+        """Return the endpoint at which the session of a request is, once this has returned."""
+        session = exchange.in_session()
+        if self._affinity is Affinity.NONE and session.upstream_session_id is None:
+            return self._choose(exchange)
+        home = self._find(session)
+        if home.state.serves:
+            return home
+        return self._move(exchange, session, home)
+
+    def _find(self, session: Session) -> UpstreamEndpoint:
+        """Find the endpoint at which a session is."""
+        endpoint = self._by_key.get(session.endpoint)
+        if endpoint is None:  # it has a channel of its own there, which is named after the actor
+            endpoint = self._by_slot.get("/".join(session.endpoint.split("/", 3)[:3]))
+        if endpoint is None:
+            raise self._end(session)
+        return endpoint
+
+    def _move(
+        self, exchange: Exchange, session: Session, home: UpstreamEndpoint
+    ) -> UpstreamEndpoint:
+        """Have a session whose home cannot be used end, or be opened anew elsewhere."""
+        state = self._balancer.choose(self._hash_key(exchange), self._world.now_s())
+        if state is None or state is home.state:
+            raise self._unavailable()  # and it stays, for whom it may be there again
+        if not self._renews:
+            raise self._end(session)
+        endpoint = self._by_name[state.name]
+        exchange.session = endpoint.forwarder.take_over(session, exchange.deadline_s)
+        home.slot.tell(SessionEnded(session, EndReason.LOST))
+        return self._find(exchange.session)
+
+    def _end(self, session: Session) -> FailedError:
+        self._registry.tell(EndSession(session.key, EndReason.LOST))
+        return upstream_status.session_lost(self.upstream)
+
+    def _unavailable(self) -> FailedError:
+        text = "no server of the upstream can be used at the moment"
+        return FailedError(Reason.UPSTREAM_UNAVAILABLE, text, upstream=self.upstream)
+
+    # What came of it.
+
+    def _carry(
+        self, endpoint: UpstreamEndpoint, exchange: Exchange, forward: Callable[[Exchange], T]
+    ) -> T:
+        """Forward a request, and count it at its endpoint."""
+        state = endpoint.state
+        state.pending += 1
+        try:
+            result = forward(exchange)
+        except GatewayError as error:
+            self._failed(state, exchange, fault_of(error))
+            raise
+        finally:
+            state.pending -= 1
+        if state.watched or state.latency is not None:
+            self._succeeded(state, exchange)
+        return result
+
+    def _failed(self, state: EndpointState, exchange: Exchange, fault: Fault | None) -> None:
+        if fault is None:
+            return
+        now_s = self._world.now_s()
+        if state.latency is not None:
+            state.latency.fail(now_s)
+        tool = exchange.message.tool() or ""
+        self._guard.deliver(CallFailed(state.name, tool, fault, now_s - exchange.began_s))
+
+    def _succeeded(self, state: EndpointState, exchange: Exchange) -> None:
+        now_s = self._world.now_s()
+        seconds = now_s - exchange.began_s
+        if state.latency is not None:
+            state.latency.observe(seconds, now_s)
+        if state.watched:
+            tool = exchange.message.tool() or ""
+            self._guard.deliver(CallSucceeded(state.name, tool, seconds))
+
+
+def hash_key_of(hash_on: str) -> HashKey:
+    """Make what says the key of a request, by the setting `hash-on`.
+
+    Where a request has nothing of the kind, its client's address stands for it.
+    """
+    kind, _, name = hash_on.partition(":")
+    field = name.lower().encode("ascii")
+
+    def key(exchange: Exchange) -> str:
+        found: str | bytes | None = None
+        if kind == "header":
+            found = first(exchange.accepted.head.fields, field)
+        elif kind == "session" and exchange.session is not None:
+            found = exchange.session.key
+        elif kind == "principal" and exchange.principal != ANONYMOUS:
+            found = exchange.principal
+        found = found or exchange.client.peer
+        return found.decode("latin-1") if isinstance(found, bytes) else found
+
+    return key
+
+
+def fault_of(error: GatewayError) -> Fault | None:
+    """Say what its endpoint did wrong, by the error; None where it is not the endpoint's fault.
+
+    A refusal by 4xx is about the request, or about the proxy's credentials.
+    """
+    if not isinstance(error, FailedError) or error.side is not Side.UPSTREAM:
+        return None
+    status = error.answered
+    if status is not None:
+        return Fault.STATUS if status >= 500 and status not in _NOT_A_FAULT else None
+    if error.reason is Reason.PROCESS_EXITED:  # that a session's own has gone before is no news
+        return Fault.EXIT if error.executed is Executed.UNKNOWN else None
+    return _FAULTS.get(error.reason)

@@ -1,0 +1,61 @@
+"""What is known of one endpoint of an upstream, where the data plane can see it.
+
+Owns plain values, and outlives every actor: an actor that is started anew finds here what its
+predecessor knew. Whether the endpoint `takes` and `serves` is written by the upstream's guard
+alone; what is in flight is counted by the data plane. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+from proxy_actors.policy.peak_ewma import PeakEwma
+
+
+class EndpointState:
+    """One server of an upstream.
+
+    Attributes:
+        name: its configured name; the upstream's own where it is the only one.
+        weight: its share of new sessions among those of its kind, 1 to 1000.
+        backup: whether it is used only while no other can be.
+        takes: whether it may be given new sessions.
+        serves: whether the sessions that it has may use it.
+        taken_up_s: since when it takes sessions again; None where it always has.
+        watched: whether its guard wants to hear of calls that succeed, since some have not.
+        gated: whether calls have to be let through, since a limit or a breaker has a say.
+        pending: the calls that have been sent to it and not been answered.
+        latency: how long they take, where somebody chooses by it.
+    """
+
+    __slots__ = (
+        "backup", "gated", "latency", "name", "pending", "serves", "taken_up_s", "takes",
+        "watched", "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        weight: int = 1,
+        backup: bool = False,
+        latency: PeakEwma | None = None,
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.backup = backup
+        self.takes = True
+        self.serves = True
+        self.taken_up_s: float | None = None
+        self.watched = False
+        self.gated = False
+        self.pending = 0
+        self.latency = latency
+
+    def become(self, takes: bool, serves: bool, now_s: float) -> None:
+        """Set what it may be used for; for the guard alone.
+
+        One that takes sessions again is given few at first (slow start); at the start of the
+        process all of them begin at once.
+        """
+        if takes and not self.takes:
+            self.taken_up_s = now_s
+        self.takes = takes
+        self.serves = serves
