@@ -142,6 +142,10 @@ POOL_STREAMING = _gauge(
 POOL_WAITING = _gauge(
     "upstream.{upstream}.pool.waiting", "requests", "Waiting for a connection."
 )
+POOL_SHED = _counter(
+    "upstream.{upstream}.pool.shed", "requests",
+    "Refused at once, because too many wait for a connection to be served in time.",
+)  # fmt: skip
 STREAMS = _gauge("upstream.{upstream}.streams", "streams", "Event streams that are open.")
 STDIO_STARTING = _gauge(
     "upstream.{upstream}.stdio.starting", "processes", "Children that are being started, or ended."

@@ -31,6 +31,7 @@ from proxy_actors.world.base import ByteStream, World
 CONNECT_S_MAX = 2.0
 _TEXTS = {
     Reason.POOL_EXHAUSTED: "no upstream connection became free in time",
+    Reason.OVERLOADED: "too many others wait for the upstream to answer in time",
     Reason.DRAINING: "the upstream is being drained",
     Reason.CONNECT_FAILED: "the upstream could not be connected to",
     Reason.INTERNAL: "the exchange has ended",
@@ -214,10 +215,12 @@ class ConnectionPool(Actor):
 
     def _perform(self, effect: m.Refuse | m.Open | m.Close | m.Wake | m.Drained) -> None:
         match effect:
-            case m.Refuse(waiter_id, reason):
+            case m.Refuse(waiter_id, reason, after_s):
                 reply = self._forget(waiter_id)
                 if reply is not None:
-                    reply.fail(FailedError(reason, _TEXTS[reason], upstream=self._upstream))
+                    text, upstream = _TEXTS[reason], self._upstream
+                    error = FailedError(reason, text, upstream=upstream, retry_after_s=after_s)
+                    reply.fail(error)
             case m.Open(connection_id):
                 self.world.spawn("connect", lambda: self._open(connection_id))
             case m.Close(connection_id):
@@ -262,6 +265,7 @@ class ConnectionPool(Actor):
             grant.waiter_id,
             checkout.exchange_id,
             checkout.purpose,
+            checkout.owner,
         )
         reply.set(m.ConnectionGranted(grant.lease_id, grant.connection_id, grant.fresh))
         return []

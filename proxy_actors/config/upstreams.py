@@ -45,7 +45,8 @@ class Pool(Section, frozen=True, kw_only=True):
         int, Meta(ge=1, le=20_000), doc("Connections that carry an event stream.")
     ] = 1024
     waiters_max: Annotated[
-        int, Meta(ge=1, le=100_000), doc("Requests that may wait for a connection.")
+        int, Meta(ge=1, le=100_000),
+        doc("Requests that may wait for a connection. Who has most of them is refused first."),
     ] = 1024
     idle_min: Annotated[
         int, Meta(ge=0, le=10_000), doc("Connections kept open without demand.")

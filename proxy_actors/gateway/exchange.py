@@ -18,6 +18,7 @@ from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.messages.legacy import StreamFound
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_request import Request, RequestHead
 from proxy_actors.protocol.jsonrpc import REQUEST, Message
@@ -134,6 +135,12 @@ class Exchange:
     def request_id(self) -> str:
         """The proxy's name for the request, in logs and errors."""
         return request_name(self.id)
+
+    @property
+    def owner(self) -> Owner:
+        """Whose share of an upstream's connections it has: the principal's, or the address's."""
+        name = f"address {self.client.peer}" if self.principal == ANONYMOUS else self.principal
+        return Owner(name, "" if self.session is None else self.session.key)
 
     @property
     def answer_id(self) -> bytes | None:

@@ -112,7 +112,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         upstream, head = self.sender.send(
             Outgoing(
                 exchange.id, b"POST", self._post(exchange, message.raw, None), _CALL,
-                deadline_s, message.id, repeatable=True, meter=exchange.meter,
+                deadline_s, message.id, repeatable=True, meter=exchange.meter, asker=exchange,
             )
         )
         answer = self._answers.answer(upstream, head, deadline_s, None)
@@ -156,7 +156,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             upstream, head = self.sender.send(
                 Outgoing(
                     exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
-                    message.method in REPEATABLE, exchange.keeper, exchange.meter,
+                    message.method in REPEATABLE, exchange.keeper, exchange.meter, exchange,
                 )
             )
             if head.status == 200 and head.media_type == JSON_TYPE:

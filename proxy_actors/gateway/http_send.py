@@ -12,6 +12,7 @@ import msgspec
 
 from proxy_actors.actors.meters import CallMeter
 from proxy_actors.errors import FailedError, ProxyActorsError, Reason
+from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.lease import (
@@ -21,7 +22,7 @@ from proxy_actors.gateway.lease import (
     Keeper,
     Pool,
 )
-from proxy_actors.messages.pool import Purpose
+from proxy_actors.messages.pool import NOBODY, Purpose
 from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead
@@ -40,6 +41,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         repeatable: whether sending it twice does no harm.
         keeper: keeps the connection for the next exchange.
         meter: where its times are counted.
+        asker: the client's exchange whose share the connection comes out of; None for the proxy's
+            own, and for what must never wait behind calls.
     """
 
     exchange_id: int
@@ -51,6 +54,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     repeatable: bool = False
     keeper: Keeper | None = None
     meter: CallMeter | None = None
+    asker: Exchange | None = None
 
 
 class HttpSender:
@@ -122,10 +126,10 @@ class HttpSender:
         pool, keeper, meter = self._pool, outgoing.keeper, outgoing.meter
         lease = None if keeper is None else keeper.take(pool, idle_s_max)
         if lease is None:
-            began_s = self._world.now_s()
+            began_s, asker = self._world.now_s(), outgoing.asker
             lease = pool.checkout(
                 outgoing.exchange_id, outgoing.purpose, began_s, outgoing.deadline_s,
-                idle_s_max, keeper,
+                idle_s_max, keeper, NOBODY if asker is None else asker.owner,
             )
             if meter is not None:
                 meter.queue.add(self._world.now_s() - began_s)

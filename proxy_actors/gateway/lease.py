@@ -13,10 +13,12 @@ from proxy_actors.actors.connection_pool import ConnectionTable
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ActorStoppedError, DeadlineError, FailedError, Reason
 from proxy_actors.messages.pool import (
+    NOBODY,
     CancelCheckout,
     CheckoutConnection,
     ConnectionBecameStream,
     ConnectionGranted,
+    Owner,
     Purpose,
     ReturnConnection,
 )
@@ -160,20 +162,24 @@ class Pool:
         deadline_s: float,
         idle_s_max: float,
         keeper: Keeper | None = None,
+        owner: Owner = NOBODY,
     ) -> Lease:
         """Ask for a connection and wait for it.
 
         Args:
             idle_s_max: how long it may have been idle; below 0 for a new one.
             keeper: keeps it when its exchange is over.
+            owner: whose share it comes out of.
 
         Raises:
-            FailedError: none became free in time, the upstream cannot be connected to, or the pool
-                crashed meanwhile; nothing was sent.
+            FailedError: none became free in time, or none would, the upstream cannot be connected
+                to, or the pool crashed meanwhile; nothing was sent.
         """
         waiter_id = next(self._waiter_ids)
         wait_until_s = min(deadline_s, now_s + POOL_WAIT_S_MAX)
-        ask = CheckoutConnection(waiter_id, exchange_id, purpose, wait_until_s, idle_s_max)
+        ask = CheckoutConnection(
+            waiter_id, exchange_id, purpose, wait_until_s, idle_s_max, owner
+        )
         grant: ConnectionGranted | None = None
         try:
             grant = self.slot.ask(ask, wait_until_s)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+import msgspec
+
 from proxy_actors.errors import Reason
 from proxy_actors.messages.base import Message
 
@@ -25,12 +27,27 @@ class Purpose(StrEnum):
     STREAM = "stream"
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """Whose an exchange is, as far as shares go; the proxy's own have no name.
+
+    `name` is of a principal, or of an address where that is anonymous. Its sessions share what it
+    gets.
+    """
+
+    name: str = ""
+    session: str = ""
+
+
+NOBODY = Owner()
+
+
 class CheckoutConnection(Message, frozen=True):
     """Exchange to pool, asked: a connection, please.
 
     Answered with a `ConnectionGranted`, or a FailedError. An ask that does not end in an answer
     must be followed by `CancelCheckout`. `idle_s_max` bounds how long the connection may have been
-    idle: an exchange that cannot be repeated should not meet a peer that is just closing.
+    idle: an exchange that cannot be repeated should not meet a peer that is just closing. `owner`
+    is whose share of the connections it comes out of.
     """
 
     waiter_id: int
@@ -38,6 +55,7 @@ class CheckoutConnection(Message, frozen=True):
     purpose: Purpose
     deadline_s: float
     idle_s_max: float
+    owner: Owner = NOBODY
 
 
 class CancelCheckout(Message, frozen=True):
@@ -151,10 +169,11 @@ class Grant(Message, frozen=True):
 
 
 class Refuse(Message, frozen=True):
-    """Effect: tell the waiter that there will be none."""
+    """Effect: tell the waiter that there will be none, and when to come back if that is known."""
 
     waiter_id: int
     reason: Reason
+    after_s: float | None = None
 
 
 class Open(Message, frozen=True):

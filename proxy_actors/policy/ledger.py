@@ -1,7 +1,9 @@
-"""The rows of a connection pool: which connections exist, in which state, leased to whom.
+"""The rows of a connection pool: which connections exist, in which state, leased to whom, and who
+waits for one.
 
 Owns the arithmetic of conservation: every connection is in exactly one of the states opening,
-idle, leased and streaming. It takes no decision: `policy/pool.py` alone talks to it.
+idle, leased and streaming, and every lease counts in its owner's share of one budget. It takes no
+decision: `policy/pool.py` alone talks to it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from proxy_actors.messages.pool import CheckoutConnection, Purpose
+from proxy_actors.messages.pool import NOBODY, CheckoutConnection, Owner, Purpose
+from proxy_actors.policy.fair_queue import FairQueue
 
 INCARNATION_SHIFT = 32
 
@@ -24,6 +27,7 @@ class InheritedLease(msgspec.Struct, frozen=True):
     waiter_id: int
     exchange_id: int
     purpose: Purpose
+    owner: Owner = NOBODY
 
 
 class Connection:
@@ -53,7 +57,11 @@ class Lease:
 
 
 class Ledger:
-    """All connections of one pool incarnation. `idle` is in the order of idle_since_s.
+    """All connections of one pool incarnation.
+
+    Attributes:
+        idle: in the order of idle_since_s.
+        waiting: who waits for a connection, by the budget that it is to be drawn from.
 
     Args:
         incarnation: the upper bits of every id minted here, so that a lease or an opening of an
@@ -68,6 +76,7 @@ class Ledger:
         self._openings: dict[int, Purpose] = {}
         self._opening = {purpose: 0 for purpose in Purpose}
         self.idle: list[Connection] = []
+        self.waiting = {purpose: FairQueue() for purpose in Purpose}
 
     @property
     def owned(self) -> int:
@@ -154,26 +163,32 @@ class Ledger:
     def inherit(self, row: InheritedLease, idle_s_max: float) -> None:
         """Enter a lease of an earlier incarnation under its own id."""
         connection = Connection(row.connection_id, 0.0, idle_s_max)
-        checkout = CheckoutConnection(row.waiter_id, row.exchange_id, row.purpose, 0.0, 0.0)
+        checkout = CheckoutConnection(
+            row.waiter_id, row.exchange_id, row.purpose, 0.0, 0.0, row.owner
+        )
         lease = Lease(row.lease_id, connection, checkout)
         lease.inherited = True
         self._enter(lease)
 
     def move_to_streams(self, lease: Lease) -> None:
         """Count a lease as a stream from now on."""
-        self._leased[lease.purpose] -= 1
+        self._count(lease, -1)
         lease.purpose = Purpose.STREAM
-        self._leased[Purpose.STREAM] += 1
+        self._count(lease, 1)
 
     def release(self, lease_id: int) -> Lease | None:
         """Take out a lease, once: without such a row None, so a second closer does nothing."""
         lease = self._leases.pop(lease_id, None)
         if lease is not None:
             self._granted.pop(lease.checkout.waiter_id, None)
-            self._leased[lease.purpose] -= 1
+            self._count(lease, -1)
         return lease
 
     def _enter(self, lease: Lease) -> None:
         self._leases[lease.id] = lease
         self._granted[lease.checkout.waiter_id] = lease
-        self._leased[lease.purpose] += 1
+        self._count(lease, 1)
+
+    def _count(self, lease: Lease, change: int) -> None:
+        self._leased[lease.purpose] += change
+        self.waiting[lease.purpose].lend(lease.checkout.owner, change)

@@ -52,6 +52,7 @@ _CHILDREN = {
 _COUNTERS: dict[str, dict[str, Metric]] = {
     "StdioUpstream": _CHILDREN,
     "StdioShared": _CHILDREN,
+    "ConnectionPool": {"shed": metrics.POOL_SHED},
     "Limiter": {"shared": metrics.LIMITS_SHARED},
 }
 # The kinds of which more is told than of every actor.

@@ -14,6 +14,9 @@ standalone stream from its checkout on, a call's answer from the moment that its
 text/event-stream. So neither open streams nor calls that wait for an answer of their own client
 can keep that answer from passing.
 
+Shares. Of each budget who holds least is served first (`policy/fair_queue.py`). Who has most in a
+full queue, or would wait past its time, is refused at once (`policy/pool_admission.py`).
+
 Kept leases. A holder that is about to need a connection again may keep its lease between two
 exchanges, which saves asking. To the ledger it is leased all the while. Whenever somebody waits
 and no connection is coming, and when a kept one has idled too long, the policy recalls.
@@ -24,8 +27,7 @@ what was idle, counts what was leased as leased, and closes each of those when i
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 import msgspec
@@ -34,6 +36,7 @@ from proxy_actors.errors import Reason
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
 from proxy_actors.policy.ledger import Connection, InheritedLease, Lease, Ledger
+from proxy_actors.policy.pool_admission import Admission
 from proxy_actors.policy.pool_limits import PoolGauges, PoolLimits
 
 SWEEP_INTERVAL_S = 1.0
@@ -62,9 +65,10 @@ class PoolPolicy:
     ) -> None:
         self.limits = limits
         self._ledger = Ledger(incarnation)
-        self._waiting: dict[Purpose, OrderedDict[int, m.CheckoutConnection]] = {
-            purpose: OrderedDict() for purpose in Purpose
-        }
+        self._waiting = self._ledger.waiting
+        self._in_turn = tuple((x, self._waiting[x].rows) for x in _PRECEDENCE)
+        self._rows = tuple(rows for _, rows in self._in_turn)
+        self._admission = Admission(limits.waiters_max)
         self._draining = False
         self._drained = False
         self._stale = 0
@@ -80,7 +84,7 @@ class PoolPolicy:
         effects: list[PoolEffect] = []
         match message:
             case m.CheckoutConnection():
-                self._checkout(message, effects)
+                self._checkout(message, now_s, effects)
             case m.ReturnConnection(lease_id, reusable, idle_s_max):
                 self._return(lease_id, reusable, idle_s_max, now_s, effects)
             case m.CancelCheckout(waiter_id):
@@ -107,9 +111,11 @@ class PoolPolicy:
                 self._abort(effects)
             case _:
                 assert_never(message)
-        for purpose in _PRECEDENCE:
-            if self._waiting[purpose]:
-                self._serve(purpose, now_s, effects)
+        if any(self._rows):
+            for purpose, rows in self._in_turn:
+                if rows:
+                    self._serve(purpose, now_s, effects)
+        self._admission.look(len(self._waiting[Purpose.CALL].rows), now_s)
         self._finish(effects)
         return effects
 
@@ -121,20 +127,32 @@ class PoolPolicy:
             idle=len(ledger.idle),
             leased=self._leased(),
             streaming=ledger.leased(Purpose.STREAM),
-            waiting=sum(len(queue) for queue in self._waiting.values()),
+            waiting=sum(map(len, self._rows)),
             stale=self._stale,
+            shed=self._admission.shed,
         )
 
     # What comes in.
 
-    def _checkout(self, checkout: m.CheckoutConnection, effects: list[PoolEffect]) -> None:
+    def _checkout(
+        self, checkout: m.CheckoutConnection, now_s: float, effects: list[PoolEffect]
+    ) -> None:
         # A stream of a call that runs may have to be opened anew, and no new one is begun.
         if self._draining and checkout.purpose is Purpose.CALL:
             effects.append(m.Refuse(checkout.waiter_id, Reason.DRAINING))
-        elif len(self._waiting[checkout.purpose]) >= self.limits.waiters_max:
-            effects.append(m.Refuse(checkout.waiter_id, Reason.POOL_EXHAUSTED))
-        else:
-            self._waiting[checkout.purpose][checkout.waiter_id] = checkout
+            return
+        queue = self._waiting[checkout.purpose]
+        if not queue.rows and checkout.purpose is not Purpose.STREAM:
+            if self._ledger.idle and self._may_lease(checkout.purpose):
+                connection = self._take_fitting(checkout, now_s)
+                if connection is not None:
+                    self._lease(connection, checkout, now_s, effects)
+                    return
+        refusal = self._admission.refusal(queue, checkout, now_s)
+        queue.append(checkout)
+        if refusal is not None:
+            queue.take(refusal.waiter_id)
+            effects.append(refusal)
 
     def _return(
         self,
@@ -168,7 +186,7 @@ class PoolPolicy:
 
     def _cancel(self, waiter_id: int, now_s: float, effects: list[PoolEffect]) -> None:
         for queue in self._waiting.values():
-            if queue.pop(waiter_id, None) is not None:
+            if queue.take(waiter_id) is not None:
                 return
         lease = self._ledger.granted_to(waiter_id)
         if lease is not None:
@@ -188,9 +206,8 @@ class PoolPolicy:
 
     def _exchange_ended(self, exchange_id: int, effects: list[PoolEffect]) -> None:
         for queue in self._waiting.values():
-            for waiter_id in [w for w, c in queue.items() if c.exchange_id == exchange_id]:
-                del queue[waiter_id]
-                effects.append(m.Refuse(waiter_id, Reason.INTERNAL))
+            ended = [x for x in queue.in_turn() if x.exchange_id == exchange_id]
+            self._refuse(ended, Reason.INTERNAL, effects)
         for lease in self._ledger.leases():
             if lease.checkout.exchange_id == exchange_id:
                 self._ledger.release(lease.id)
@@ -202,10 +219,10 @@ class PoolPolicy:
             effects.append(m.Close(connection_id))
             return
         connection = Connection(connection_id, now_s, self.limits.idle_timeout_s)
-        if self._waiting[purpose] and self._may_lease(purpose):
+        queue = self._waiting[purpose]
+        if queue.rows and self._may_lease(purpose):
             # It was opened within the budget of its purpose, so no other waiter may have it first.
-            _, checkout = self._waiting[purpose].popitem(last=False)
-            self._lease(connection, checkout, now_s, effects)
+            self._lease(connection, next(queue.in_turn()), now_s, effects)
         elif self._draining or self._ledger.ordinary >= self.limits.ordinary_max:
             effects.append(m.Close(connection_id))
         else:
@@ -216,9 +233,8 @@ class PoolPolicy:
         if purpose is None:
             return
         queue = self._waiting[purpose]
-        if len(queue) > self._ledger.opening_for(purpose):
-            waiter_id, _ = queue.popitem(last=False)
-            effects.append(m.Refuse(waiter_id, Reason.CONNECT_FAILED))
+        if len(queue.rows) > self._ledger.opening_for(purpose):
+            self._refuse([next(queue.in_turn())], Reason.CONNECT_FAILED, effects)
 
     def _idle_ended(self, connection_id: int, effects: list[PoolEffect]) -> None:
         for connection in self._ledger.idle:
@@ -233,9 +249,7 @@ class PoolPolicy:
             self._stale += 1
             return
         effects.append(m.Close(lease.connection.id))
-        queue = self._waiting[lease.checkout.purpose]
-        queue[lease.checkout.waiter_id] = lease.checkout
-        queue.move_to_end(lease.checkout.waiter_id, last=False)
+        self._waiting[lease.checkout.purpose].put_back(lease.checkout)
 
     def _expire(self, now_s: float, effects: list[PoolEffect]) -> None:
         idle = self._ledger.idle
@@ -246,9 +260,8 @@ class PoolPolicy:
                 idle.remove(connection)
                 effects.append(m.Close(connection.id))
         for queue in self._waiting.values():
-            for waiter_id in [w for w, c in queue.items() if c.deadline_s <= now_s]:
-                del queue[waiter_id]
-                effects.append(m.Refuse(waiter_id, Reason.POOL_EXHAUSTED))
+            late = [x for x in queue.in_turn() if x.deadline_s <= now_s]
+            self._refuse(late, Reason.POOL_EXHAUSTED, effects)
         if self._leased():
             effects.append(m.Recall(self._leased(), overdue=True))
         if not self._draining:
@@ -257,7 +270,7 @@ class PoolPolicy:
 
     def _drain(self, effects: list[PoolEffect]) -> None:
         self._draining = True
-        self._refuse_waiting(Purpose.CALL, effects)
+        self._refuse(list(self._waiting[Purpose.CALL].in_turn()), Reason.DRAINING, effects)
         while self._ledger.idle:
             effects.append(m.Close(self._ledger.idle.pop().id))
         if self._leased():
@@ -268,30 +281,27 @@ class PoolPolicy:
             self._ledger.release(lease.id)
             effects.append(m.Close(lease.connection.id))
         self._drain(effects)
-        self._refuse_waiting(Purpose.RESERVED, effects)
-        self._refuse_waiting(Purpose.STREAM, effects)
+        for queue in self._waiting.values():
+            self._refuse(list(queue.in_turn()), Reason.DRAINING, effects)
         self._ledger.forget_openings()
 
     # What goes out.
 
     def _serve(self, purpose: Purpose, now_s: float, effects: list[PoolEffect]) -> None:
         queue = self._waiting[purpose]
-        idle = self._ledger.idle
-        served: list[int] = []
-        for checkout in queue.values():
-            if not idle or not self._may_lease(purpose):
+        while self._ledger.idle and self._may_lease(purpose):
+            for checkout in queue.in_turn():
+                connection = self._take_fitting(checkout, now_s)
+                if connection is not None:
+                    self._lease(connection, checkout, now_s, effects)
+                    break  # whose turn it is may have changed
+            else:
                 break
-            connection = self._take_fitting(checkout, now_s)
-            if connection is not None:
-                self._lease(connection, checkout, now_s, effects)
-                served.append(checkout.waiter_id)
-        for waiter_id in served:
-            del queue[waiter_id]
         for _ in range(self._ledger.streams - self.limits.streams_max):
             # A stream took an idle connection before the one being opened for it has arrived: the
             # two change places, so that neither budget is exceeded.
             self._ledger.move_opening()
-        if queue:
+        if queue.rows:
             self._open_for(purpose, effects)
 
     def _take_fitting(self, checkout: m.CheckoutConnection, now_s: float) -> Connection | None:
@@ -313,6 +323,8 @@ class PoolPolicy:
         now_s: float,
         effects: list[PoolEffect],
     ) -> None:
+        self._waiting[checkout.purpose].take(checkout.waiter_id)
+        self._admission.served(checkout.purpose)
         fresh = connection.uses == 0 and connection.opened_s == now_s
         lease = self._ledger.grant(connection, checkout)
         effects.append(m.Grant(checkout.waiter_id, lease.id, connection.id, fresh))
@@ -320,7 +332,7 @@ class PoolPolicy:
     def _open_for(self, purpose: Purpose, effects: list[PoolEffect]) -> None:
         """Open one connection for each waiter that has none coming, within the budget."""
         ledger = self._ledger
-        missing = len(self._waiting[purpose]) - ledger.opening_for(purpose)
+        missing = len(self._waiting[purpose].rows) - ledger.opening_for(purpose)
         for _ in range(missing):
             if not self._may_open(purpose):
                 return
@@ -348,10 +360,15 @@ class PoolPolicy:
             return False
         return calls + ledger.leased(Purpose.RESERVED) < limits.ordinary_max
 
-    def _refuse_waiting(self, purpose: Purpose, effects: list[PoolEffect]) -> None:
-        queue = self._waiting[purpose]
-        effects.extend(m.Refuse(waiter_id, Reason.DRAINING) for waiter_id in queue)
-        queue.clear()
+    def _refuse(
+        self,
+        checkouts: Iterable[m.CheckoutConnection],
+        reason: Reason,
+        effects: list[PoolEffect],
+    ) -> None:
+        for checkout in checkouts:
+            self._waiting[checkout.purpose].take(checkout.waiter_id)
+            effects.append(m.Refuse(checkout.waiter_id, reason))
 
     def _leased(self) -> int:
         """Count the leases that a holder might keep."""
@@ -359,15 +376,15 @@ class PoolPolicy:
 
     def _recall(self, effects: list[PoolEffect]) -> None:
         """Ask for as many kept leases as there are waiters without a connection coming."""
-        missing = sum(
-            max(len(self._waiting[purpose]) - self._ledger.opening_for(purpose), 0)
-            for purpose in (Purpose.CALL, Purpose.RESERVED)
-        )
+        missing = 0
+        for purpose, rows in self._in_turn:
+            if rows and purpose is not Purpose.STREAM:
+                missing += max(len(rows) - self._ledger.opening_for(purpose), 0)
         if missing:
             effects.append(m.Recall(missing, overdue=False))
 
     def _finish(self, effects: list[PoolEffect]) -> None:
-        waiting = any(self._waiting.values())
+        waiting = any(self._rows)
         leased = self._leased()
         if waiting and leased:
             self._recall(effects)

@@ -35,7 +35,11 @@ class PoolLimits(msgspec.Struct, frozen=True):
 
 
 class PoolGauges(msgspec.Struct, frozen=True):
-    """The ledger in figures. `stale` counts messages about leases that were closed before."""
+    """The ledger in figures.
+
+    `stale` counts messages about leases that were closed before, `shed` the exchanges that were
+    refused because others wait.
+    """
 
     opening: int
     idle: int
@@ -43,3 +47,4 @@ class PoolGauges(msgspec.Struct, frozen=True):
     streaming: int
     waiting: int
     stale: int
+    shed: int = 0

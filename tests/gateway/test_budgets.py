@@ -89,3 +89,43 @@ def test_max_calls_all_waiting_for_their_clients_still_complete(
     assert [x.message["id"] for x in answers] == list(range(calls))
     assert all("result" in x.message for x in answers)
     crowd.leave()
+
+
+def test_session_with_all_connections_and_a_queue_does_not_keep_another_waiting() -> None:
+    """Both are anonymous and of one address, so that shares are their sessions'."""
+    crowd = Crowd(PoolLimits(connections_max=2, reserve=1), 2)
+    hog, other = crowd.sessions
+    calls = [crowd.start(request(call(n, "pause 1", "json"), session=hog)) for n in range(8)]
+    crowd.scene.run(0.5)
+    late = [crowd.start(request(call(n, "pause 1", "json"), session=other)) for n in range(2)]
+    crowd.scene.run(2.8)
+    assert [x.status for x in late] == [200, 200], "one of the two connections is theirs"
+    assert sum(x.complete for x in calls) == 4
+    crowd.scene.run(5.0)
+    assert [x.status for x in calls] == [200] * 8
+    crowd.leave()
+
+
+def test_calls_that_cannot_be_served_in_time_are_refused_at_once() -> None:
+    """They are told when to come back; the queue is as long as can be served within the wait."""
+    crowd = Crowd(PoolLimits(connections_max=1, reserve=1), 1)
+    (session,) = crowd.sessions
+    answers = [
+        crowd.start(request(call(n, "pause 0.2", "json"), session=session)) for n in range(20)
+    ]
+    crowd.scene.run(3.0)
+    late = [
+        crowd.start(request(call(100 + n, "pause 0.2", "json"), session=session))
+        for n in range(40)
+    ]
+    crowd.scene.run(0.1)
+    refused = [x for x in late if x.complete]
+    assert 10 <= len(refused) <= 30
+    assert {x.error["data"]["reason"] for x in refused} == {"overloaded"}
+    assert {x.error["data"]["executed"] for x in refused} == {"no"}
+    assert all(x.field(b"retry-after") for x in refused)
+    crowd.scene.run(10.0)
+    served = [x.status for x in late if x not in refused]
+    assert served.count(200) >= len(served) - 3, "who was let in is served, but for a rough guess"
+    assert [x.status for x in answers] == [200] * 20
+    crowd.leave()

@@ -43,18 +43,25 @@ class Bench:
         return self.effects
 
     def ask(
-        self, purpose: Purpose = CALL, idle_s_max: float = 60.0, exchange_id: int = 0
+        self,
+        purpose: Purpose = CALL,
+        idle_s_max: float = 60.0,
+        exchange_id: int = 0,
+        owner: m.Owner = m.NOBODY,
+        patience_s: float = 10.0,
     ) -> list[PoolEffect]:
-        """Check out as the next waiter, who has ten seconds."""
+        """Check out as the next waiter."""
         self.waiters += 1
-        deadline_s = self.now_s + 10.0
         return self.tell(m.CheckoutConnection(
-            self.waiters, exchange_id or self.waiters, purpose, deadline_s, idle_s_max
+            self.waiters, exchange_id or self.waiters, purpose, self.now_s + patience_s,
+            idle_s_max, owner,
         ))
 
-    def lease(self, purpose: Purpose = CALL, exchange_id: int = 0) -> m.Grant:
+    def lease(
+        self, purpose: Purpose = CALL, exchange_id: int = 0, owner: m.Owner = m.NOBODY
+    ) -> m.Grant:
         """Check out and get a lease, opening a connection if it takes one."""
-        effects = self.ask(purpose, exchange_id=exchange_id)
+        effects = self.ask(purpose, exchange_id=exchange_id, owner=owner)
         if effects and isinstance(effects[0], m.Open):
             effects = self.tell(m.ConnectionOpened(effects[0].connection_id))
         (grant,) = effects

@@ -40,6 +40,7 @@ class Scope:
     time: bool = False
     drain: bool = False
     inherited: tuple[InheritedLease, ...] = ()
+    owners: tuple[m.Owner, ...] = (m.NOBODY,)
 
 
 @dataclass
@@ -111,7 +112,10 @@ def possible_moves(
             for idle_s_max in scope.idle_s_max:
                 number = model.next_waiter
                 deadline_s = model.now_s + PATIENCE_S
-                yield m.CheckoutConnection(number, number, purpose, deadline_s, idle_s_max)
+                for owner in scope.owners:
+                    yield m.CheckoutConnection(
+                        number, number, purpose, deadline_s, idle_s_max, owner
+                    )
     for waiter_id, checkout in model.waiting.items():
         yield m.CancelCheckout(waiter_id)
         yield m.ExchangeEnded(checkout.exchange_id)
@@ -195,11 +199,15 @@ def state_key(policy: PoolPolicy, model: PoolModel) -> Hashable:
                 lease.connection.idle_s_max,
                 max(lease.checkout.deadline_s - now_s, 0.0),
                 lease.checkout.idle_s_max,
+                lease.checkout.owner,
             )
             for lease in ledger.leases()
         ),
         tuple(
-            tuple((max(row.deadline_s - now_s, 0.0), row.idle_s_max) for row in queue.values())
+            tuple(
+                (max(row.deadline_s - now_s, 0.0), row.idle_s_max, row.owner)
+                for row in queue.in_turn()
+            )
             for queue in policy._waiting.values()
         ),
     )

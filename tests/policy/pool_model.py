@@ -7,7 +7,9 @@ It decides nothing: where the policy may choose, the model accepts either choice
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
@@ -69,7 +71,9 @@ class PoolModel:
         self.seen_max = max((row.lease_id for row in inherited), default=0)
         self.last_lease = 0
         for row in inherited:
-            checkout = m.CheckoutConnection(row.waiter_id, row.exchange_id, row.purpose, 0.0, 0.0)
+            checkout = m.CheckoutConnection(
+                row.waiter_id, row.exchange_id, row.purpose, 0.0, 0.0, row.owner
+            )
             loan = Loan(row.connection_id, checkout, Idle(0.0, 0.0))
             loan.inherited = True
             self.loans[row.lease_id] = loan
@@ -82,7 +86,7 @@ class PoolModel:
         self.opened_now = []
         self.recalled = 0
         for effect in effects:
-            self._follow(effect, loose, doomed)
+            self._follow(message, effect, loose, doomed)
         check(not doomed, f"connections {doomed} had to be closed")
         if isinstance(message, m.ExchangeEnded):
             left = [x for x in self.waiting.values() if x.exchange_id == message.exchange_id]
@@ -124,7 +128,7 @@ class PoolModel:
                     return {}, {connection_id}
             case m.GrantFailed(lease_id):
                 loan = self._take_loan(lease_id)
-                self.waiting[loan.checkout.waiter_id] = loan.checkout
+                self.waiting = {loan.checkout.waiter_id: loan.checkout, **self.waiting}
                 return {}, {loan.connection}
             case m.SweepDue(generation):
                 if generation == self.armed:
@@ -158,13 +162,15 @@ class PoolModel:
         self.last_lease = lease_id
         return self.loans.pop(lease_id)
 
-    def _follow(self, effect: PoolEffect, loose: dict[int, Idle], doomed: set[int]) -> None:
+    def _follow(
+        self, message: PoolMessage, effect: PoolEffect, loose: dict[int, Idle], doomed: set[int]
+    ) -> None:
         match effect:
             case m.Grant():
                 self._granted(effect, loose)
             case m.Refuse(waiter_id):
                 check(waiter_id in self.waiting, f"waiter {waiter_id} was answered twice")
-                del self.waiting[waiter_id]
+                self._check_refused(self.waiting.pop(waiter_id), message)
             case m.Open(connection_id):
                 self._mint(connection_id)
                 served = (Purpose.RESERVED, Purpose.STREAM)
@@ -190,6 +196,9 @@ class PoolModel:
                 self.drained = True
 
     def _granted(self, grant: m.Grant, loose: dict[int, Idle]) -> None:
+        before = list(takewhile(
+            lambda row: row.waiter_id != grant.waiter_id, self.waiting.values()
+        ))
         checkout = self.waiting.pop(grant.waiter_id, None)
         check(checkout is not None, f"waiter {grant.waiter_id} was answered twice")
         assert checkout is not None
@@ -197,8 +206,52 @@ class PoolModel:
         check(grant.connection_id in source, f"connection {grant.connection_id} was not free")
         idle = source.pop(grant.connection_id)
         check(self._fits(checkout, idle), "the connection had idled too long")
+        self._check_turn(
+            checkout, [row for row in before if row.purpose is checkout.purpose], idle
+        )
         self._mint(grant.lease_id)
         self.loans[grant.lease_id] = Loan(grant.connection_id, checkout, idle)
+
+    def _check_turn(
+        self, served: m.CheckoutConnection, before: list[m.CheckoutConnection], idle: Idle
+    ) -> None:
+        """Nobody who could have had the connection had a better claim to it."""
+        held, owner = self._held(served.purpose), served.owner
+        for other in before:
+            jumped = other.owner == owner and self._fits(other, idle)
+            check(not jumped, "a line was jumped")
+        for other in self._waiting_for(served.purpose):
+            if self._fits(other, idle):
+                less = held[other.owner.name] < held[owner.name]
+                check(not less, "served beside an owner who holds less")
+                same = other.owner.name == owner.name
+                less = same and held[other.owner] < held[owner]
+                check(not less, "served beside a session that holds less")
+
+    def _check_refused(self, refused: m.CheckoutConnection, message: PoolMessage) -> None:
+        """Whoever leaves a full queue had most in it."""
+        if not isinstance(message, m.CheckoutConnection) or self.draining:
+            return
+        left = self._waiting_for(refused.purpose)
+        check(len(left) == self.limits.waiters_max, "refused while there was room")
+        count = Counter(row.owner.name for row in left)
+        most = max(count.values())
+        own = count[refused.owner.name] + 1
+        check(own >= most, "refused, though another has more in the queue")
+        lines = Counter(x.owner for x in left if x.owner.name == refused.owner.name)
+        longest = max(lines.values(), default=0)
+        check(lines[refused.owner] + 1 >= longest, "refused, though another session has more")
+        later = [x for x in left if x.owner == refused.owner and x.waiter_id > refused.waiter_id]
+        check(not later, "refused, though another came later")
+
+    def _held(self, purpose: Purpose) -> Counter[object]:
+        """Count the leases of a budget by owner and by the owner's name."""
+        held: Counter[object] = Counter()
+        for loan in self.loans.values():
+            if loan.checkout.purpose is purpose:
+                held[loan.checkout.owner] += 1
+                held[loan.checkout.owner.name] += 1
+        return held
 
     def _mint(self, number: int) -> None:
         check(number > self.seen_max, f"id {number} was used before")
@@ -217,7 +270,9 @@ class PoolModel:
         check(gauges.opening == len(self.openings), "openings were lost or invented")
         check(gauges.idle == len(self.idle), "idle connections were lost or invented")
         check(gauges.leased + gauges.streaming == len(self.loans), "leases were lost or invented")
-        check(gauges.waiting == len(self.waiting), "waiters were lost or invented")
+        lines = [_lines(queue.in_turn()) for queue in ledger.waiting.values()]
+        own = [_lines(self._waiting_for(purpose)) for purpose in ledger.waiting]
+        check(lines == own, "waiters were lost or invented, or a line was jumped")
         missing = sum(
             max(len(self._waiting_for(purpose)) - ledger.opening_for(purpose), 0)
             for purpose in (Purpose.CALL, Purpose.RESERVED)
@@ -261,3 +316,10 @@ class PoolModel:
             if not self.openings:
                 full = leased >= self.limits.ordinary_max and checkout.purpose != Purpose.STREAM
                 check(full, f"a {checkout.purpose} waits for nothing")
+
+
+def _lines(waiters: Iterable[m.CheckoutConnection]) -> dict[m.Owner, list[int]]:
+    lines: dict[m.Owner, list[int]] = {}
+    for row in waiters:
+        lines.setdefault(row.owner, []).append(row.waiter_id)
+    return lines

@@ -237,6 +237,72 @@ def test_too_many_waiters_are_refused_at_once(purpose: Purpose) -> None:
     assert m.Refuse(4, Reason.POOL_EXHAUSTED) not in bench.ask(other)
 
 
+# Shares.
+
+ONE, TWO = m.Owner("one"), m.Owner("two")
+
+
+def test_owner_of_all_connections_does_not_keep_another_from_the_next() -> None:
+    bench = Bench(PoolLimits(connections_max=2, reserve=1))
+    grants = [bench.lease(owner=ONE), bench.lease(owner=ONE)]
+    for owner in (ONE, ONE, TWO, TWO):
+        bench.ask(owner=owner)
+    served = []
+    for _ in range(4):
+        (grant,) = bench.give_back(grants.pop(0))
+        assert isinstance(grant, m.Grant)
+        served.append(grant.waiter_id)
+        grants.append(grant)
+    assert served == [5, 3, 6, 4]
+
+
+def test_full_queue_refuses_who_has_most_in_it() -> None:
+    bench = Bench(PoolLimits(connections_max=1, reserve=1, waiters_max=3))
+    bench.lease(owner=ONE)
+    for _ in range(3):
+        bench.ask(owner=ONE)
+    assert bench.ask(owner=TWO) == [m.Refuse(4, Reason.POOL_EXHAUSTED)]
+    assert bench.ask(owner=ONE) == [m.Refuse(6, Reason.POOL_EXHAUSTED)]
+    assert gauges(bench).shed == 2
+
+
+def overloaded() -> Bench:
+    """A pool of one connection, which serves ten calls a second while five wait."""
+    bench = Bench(PoolLimits(connections_max=1, reserve=1))
+    grant = bench.lease(owner=ONE)
+    for _ in range(5):
+        bench.ask(owner=ONE)
+    for _ in range(20):
+        bench.now_s += 0.1
+        (effect,) = bench.give_back(grant)
+        assert isinstance(effect, m.Grant)
+        grant = effect
+        assert bench.ask(owner=ONE) == []
+    return bench
+
+
+def test_call_that_cannot_be_served_in_time_is_refused_at_once() -> None:
+    bench = overloaded()
+    (refused,) = bench.ask(owner=ONE, patience_s=0.45)
+    assert isinstance(refused, m.Refuse)
+    assert refused.reason is Reason.OVERLOADED
+    assert refused.after_s == pytest.approx(0.15, abs=0.05)
+    assert bench.ask(owner=ONE, patience_s=0.65) == []
+
+
+def test_call_whose_owner_holds_least_is_not_refused_for_the_line_of_another() -> None:
+    bench = overloaded()
+    assert bench.ask(owner=TWO, patience_s=0.15) == []
+
+
+def test_what_must_not_wait_behind_calls_is_never_refused_for_them() -> None:
+    bench = overloaded()
+    bench.lease(RESERVED)
+    for purpose in (RESERVED, STREAM):
+        effects = bench.ask(purpose, patience_s=0.01)
+        assert not any(isinstance(effect, m.Refuse) for effect in effects)
+
+
 # Time.
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_actors.messages.pool import Purpose
+from proxy_actors.messages.pool import Owner, Purpose
+from proxy_actors.policy.fair_queue import FairQueue, _Turns
 from proxy_actors.policy.ledger import InheritedLease, Ledger
 from proxy_actors.policy.pool import PoolPolicy
 from proxy_actors.policy.pool_limits import PoolLimits
@@ -42,6 +43,16 @@ KEPT_OPEN = Scope(
     time=True,
     drain=True,
 )
+# Two sessions of one owner, and another owner; then so many of them that the queue is full.
+OWNERS = (Owner("one", "a"), Owner("one", "b"), Owner("two", "c"))
+SHARED = Scope(
+    PoolLimits(connections_max=2, reserve=1, streams_max=1), 9, (CALL,), 4, failures=False,
+    owners=OWNERS,
+)
+FULL = Scope(
+    PoolLimits(connections_max=1, reserve=1, streams_max=1, waiters_max=4), 8, (CALL,), 7,
+    failures=False, owners=OWNERS,
+)
 SCOPES = {
     "calls": CALLS,
     "streams": STREAMS,
@@ -50,6 +61,8 @@ SCOPES = {
     "drain": DRAIN,
     "restart": RESTART,
     "kept_open": KEPT_OPEN,
+    "shared": SHARED,
+    "full": FULL,
 }
 
 
@@ -67,15 +80,16 @@ DEFECTS = {
     Defect("a connection is granted twice", PoolPolicy, "_take_fitting",
            "return idle.pop(place)", "return idle[place]"): CALLS,
     Defect("the cancel of a waiter is ignored", PoolPolicy, "_cancel",
-           "queue.pop(waiter_id, None)", "None"): CALLS,
+           "queue.take(waiter_id)", "None"): CALLS,
     Defect("the cancel of a grant is ignored", PoolPolicy, "_cancel",
            "self._ledger.granted_to(waiter_id)", "None"): CALLS,
     Defect("the end of an exchange leaves its lease", PoolPolicy, "_exchange_ended",
            "lease.checkout.exchange_id == exchange_id", "False"): CALLS,
     Defect("the end of an exchange leaves its waiter", PoolPolicy, "_exchange_ended",
-           "if c.exchange_id == exchange_id", "if False"): CALLS,
+           "if x.exchange_id == exchange_id", "if False"): CALLS,
     Defect("the waiter of an ended exchange is not answered", PoolPolicy, "_exchange_ended",
-           "effects.append(m.Refuse(waiter_id, Reason.INTERNAL))", "pass"): CALLS,
+           "self._refuse(ended, Reason.INTERNAL, effects)",
+           "[queue.take(x.waiter_id) for x in ended]"): CALLS,
     Defect("a lease ends twice", Ledger, "release",
            "self._leases.pop(lease_id, None)", "self._leases.get(lease_id)"): CALLS,
     Defect("leases of all incarnations are one", Ledger, "release",
@@ -93,7 +107,7 @@ DEFECTS = {
     Defect("calls are opened beyond their budget", PoolPolicy, "_may_open",
            "calls >= limits.connections_max", "False"): CALLS,
     Defect("any waiter takes what was opened for another", PoolPolicy, "_opened",
-           "self._waiting[purpose] and self._may_lease(purpose)", "False"): MIXED,
+           "queue.rows and self._may_lease(purpose)", "False"): MIXED,
     Defect("what was opened for a stream is kept beyond the bound", PoolPolicy, "_opened",
            "self._ledger.ordinary >= self.limits.ordinary_max", "False"): MIXED,
     Defect("a stream's needless opening stays in its budget", PoolPolicy, "_serve",
@@ -103,21 +117,22 @@ DEFECTS = {
     Defect("streams come back beyond the bound", PoolPolicy, "_keep",
            "or too_old or full", "or too_old"): STREAMS,
     Defect("a dead connection costs the waiter its place", PoolPolicy, "_grant_failed",
-           "queue[lease.checkout.waiter_id] = lease.checkout", "return"): CALLS,
+           "self._waiting[lease.checkout.purpose].put_back(lease.checkout)", "return"): CALLS,
     Defect("a failed connect stays on the books", PoolPolicy, "_failed",
            "purpose = self._ledger.end_opening(connection_id)", "purpose = None"): CALLS,
     Defect("the departure of an idle connection is ignored", PoolPolicy, "_idle_ended",
            "connection.id == connection_id", "False"): CALLS,
     Defect("only the first waiter is looked at", PoolPolicy, "_serve",
-           "if connection is not None:", "if connection is None:\n            break\n"
-           "        else:"): TIME,
+           "for checkout in queue.in_turn():",
+           "for checkout in [next(queue.in_turn(), None)]:\n"
+           "            if checkout is None:\n                break"): TIME,
     Defect("a connection is granted that its peer is closing", PoolPolicy, "_take_fitting",
            "idle_s < idle[place].idle_s_max", "True"): TIME,
     Defect("a grant that crossed its cancel counts as use", PoolPolicy, "_cancel",
            "self._keep(lease, now_s, effects)",
            "lease.connection.idle_since_s = now_s; self._keep(lease, now_s, effects)"): TIME,
-    Defect("a late waiter is refused again and again", PoolPolicy, "_expire",
-           "del queue[waiter_id]", "pass"): TIME,
+    Defect("a late waiter is refused again and again", PoolPolicy, "_refuse",
+           "self._waiting[checkout.purpose].take(checkout.waiter_id)", "pass"): TIME,
     Defect("a stale sweep counts", PoolPolicy, "handle",
            "generation == self._sweep", "True"): TIME,
     Defect("sweeps end", PoolPolicy, "_finish", "self._sweep_armed = True", "pass"): TIME,
@@ -128,7 +143,26 @@ DEFECTS = {
     Defect("a drain keeps what comes back", PoolPolicy, "_keep",
            "or self._draining or", "or"): DRAIN,
     Defect("a drain lets calls wait", PoolPolicy, "_drain",
-           "self._refuse_waiting(Purpose.CALL, effects)", "pass"): DRAIN,
+           "self._refuse(list(self._waiting[Purpose.CALL].in_turn()), Reason.DRAINING, effects)",
+           "pass"): DRAIN,
+    Defect("who came first is served first, whoever holds what", _Turns, "_enter",
+           "self._levels.get(held)", "self._levels.get(next(iter(self._levels), None))"): SHARED,
+    Defect("a lease counts in its owner's share for ever", Ledger, "release",
+           "self._count(lease, -1)", "self._leased[lease.purpose] -= 1"): SHARED,
+    Defect("what a session holds does not matter", FairQueue, "lend",
+           "sessions.holds(owner.session, held)", "pass"): SHARED,
+    Defect("who was served in vain comes last", FairQueue, "put_back",
+           "self._sessions[name].lines[session].move_to_end(checkout.waiter_id, last=False)",
+           "pass"): SHARED,
+    Defect("a full queue refuses the newcomer", FairQueue, "to_give_way",
+           "longest is not None", "False"): FULL,
+    Defect("who is refused waits on", PoolPolicy, "_checkout",
+           "queue.take(refusal.waiter_id)", "queue.take(checkout.waiter_id)"): FULL,
+    Defect("a full queue refuses anybody else", FairQueue, "to_give_way",
+           "longest = self._owners.longest(name)",
+           "longest = next(iter(self._owners.waiting))"): FULL,
+    Defect("the longest line loses its first", FairQueue, "to_give_way",
+           "next(reversed(sessions.lines[session]))", "next(iter(sessions.lines[session]))"): FULL,
     Defect("a drain is done while leases are out", PoolPolicy, "_finish",
            "not self._ledger.owned", "not self._ledger.idle"): DRAIN,
     Defect("a drain is done twice", PoolPolicy, "_finish", "self._drained = True", "pass"): DRAIN,

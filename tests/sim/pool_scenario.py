@@ -39,6 +39,7 @@ LIMITS = PoolLimits(connections_max=2, reserve=1, streams_max=1, waiters_max=4, 
 BORROWERS = 6
 EXCHANGES_EACH = 3
 GRAIN_S = 0.06
+OWNERS = (m.Owner("one", "a"), m.Owner("one", "b"), m.Owner("two", "c"))
 SEEDS = 1130
 
 
@@ -256,7 +257,8 @@ class Scene:
         world, chance = self.world, self.chance
         deadline_s = world.now_s() + chance.choice((0.01, 1.0, 5.0)) * chance.random()
         ask = m.CheckoutConnection(
-            number, number, chance.choice(list(Purpose)), deadline_s, chance.choice((0.5, 60.0))
+            number, number, chance.choice(list(Purpose)), deadline_s, chance.choice((0.5, 60.0)),
+            chance.choice(OWNERS),
         )
         try:
             granted: ConnectionGranted = self.pool.ask(ask, deadline_s)
@@ -422,7 +424,7 @@ MUTANTS = (
     Defect("a connection is granted twice", PoolPolicy, "_take_fitting",
            "return idle.pop(place)", "return idle[place]"),
     Defect("the cancel of a waiter is ignored", PoolPolicy, "_cancel",
-           "queue.pop(waiter_id, None)", "None"),
+           "queue.take(waiter_id)", "None"),
     Defect("the cancel of a grant is ignored", PoolPolicy, "_cancel",
            "self._ledger.granted_to(waiter_id)", "None"),
     Defect("a cancel comes before its checkout", Inbox, "offer",
@@ -433,7 +435,7 @@ MUTANTS = (
     Defect("the end of an exchange leaves its lease", PoolPolicy, "_exchange_ended",
            "lease.checkout.exchange_id == exchange_id", "False"),
     Defect("the end of an exchange leaves its waiter", PoolPolicy, "_exchange_ended",
-           "if c.exchange_id == exchange_id", "if False"),
+           "if x.exchange_id == exchange_id", "if False"),
     Defect("a restart forgets what is lent", ConnectionPool, "on_start",
            "tuple(self._table.leases.values())", "()"),
     Defect("a restart closes what is lent", ConnectionPool, "on_start",
