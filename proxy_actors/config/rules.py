@@ -25,6 +25,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 _UNPINNED = re.compile(r"(@[\w.-]+/)?[\w.-]+")
 _VARIABLE = re.compile(r"[^=]+")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HASH_ON = re.compile(r"principal|address|session|header:[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # Fields that the proxy writes itself, or that belong to one connection.
 _NOT_SETTABLE = re.compile(
@@ -119,6 +120,9 @@ class Rules:
             kinds = self._check_server(path, upstream)
             for key in sorted(given.keys() & _ABOUT_SEVERAL):
                 problems.error((*path, key), f"{key} is about several endpoints")
+        if not _HASH_ON.fullmatch(upstream.hash_on):
+            text = "this is none of principal, address, session and header:NAME"
+            problems.error((*path, "hash-on"), text, at_value=True)
         if len(kinds) != 1:
             return
         if "url" in kinds:

@@ -149,8 +149,7 @@ class Upstream(Section, frozen=True, kw_only=True):
         Balance, doc("How an endpoint is chosen for a new session, where there are several.")
     ] = Balance.ROUND_ROBIN
     hash_on: Annotated[
-        str, Meta(pattern=r"^(principal|address|session|header:[!-9;-~]+)$"),
-        doc("What balance = hash goes by: principal, address, session or header:NAME."),
+        str, doc("What balance = hash goes by: principal, address, session or header:NAME.")
     ] = "principal"
     affinity: Annotated[
         Affinity,

@@ -148,7 +148,7 @@ class GuardedForwarder(Forwarder):
     ) -> UpstreamEndpoint:
         """Have a session whose home cannot be used end, or be opened anew elsewhere."""
         state = self._balancer.choose(self._hash_key(exchange), self._world.now_s())
-        if state is None or state is home.state:
+        if state is None:
             raise self._unavailable()  # and it stays, for whom it may be there again
         if not self._renews:
             raise self._end(session)

@@ -209,8 +209,6 @@ class _Reopener:
 
     def __call__(self, last_event_id: bytes) -> HttpExchange:
         present = self._sessions.present(self._session)
-        if present.endpoint != self._session.endpoint:
-            raise session_lost(self._streams.upstream)  # its stream is another endpoint's now
         if present.place != self._session.place:
             return self._begin(present)
         try:

@@ -12,6 +12,7 @@ from proxy_actors.protocol.headers import HOP_BY_HOP
 from tests.config.files import UPSTREAM, read, told
 
 URL = '[upstreams.u]\nurl = "http://127.0.0.1:3000/mcp"\n'
+ENDPOINT = '[upstreams.u.endpoints.a]\nurl = "http://127.0.0.1:3000/mcp"\n'
 KEY = f'[[keys]]\nid = "ann"\nsha256 = "{"0" * 64}"\n'
 CLOSED = "[auth]\nanonymous = false\n"
 RULE = '[[rate-limits.rules]]\nname = "r"\nrate = 1\nburst = 1\n'
@@ -44,6 +45,21 @@ EVERYBODY = (
             '1:20 error: there is no such upstream (did you mean "u"?)'
         ]),
         ("[upstreams.a]", ["1:12 error: a needs either command or url, exactly one of them"]),
+        ("[upstreams.u.endpoints]", ["1:14 error: there is no endpoint"]),
+        ("[upstreams.u.endpoints.a]\nweight = 2", [
+            "1:24 error: a needs either command or url, exactly one of them"
+        ]),
+        (URL + '[upstreams.u.endpoints.a]\nurl = "http://b/mcp"', [
+            "2:1 error: with endpoints, each of them has its own url"
+        ]),
+        (ENDPOINT + '[upstreams.u.endpoints.b]\ncommand = ["x"]', [
+            "1:14 error: the endpoints are either commands or urls"
+        ]),
+        (ENDPOINT + "backup = true", ["1:14 error: an endpoint that is no backup is needed"]),
+        (URL + 'balance = "hash"', ["3:1 error: balance is about several endpoints"]),
+        ("[upstreams.u]\nhash-on = 'header:'\n" + ENDPOINT, [
+            "2:11 error: this is none of principal, address, session and header:NAME"
+        ]),
         (URL + 'command = ["x"]', [
             "1:12 error: u needs either command or url, exactly one of them"
         ]),
