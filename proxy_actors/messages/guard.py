@@ -33,7 +33,8 @@ class CallFailed(Message, frozen=True):
     """Data plane to guard: a call at this endpoint failed by the endpoint's fault.
 
     What the application answered is no such failure, be it an error; nor is what the client did.
-    `tool` is the name of the tool that was called, "" for any other request.
+    `tool` is the name of the tool that was called, "" for any other request. `permit` is what let
+    the call through, or the endpoint's epoch when it began.
     """
 
     always_accepted: ClassVar[bool] = True
@@ -41,6 +42,7 @@ class CallFailed(Message, frozen=True):
     tool: str
     fault: Fault
     seconds: float
+    permit: int = 0
 
 
 class CallSucceeded(Message, frozen=True):
@@ -49,3 +51,4 @@ class CallSucceeded(Message, frozen=True):
     endpoint: str
     tool: str
     seconds: float
+    permit: int = 0
