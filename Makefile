@@ -2,7 +2,8 @@
 # make test   lint, then every test
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
-# make bench  measure (see bench/); make bench-streams: event streams
+# make bench  measure (see bench/); make bench-streams: event streams;
+#             make bench-endpoints: one of three servers fails
 # make chaos  play the scorecard of faults on real processes: SEED=1 ROWS="U1 N4"
 # make docs   make the tables of docs/configuration.md and docs/metrics.md anew
 # make clean  remove what the others made
@@ -23,7 +24,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim chaos bench bench-streams docs clean
+.PHONY: run test lint peers sim chaos bench bench-streams bench-endpoints docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -47,6 +48,9 @@ bench: $(VENV)/dev.stamp
 
 bench-streams: $(VENV)/dev.stamp
 	$(BIN)/python bench/streams.py
+
+bench-endpoints: $(VENV)/dev.stamp
+	$(BIN)/python bench/endpoints.py
 
 # A run of all rows is written down.
 chaos: $(VENV)/dev.stamp

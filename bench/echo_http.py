@@ -1,7 +1,10 @@
 """The upstream of the benchmarks: an MCP server over HTTP that does as little as one can.
 
 It reads what the load generator and the proxies send, not all of HTTP: a head, a Content-Length, a
-body. Whatever is measured in front of it must be slower than it is. python echo_http.py PORT
+body. Whatever is measured in front of it must be slower than it is.
+
+python echo_http.py PORT [stateless | failing]: without ids of sessions; the same, and every call is
+answered with 500.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import sys
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
+SESSION = b"Mcp-Session-Id: of-the-upstream\r\n"
 _EMPTY = b"HTTP/1.1 %d Done\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -53,7 +57,27 @@ class Echo(Connection):
         self.write(answer(head, body))
 
 
-def answer(head: bytes, body: bytes) -> bytes:
+class Failing(Connection):
+    """Opens sessions, and fails whatever else it is asked."""
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """See `Connection`."""
+        called = b'"tools/call"' in body
+        self.write(_EMPTY % 500 if called else answer(head, body, session=b""))
+
+
+class Stateless(Connection):
+    """Answers everything at once, and keeps nothing for anybody."""
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """See `Connection`."""
+        self.write(answer(head, body, session=b""))
+
+
+KINDS = {"": Echo, "stateless": Stateless, "failing": Failing}
+
+
+def answer(head: bytes, body: bytes, session: bytes = SESSION) -> bytes:
     """Answer one request."""
     if not body:
         return _EMPTY % (405 if head.startswith(b"get") else 200)
@@ -62,7 +86,7 @@ def answer(head: bytes, body: bytes) -> bytes:
         return _EMPTY % 202
     fields, params = b"", message.get("params", {})
     if message["method"] == "initialize":
-        fields = b"Mcp-Session-Id: of-the-upstream\r\n"
+        fields = session
         result = {
             "protocolVersion": params["protocolVersion"],
             "capabilities": {"tools": {}},
@@ -80,7 +104,8 @@ def answer(head: bytes, body: bytes) -> bytes:
 async def main() -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", int(sys.argv[1]), backlog=1024)
+    kind = KINDS["".join(sys.argv[2:])]
+    server = await loop.create_server(kind, "127.0.0.1", int(sys.argv[1]), backlog=1024)
     await server.serve_forever()
 
 

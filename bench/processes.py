@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -64,6 +65,10 @@ class Pinned:
     def kill(self) -> None:
         """Kill the process itself, and none of its descendants."""
         self._process.kill()
+
+    def pause(self) -> None:
+        """Have it do nothing any more, as if it hung."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def end(self) -> None:
         """Kill the group. Idempotent."""
