@@ -126,6 +126,7 @@ class Assembly:
             state = EndpointState(
                 endpoint, share.weight, share.backup, PeakEwma() if by_latency else None
             )
+            self._streams.endpoints[slot.name] = state
         key = _key_of(settings, endpoint)
         make = self._stdio if settings.command else self._http
         make_actor, forwarder = make(name, slot, settings, Handshake(self._registry, name, key))

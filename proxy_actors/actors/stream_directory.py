@@ -21,6 +21,7 @@ from proxy_actors.actors.stored_ring import StoredRing
 from proxy_actors.errors import Reason, Side, StreamsFullError
 from proxy_actors.messages.stream import CloseStream
 from proxy_actors.messages.stream_store import StoredStream
+from proxy_actors.policy.endpoint_state import EndpointState, actor_of
 from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_bounds import StreamBooks, StreamBound, StreamKind, StreamOwner
@@ -43,6 +44,7 @@ class StreamDirectory(Directory):
 
     Attributes:
         draining: whether the process is about to end, so that nothing written is forgotten.
+        endpoints: where calls that stream are counted, by the names of the endpoints' actors.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class StreamDirectory(Directory):
         self.budget = RingBudget(limits.bytes_total_max)
         self.store = store
         self.draining = False
+        self.endpoints: dict[str, EndpointState] = {}
         self.meters.store = store
         self.meters.open, self.meters.budget = self.books.open, self.budget
         self._by_id: dict[str, Slot] = {}
@@ -77,6 +80,7 @@ class StreamDirectory(Directory):
         kind = StreamKind.CALL if _is_call(slot.name) else StreamKind.STANDALONE
         self.books.enter(slot.name, kind, owner)
         self.meters.opened[kind] += 1
+        self._count(slot.name, kind, 1)
         self.enter(slot)
 
     def ring(self, name: str, session_key: str, request_id: bytes | None) -> ReplayRing:
@@ -99,7 +103,7 @@ class StreamDirectory(Directory):
     def remove(self, name: str) -> None:
         """Forget a stream. Idempotent."""
         super().remove(name)
-        self.books.leave(name)
+        self._leave(name)
         self._by_id.pop(stream_id(name), None)
         self._ended.pop(name, None)
 
@@ -109,13 +113,24 @@ class StreamDirectory(Directory):
 
     def keep_ended(self, slot: Slot) -> None:
         """Count a stream as one that has ended, at the cost of the one that ended first."""
-        self.books.leave(slot.name)
+        self._leave(slot.name)
         if slot.name not in self._slots:
             return
         self._ended[slot.name] = slot
         if len(self._ended) > self.limits.ended_max:
             oldest = self._ended.pop(next(iter(self._ended)))
             oldest.tell(CloseStream())
+
+    def _leave(self, name: str) -> None:
+        kind = self.books.leave(name)
+        if kind is not None:
+            self._count(name, kind, -1)
+
+    def _count(self, name: str, kind: StreamKind, more: int) -> None:
+        """Count a call at its endpoint, where the upstream has several."""
+        state = self.endpoints.get(actor_of(name)) if self.endpoints else None
+        if state is not None and kind is StreamKind.CALL:
+            state.streaming += more
 
 
 def stream_id(name: str) -> str:

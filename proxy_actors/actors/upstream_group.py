@@ -16,6 +16,7 @@ from proxy_actors.errors import ProxyActorsError
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.supervision import SupervisorReady
 from proxy_actors.messages.upstream import DrainUpstream, UpstreamDrained
+from proxy_actors.policy.endpoint_state import actor_of
 from proxy_actors.world.base import World
 
 
@@ -57,7 +58,7 @@ class UpstreamGroup(Supervisor):
 
     def _home(self, endpoint: str) -> Slot | None:
         """Find the actor of a session's endpoint: by its key, or by the name of its channel."""
-        return self._keys.get(endpoint) or self._slots.get("/".join(endpoint.split("/", 3)[:3]))
+        return self._keys.get(endpoint) or self._slots.get(actor_of(endpoint))
 
     def _drained(self, endpoint: str) -> None:
         self._to_drain.discard(endpoint)

@@ -22,7 +22,7 @@ from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
 from proxy_actors.messages.sessions import EndReason, EndSession, Session, SessionEnded
 from proxy_actors.options import Affinity
 from proxy_actors.policy.balancer import Balancer
-from proxy_actors.policy.endpoint_state import EndpointState
+from proxy_actors.policy.endpoint_state import EndpointState, actor_of
 from proxy_actors.protocol.headers import first
 from proxy_actors.world.base import World
 
@@ -138,7 +138,7 @@ class GuardedForwarder(Forwarder):
         """Find the endpoint at which a session is."""
         endpoint = self._by_key.get(session.endpoint)
         if endpoint is None:  # it has a channel of its own there, which is named after the actor
-            endpoint = self._by_slot.get("/".join(session.endpoint.split("/", 3)[:3]))
+            endpoint = self._by_slot.get(actor_of(session.endpoint))
         if endpoint is None:
             raise self._end(session)
         return endpoint

@@ -94,7 +94,7 @@ class LeastPending(Chooser):
         """Look at all: upstreams have few endpoints."""
         self._turn += 1
         turned = [endpoints[(i + self._turn) % len(endpoints)] for i in range(len(endpoints))]
-        return min(turned, key=lambda endpoint: (endpoint.pending + 1) / weigh(endpoint))
+        return min(turned, key=lambda endpoint: (endpoint.active + 1) / weigh(endpoint))
 
 
 class TwoChoices(Chooser):
@@ -208,12 +208,12 @@ class Balancer:
 
 def load_of(endpoint: EndpointState, now_s: float) -> float:
     """Return how much an endpoint has to do: what it takes for a call, times those in flight."""
-    latency, pending = endpoint.latency, endpoint.pending
+    latency, active = endpoint.latency, endpoint.active
     if latency is None:
-        return pending + 1.0
+        return active + 1.0
     if not latency.known:
-        return UNKNOWN_LOAD + pending if pending else 0.0
-    return latency.value_s(now_s) * (pending + 1)
+        return UNKNOWN_LOAD + active if active else 0.0
+    return latency.value_s(now_s) * (active + 1)
 
 
 def chooser_of(balance: Balance, random: Callable[[], float]) -> Chooser:

@@ -23,12 +23,13 @@ class EndpointState:
         watched: whether its guard wants to hear of calls that succeed, since some have not.
         gated: whether calls have to be let through, since a limit or a breaker has a say.
         pending: the calls that have been sent to it and not been answered.
+        streaming: those whose answers have become event streams that are open.
         latency: how long they take, where somebody chooses by it.
     """
 
     __slots__ = (
         "backup", "gated", "latency", "name", "pending", "serves", "taken_up_s", "takes",
-        "watched", "weight",
+        "streaming", "watched", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +48,13 @@ class EndpointState:
         self.watched = False
         self.gated = False
         self.pending = 0
+        self.streaming = 0
         self.latency = latency
+
+    @property
+    def active(self) -> int:
+        """How many calls it has in hand."""
+        return self.pending + self.streaming
 
     def become(self, takes: bool, serves: bool, now_s: float) -> None:
         """Set what it may be used for; for the guard alone.
@@ -59,3 +66,11 @@ class EndpointState:
             self.taken_up_s = now_s
         self.takes = takes
         self.serves = serves
+
+
+def actor_of(name: str) -> str:
+    """Return the name of an endpoint's actor, by that of whatever is below it.
+
+    Where an upstream has several endpoints their actors are upstream/NAME/ENDPOINT.
+    """
+    return "/".join(name.split("/", 3)[:3])

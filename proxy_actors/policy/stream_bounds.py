@@ -79,11 +79,13 @@ class StreamBooks:
         self._rows[stream] = kind, owner
         self._count(kind, owner, 1)
 
-    def leave(self, stream: str) -> None:
-        """Close the row of a stream. Idempotent."""
+    def leave(self, stream: str) -> StreamKind | None:
+        """Close the row of a stream, and say what it was. Idempotent: then it is nothing."""
         row = self._rows.pop(stream, None)
-        if row is not None:
-            self._count(*row, -1)
+        if row is None:
+            return None
+        self._count(*row, -1)
+        return row[0]
 
     def _count(self, kind: StreamKind, owner: StreamOwner, more: int) -> None:
         self.open[kind] += more

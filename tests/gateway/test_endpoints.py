@@ -68,6 +68,31 @@ def test_session_with_an_id_has_a_home_whatever_is_said() -> None:
     assert sorted(scene.spread().values()) == [0, 4]
 
 
+def test_call_counts_at_its_endpoint_until_its_answer_has_ended() -> None:
+    scene = EndpointScene("a", "b", balance=Balance.LEAST_PENDING)
+    sessions = [scene.session(), scene.session()]
+    steps = ("pause 5", "sse", "note 10", "pause 50", "answer")
+    answers: list[Any] = []
+
+    def client() -> None:
+        answers.append(VirtualConnection(scene).ask(request(call(1, *steps), session=sessions[0])))
+
+    scene.spawn("client", client)
+    counts = []
+    for seconds in (1.0, 25.0, 60.0):
+        scene.run(seconds)
+        counts.append(sorted((x.pending, x.streaming) for x in scene.states.values()))
+    assert counts == [[(0, 0), (1, 0)], [(0, 0), (0, 1)], [(0, 0), (0, 0)]]
+    assert [x.status for x in answers] == [200]
+    scene.spawn("client", client)
+    scene.run(10.0)
+    (idle,) = [name for name, state in scene.states.items() if not state.active]
+    before = scene.seen_by(idle, "initialize")
+    for _ in range(2):
+        scene.session()
+    assert scene.seen_by(idle, "initialize") == before + 2
+
+
 # An endpoint that cannot be used.
 
 
