@@ -2,6 +2,7 @@
 
     root (one for one)
       upstream/NAME     HTTP: its connection pool and its streams; stdio: its children and streams
+      guard/NAME        what judges the endpoints of an upstream, and checks them
       metrics           the sender of figures, where there is a statsd server
       registry          the sessions
       limiter           the token buckets of all rate limits
@@ -119,8 +120,6 @@ class App:
             self._meters,
             self._legacy,
         )
-        # Before the registry, which may have ends of sessions to tell them.
-        upstreams = [worker for worker, _ in assembled]
         workers = [
             *([Worker(self._metrics, self._make_metrics)] if config.metrics.statsd else []),
             Worker(self._registry, lambda: self._make_registry(store)),
@@ -129,6 +128,8 @@ class App:
             # Behind the server, so that in a stop these streams end while they can be written to.
             Worker(self._legacy, self._make_legacy, drain=DrainLegacy()),
         ]
+        # Before the registry, which may have ends of sessions to tell them.
+        upstreams = [*(worker for worker, _ in assembled), *assembly.guards]
         self.root = Root(world, self._health.name, workers, upstreams=upstreams)
         self._to_drain = {self._server.name, *(worker.slot.name for worker, _ in assembled)}
 

@@ -16,7 +16,7 @@ from proxy_actors.actors.base import Actor
 from proxy_actors.actors.connection_pool import ConnectionPool, ConnectionTable
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.http_upstream import HttpUpstream
-from proxy_actors.actors.meters import Meters
+from proxy_actors.actors.meters import EndpointMeter, Meters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_channels import SessionChannels
 from proxy_actors.actors.sse_session import SseSession
@@ -26,11 +26,13 @@ from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
 from proxy_actors.actors.upstream_group import UpstreamGroup
+from proxy_actors.actors.upstream_guard import Checker, GuardLimits, UpstreamGuard
 from proxy_actors.config.model import Config
 from proxy_actors.config.section import Section
 from proxy_actors.config.upstreams import Upstream
 from proxy_actors.errors import ConnectError
 from proxy_actors.gateway.channel_forward import ChannelForwarder
+from proxy_actors.gateway.checks import HttpChecker, SharedChecker, SpareChecker
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.guarded import GuardedForwarder, UpstreamEndpoint, hash_key_of
 from proxy_actors.gateway.handshake import Handshake
@@ -41,13 +43,17 @@ from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.sse_forward import DetectingForwarder, SseForwarder
 from proxy_actors.gateway.sse_pipes import SsePipes, SseServer
 from proxy_actors.gateway.stdio_forward import SharedForwarder
+from proxy_actors.messages.health import StopChecks
 from proxy_actors.messages.http_upstream import UpstreamReached
 from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.upstream import DrainUpstream
-from proxy_actors.options import Balance, OnSessionLost, StdioMode, Transport
+from proxy_actors.options import Balance, CheckKind, OnSessionLost, StdioMode, Transport
 from proxy_actors.policy.balancer import Balancer, BalanceLimits, chooser_of
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.endpoint_state import EndpointState
+from proxy_actors.policy.health import EndpointHealth
+from proxy_actors.policy.health_checks import CheckLimits
+from proxy_actors.policy.outliers import OutlierLimits
 from proxy_actors.policy.peak_ewma import PeakEwma
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
@@ -58,7 +64,7 @@ from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import ByteStream, ChildCommand, TlsClient, World
 
 _Make = Callable[[], Actor]
-_Limits = TypeVar("_Limits", PoolLimits, ReconnectLimits)
+_Limits = TypeVar("_Limits", PoolLimits, ReconnectLimits, CheckLimits, OutlierLimits)
 
 
 class Assembly:
@@ -69,6 +75,9 @@ class Assembly:
         streams, subscribers: where event streams and their readers are found.
         meters: where is counted.
         environment: the proxy's own, of which children get a part.
+
+    Attributes:
+        guards: what judges the endpoints of those upstreams that have been put together.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Assembly:
         self._subscribers = subscribers
         self._meters = meters
         self._environment = environment
+        self.guards: list[Worker] = []
 
     def upstream(self, name: str, settings: Upstream) -> tuple[Worker, Route]:
         """Put one upstream together.
@@ -99,8 +109,9 @@ class Assembly:
         parts = [
             self._server(name, slot, settings, endpoint) for endpoint in settings.servers()
         ]
-        workers = [worker for worker, _ in parts]
-        endpoints = [endpoint for _, endpoint in parts]
+        workers = [worker for worker, _, _ in parts]
+        endpoints = [endpoint for _, endpoint, _ in parts]
+        checkers = {endpoint.state.name: checker for _, endpoint, checker in parts}
         homes = {endpoint.key: endpoint.slot for endpoint in endpoints}
         worker = workers[0]
         if settings.endpoints:
@@ -108,16 +119,21 @@ class Assembly:
                 slot, lambda: UpstreamGroup(self._world, slot, workers, homes),
                 drain=DrainUpstream(),
             )
+        guard = Slot(f"guard/{name}")
+        self.guards.append(self._guard(name, settings, endpoints, checkers, guard))
+        forwarder = self._guarded(name, settings, endpoints, guard)
         return worker, Route(
-            name, slot, self._guarded(name, settings, endpoints), settings.call_timeout_s, homes,
-            self._meters.upstream(name),
+            name, slot, forwarder, settings.call_timeout_s, homes, self._meters.upstream(name),
+            tuple(endpoint.state for endpoint in endpoints),
         )
 
     def _server(
         self, name: str, slot: Slot, upstream: Upstream, endpoint: str
-    ) -> tuple[Worker, UpstreamEndpoint]:
+    ) -> tuple[Worker, UpstreamEndpoint, Checker]:
         """Put one endpoint together; "" is the name of one that is the whole upstream."""
-        settings = upstream.servers()[endpoint]
+        # Only the upstream knows how many there are, and so what `auto` means.
+        checks = msgspec.structs.replace(upstream.checks, kind=upstream.check_kind)
+        settings = msgspec.structs.replace(upstream.servers()[endpoint], checks=checks)
         state = EndpointState(name)
         if endpoint:
             slot = Slot(f"{slot.name}/{endpoint}")
@@ -129,35 +145,59 @@ class Assembly:
             self._streams.endpoints[slot.name] = state
         key = _key_of(settings, endpoint)
         make = self._stdio if settings.command else self._http
-        make_actor, forwarder = make(name, slot, settings, Handshake(self._registry, name, key))
+        handshake = Handshake(self._registry, name, key)
+        make_actor, forwarder, checker = make(name, slot, settings, handshake)
         worker = Worker(slot, make_actor, drain=DrainUpstream())
-        return worker, UpstreamEndpoint(state, forwarder, slot, key)
+        return worker, UpstreamEndpoint(state, forwarder, slot, key), checker
 
     def _guarded(
-        self, name: str, settings: Upstream, endpoints: list[UpstreamEndpoint]
+        self, name: str, settings: Upstream, endpoints: list[UpstreamEndpoint], guard: Slot
     ) -> GuardedForwarder:
         """Put together what chooses among the endpoints of an upstream."""
         limits = BalanceLimits(settings.slow_start_s, settings.panic_percent)
         chooser = chooser_of(settings.balance, self._world.random)
         states = [endpoint.state for endpoint in endpoints]
         return GuardedForwarder(
-            self._world, name, endpoints, Slot(f"guard/{name}"), self._registry,
+            self._world, name, endpoints, guard, self._registry,
             Balancer(states, chooser, limits), hash_key_of(settings.hash_on), settings.affinity,
             settings.on_session_lost is OnSessionLost.REINITIALIZE,
         )
 
+    def _guard(
+        self,
+        name: str,
+        settings: Upstream,
+        endpoints: list[UpstreamEndpoint],
+        checkers: dict[str, Checker],
+        slot: Slot,
+    ) -> Worker:
+        """Put together what judges the endpoints of an upstream; what it knows outlives it."""
+        known = {x.state.name: EndpointHealth(x.state) for x in endpoints}
+        self._meters.upstream(name).endpoints = [EndpointMeter(x) for x in known.values()]
+        checked = settings.check_kind is not CheckKind.OFF
+        limits = GuardLimits(
+            _section(settings.outliers, OutlierLimits),
+            _section(settings.checks, CheckLimits) if checked else None,
+        )
+
+        def make() -> UpstreamGuard:
+            return UpstreamGuard(self._world, slot, name, known, checkers, limits)
+
+        return Worker(slot, make, drain=StopChecks())
+
     def _http(
         self, name: str, slot: Slot, settings: Upstream, handshake: Handshake
-    ) -> tuple[_Make, Forwarder]:
+    ) -> tuple[_Make, Forwarder, Checker]:
         world = self._world
         url = UpstreamUrl(settings.url)
         table = ConnectionTable()
         pool_slot = Slot(f"{slot.name}/pool")
         fields = UpstreamFields(url, settings.headers)
+        leases = Pool(pool_slot, table, name)
         http = HttpForwarder(
             world,
             slot,
-            Pool(pool_slot, table, name),
+            leases,
             fields,
             handshake,
             self._registry,
@@ -174,6 +214,7 @@ class Assembly:
 
         forwarder: Forwarder = http
         sessions: Worker | None = None
+        server: SseServer | None = None
         if settings.transport is not Transport.STREAMABLE:
             server = SseServer(http.sender, url, fields, name)
             sessions, sse = sse_sessions(
@@ -190,7 +231,11 @@ class Assembly:
                 reconnect, sessions, name,
             )
 
-        return make_upstream, forwarder
+        kind = settings.checks.kind
+        if settings.transport is Transport.SSE and kind is CheckKind.PING:
+            kind = CheckKind.TCP  # there a session is a stream, which would have to be kept open
+        checker = HttpChecker(world, leases, http.own, kind, settings.checks.path, server)
+        return make_upstream, forwarder, checker
 
     def _connect(
         self, name: str, slot: Slot, url: UpstreamUrl, settings: Upstream
@@ -218,7 +263,7 @@ class Assembly:
 
     def _stdio(
         self, name: str, slot: Slot, settings: Upstream, handshake: Handshake
-    ) -> tuple[_Make, Forwarder]:
+    ) -> tuple[_Make, Forwarder, Checker]:
         mode = settings.stdio
         command = ChildCommand(
             settings.command,
@@ -248,7 +293,9 @@ class Assembly:
                 self._subscribers, forwarder.failure, limits,
             )
 
-        return make_session if mode is StdioMode.SESSION else make_shared, forwarder
+        if mode is StdioMode.SESSION:
+            return make_session, forwarder, SpareChecker(slot)
+        return make_shared, forwarder, SharedChecker(self._world, slot, processes)
 
 
 def sse_sessions(

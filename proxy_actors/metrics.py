@@ -163,6 +163,22 @@ STDIO_RESTARTED = _counter(
     "Of those started, those in the place of one that had crashed.",
 )  # fmt: skip
 
+# One endpoint of an upstream; it has the upstream's name where there is only one.
+_ENDPOINT = "upstream.{upstream}.endpoint.{endpoint}"
+ENDPOINT_STATE = _gauge(
+    f"{_ENDPOINT}.state", "0, 1 or 2",
+    "2: it takes new sessions. 1: it only serves those that it has. 0: it is down, or in "
+    "maintenance.",
+)  # fmt: skip
+ENDPOINT_ACTIVE = _gauge(
+    f"{_ENDPOINT}.active", "requests", "Sent to it, and not answered to the end yet."
+)
+ENDPOINT_EJECTIONS = _counter(
+    f"{_ENDPOINT}.ejections", "ejections", "How often it was ejected because its calls failed."
+)
+CHECKS_WELL = _counter(f"{_ENDPOINT}.checks.well", "checks", "Active checks that went well.")
+CHECKS_FAILED = _counter(f"{_ENDPOINT}.checks.failed", "checks", "Active checks that did not.")
+
 # Event streams to clients.
 STREAMS_OPEN = _gauge(
     "streams.{kind}.open", "streams",

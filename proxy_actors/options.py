@@ -97,6 +97,25 @@ class Affinity(StrEnum):
     """Nothing, where the server gave the session no id and so keeps nothing for it."""
 
 
+class CheckKind(StrEnum):
+    """How the endpoints of an upstream are checked."""
+
+    AUTO = "auto"
+    """`ping` where there are several, not at all where there is one."""
+
+    OFF = "off"
+    """Not at all."""
+
+    TCP = "tcp"
+    """A connection is opened."""
+
+    HTTP = "http"
+    """A path is fetched; any 2xx will do."""
+
+    PING = "ping"
+    """An MCP ping is sent, in a session of the proxy's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """One listener in front of one server: a command on stdio, or an HTTP URL, never both.

@@ -109,6 +109,8 @@ class ScriptedServer(LinkServer):
 
     Attributes:
         openings: how the next sessions are refused, each by a step.
+        pinged: what is done with a ping; a result is given by default.
+        health: the status of GET /health.
         capabilities: what it says of itself.
         slow_s: how long a standalone stream takes to open.
         resumed: how often somebody has come back to a stream, by its name.
@@ -135,6 +137,8 @@ class ScriptedServer(LinkServer):
         self.executions: Counter[object] = Counter()
         self.deleted: list[str] = []
         self.openings: list[str] = []
+        self.pinged: list[str] | None = None
+        self.health = 200
         self.capabilities: Any = {"tools": {}}
         self.slow_s = 0.0
         self.resumed: Counter[str] = Counter()
@@ -160,7 +164,9 @@ class ScriptedServer(LinkServer):
         session = self.sessions.get(seen.field("mcp-session-id") or "")
         message, after = seen.body, seen.field("last-event-id")
         opening = isinstance(message, dict) and message.get("method") == "initialize"
-        if self.gives_sessions and not opening and session is None:
+        if seen.target == "/health":
+            refuse(link, self.health)
+        elif self.gives_sessions and not opening and session is None:
             refuse(link, 404)
         elif seen.method == "DELETE":
             self._delete(link, session)
@@ -280,6 +286,8 @@ class _Exchange:
             self._take_answer(message)
         elif self.id is not None and not self._refused():
             server.executions[self.n] += 1
+        if self.steps is None and isinstance(message, dict) and message.get("method") == "ping":
+            self.steps = server.pinged
         if self.steps is None:
             self.steps = ["json"] if self.id is not None and "method" in message else ["202"]
 

@@ -9,13 +9,13 @@ its streams have ended.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, assert_never
 
 from proxy_actors.actors.base import LATER, Actor
 from proxy_actors.actors.event_stream import EventStream
-from proxy_actors.actors.refs import Ref, Reply, Slot
+from proxy_actors.actors.pipes import Pipes
+from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stream_directory import CALL, STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.errors import (
@@ -58,30 +58,6 @@ _LEDGER_MAIL = (
 )
 
 
-class Pipes(ABC):
-    """What carries the messages of one channel. Its greenlets report to the channel by mail."""
-
-    @abstractmethod
-    def start(self, channel: Ref) -> None:
-        """Begin."""
-
-    @abstractmethod
-    def write(self, data: bytes, call_id: int | None) -> bool:
-        """Queue one message, the request of `call_id` if there is one; False: no room."""
-
-    @abstractmethod
-    def end(self) -> set[int]:
-        """End all greenlets; return the calls whose requests never left. Idempotent."""
-
-    @abstractmethod
-    def log_garbage(self, text: str) -> None:
-        """Log the head of what came and is no message."""
-
-    @abstractmethod
-    def give_up(self, text: str) -> None:
-        """The other side is of no use: log why, and see that the channel ends."""
-
-
 class Channel(Actor):
     """The actor of one channel.
 
@@ -121,6 +97,7 @@ class Channel(Actor):
         self._subscribers = subscribers
         self._failure = failure
         self._asks: dict[int, Reply] = {}
+        self._pings: list[Reply] = []
         self._call_streams: dict[int, Slot] = {}
         self._standalone: Slot | None = None
         self._stopping = False
@@ -139,6 +116,8 @@ class Channel(Actor):
             case m.GarbageReceived(text):
                 self._pipes.log_garbage(text)
                 self._dropped += 1
+            case m.PingServer():
+                return self._ping()
             case m.LivenessDue(generation):
                 self._apply(self._liveness.due(generation))
             case RequestOpened() | StreamOver():
@@ -181,7 +160,7 @@ class Channel(Actor):
         error = FailedError(
             self.ended_reason, self.was_stopped, executed=Executed.UNKNOWN, upstream=self._upstream
         )
-        for reply in self._asks.values():
+        for reply in (*self._asks.values(), *self._pings):
             if not reply.settled:  # the ask that was in hand at a crash has its answer
                 reply.fail(error)
         self._asks.clear()
@@ -229,6 +208,14 @@ class Channel(Actor):
         if self.parent is not None:
             self.parent.tell(message)
 
+    def _ping(self) -> Any:  # Any: see on_receive
+        """Say whether the server is alive: at once, or when it has said a word."""
+        if self._gone or self._policy.calls or self.asked_by is None:
+            return not self._gone
+        self._pings.append(self.asked_by)
+        self._apply(self._liveness.ask())
+        return LATER
+
     # The ledger.
 
     def _to_ledger(self, message: Any) -> Any:  # Any: see on_receive
@@ -256,8 +243,12 @@ class Channel(Actor):
             self.on_undelivered(message)
             return LATER
         now_s = self.world.now_s()
-        if isinstance(message, m.FrameReceived) and self._liveness.heard(message.frame, now_s):
-            return LATER  # to a question of ours, of which the ledger knows nothing
+        if isinstance(message, m.FrameReceived):
+            pings, self._pings = self._pings, []
+            for reply in pings:
+                reply.set(True)
+            if self._liveness.heard(message.frame, now_s):
+                return LATER  # to a question of ours, of which the ledger knows nothing
         self._apply(self._policy.handle(message, now_s))
         return LATER
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import deque
 
-from proxy_actors.actors.channel import Pipes
+from proxy_actors.actors.pipes import Pipes
 from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     DeadlineError,

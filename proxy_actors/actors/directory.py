@@ -6,6 +6,8 @@ it: its `Slot` is handed to whoever may send to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ActorStoppedError
 
@@ -34,6 +36,10 @@ class Directory:
         if slot is None:
             raise ActorStoppedError(f"{name} is not running")
         return slot
+
+    def __iter__(self) -> Iterator[Slot]:
+        """Go through what is listed."""
+        return iter(self._slots.values())
 
     def __len__(self) -> int:
         return len(self._slots)

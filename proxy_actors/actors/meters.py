@@ -10,6 +10,7 @@ from collections import Counter
 
 from proxy_actors import metrics
 from proxy_actors.metrics import Metric, Row
+from proxy_actors.policy.health import EndpointHealth
 from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_bounds import StreamKind
 from proxy_actors.protocol.jsonrpc import Message
@@ -86,14 +87,40 @@ class CallMeter:
         ]
 
 
+class EndpointMeter:
+    """One endpoint of an upstream, by what its guard knows of it."""
+
+    def __init__(self, known: EndpointHealth) -> None:
+        self._known = known
+        self._taken: dict[Metric, int] = {}
+
+    def take(self, upstream: str) -> list[Row]:
+        """Return how it is, and what was counted since the last time."""
+        known, state = self._known, self._known.state
+        labels = upstream, state.name
+        counts = {
+            metrics.ENDPOINT_EJECTIONS: known.ejection.times,
+            metrics.CHECKS_WELL: known.checked.well,
+            metrics.CHECKS_FAILED: known.checked.failed,
+        }
+        news = {metric: count - self._taken.get(metric, 0) for metric, count in counts.items()}
+        self._taken = counts
+        return [
+            Row(metrics.ENDPOINT_STATE, labels, (state.takes + state.serves,)),
+            Row(metrics.ENDPOINT_ACTIVE, labels, (state.active,)),
+            *(Row(metric, labels, (count,)) for metric, count in news.items() if count),
+        ]
+
+
 class UpstreamMeters:
-    """One upstream: its methods, what went wrong, how long connecting takes."""
+    """One upstream: its methods, endpoints, what went wrong, how long connecting takes."""
 
     def __init__(self) -> None:
         self._methods = {method: CallMeter() for method in _METHODS}
         self._other = self._methods[OTHER]
         self.errors: Counter[str] = Counter()
         self.connect = Samples()
+        self.endpoints: list[EndpointMeter] = []
 
     def of(self, method: str) -> CallMeter:
         """Return the meter of a method; all that are not of the specification share one."""
@@ -104,6 +131,7 @@ class UpstreamMeters:
         errors, self.errors = self.errors, Counter()
         rows = [row for method, meter in self._methods.items() for row in meter.take(name, method)]
         rows += [Row(metrics.UPSTREAM_ERRORS, (name, why), (n,)) for why, n in errors.items()]
+        rows += [row for meter in self.endpoints for row in meter.take(name)]
         return rows + self.connect.take(metrics.CONNECT, name)
 
 

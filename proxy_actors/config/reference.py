@@ -26,7 +26,9 @@ _UNITS = {
 }  # fmt: skip
 _UNITS_OF = {
     "address_rate": "requests/s", "initialize_rate": "sessions/s", "rate": "requests/s",
-    "failures_per_minute": "keys/minute", "body_rate_min": "bytes/s",
+    "failures_per_minute": "keys/minute", "body_rate_min": "bytes/s", "spread": "share",
+    "success_rate_factor": "deviations", "ejected_percent_max": "percent",
+    "failure_percentage": "percent",
 }  # fmt: skip
 _NUMBERS = {int: "number", float: "number", str: "text", bool: "`true` or `false`"}
 _MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->\n)", re.S)

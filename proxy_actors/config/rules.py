@@ -16,7 +16,14 @@ from proxy_actors.config.upstreams import Upstream
 from proxy_actors.config.positions import Path
 from proxy_actors.config.problems import Problems, suggestion
 from proxy_actors.errors import ConfigurationError
-from proxy_actors.options import StdioMode, StreamKeep, parse_listen, parse_statsd, parse_url
+from proxy_actors.options import (
+    CheckKind,
+    StdioMode,
+    StreamKeep,
+    parse_listen,
+    parse_statsd,
+    parse_url,
+)
 
 T = TypeVar("T")
 
@@ -35,7 +42,7 @@ _NOT_SETTABLE = re.compile(
     r"|x-proxy-actors-.*|x-real-ip.*"
 )
 _ABOUT_SEVERAL = {
-    "affinity", "balance", "hash-on", "panic-percent", "slow-start-s",
+    "affinity", "balance", "hash-on", "outliers", "panic-percent", "slow-start-s",
 }  # fmt: skip
 _RESERVED_RULES = ("address", "initialize", "key-failures")
 _SERVER_NAME = re.compile(r"(?!\.)[0-9A-Za-z_.:-]{1,253}")
@@ -137,6 +144,7 @@ class Rules:
                 problems.error((*path, "children"), 'children is about stdio = "pool"')
             if upstream.stdio is not StdioMode.SESSION and "sessions-max" in given:
                 problems.error((*path, "sessions-max"), 'sessions-max is about stdio = "session"')
+        self._check_health(path, upstream, "url" in kinds)
         for key in sorted(given.keys() & misplaced):
             kind = "a command" if "url" in kinds else "a url"
             problems.error((*path, key), f"{key} is about {kind}")
@@ -174,6 +182,19 @@ class Rules:
         else:
             self._check_command((*path, "command"), server)
         return set(given)
+
+    def _check_health(self, path: Path, upstream: Upstream, has_url: bool) -> None:
+        """Check how endpoints are checked, and for how long they are ejected."""
+        problems, checks, outliers = self._problems, upstream.checks, upstream.outliers
+        kind = checks.kind
+        if kind in (CheckKind.HTTP, CheckKind.TCP) and not has_url:
+            text = f'kind = "{kind}" is about a url; a command is checked by "ping"'
+            problems.error((*path, "checks", "kind"), text)
+        if kind is not CheckKind.HTTP and "path" in self._given((*path, "checks")):
+            problems.error((*path, "checks", "path"), 'path is about kind = "http"')
+        if outliers.max_ejection_s < outliers.base_ejection_s:
+            place = (*path, "outliers", "max-ejection-s")
+            problems.error(place, "max-ejection-s is less than base-ejection-s")
 
     def _check_url(self, path: Path, upstream: Upstream) -> None:
         problems, url = self._problems, upstream.url

@@ -11,7 +11,19 @@ import msgspec
 from msgspec import Meta
 
 from proxy_actors.config.section import Count, Name, Seconds, Section, doc
-from proxy_actors.options import Affinity, Balance, OnSessionLost, StdioMode, Transport
+from proxy_actors.options import (
+    Affinity,
+    Balance,
+    CheckKind,
+    OnSessionLost,
+    StdioMode,
+    Transport,
+)
+
+Times = Annotated[int, Meta(ge=1, le=1000)]
+TimesOrNone = Annotated[int, Meta(ge=0, le=1000)]
+Percent = Annotated[int, Meta(ge=0, le=100)]
+Interval = Annotated[float, Meta(ge=0.1, le=86_400)]
 
 
 class UpstreamTls(Section, frozen=True, kw_only=True):
@@ -79,6 +91,87 @@ class Reconnect(Section, frozen=True, kw_only=True):
         float, Meta(ge=1, le=86_400),
         doc("A stream on which nothing comes for so long, no comment either, is opened anew."),
     ] = 300.0
+
+
+class Checks(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.checks]: its endpoints are asked how they are."""
+
+    kind: Annotated[
+        CheckKind,
+        doc("How: by MCP ping, by a path, by a connection; `auto` is ping for several endpoints."),
+    ] = CheckKind.AUTO
+    path: Annotated[
+        str, Meta(pattern=r"^/[!-~]*$", max_length=1000),
+        doc("What is fetched with kind = http; any 2xx will do."),
+    ] = "/health"
+    interval_s: Annotated[Interval, doc("From the end of a check to the next one.")] = 5.0
+    fast_interval_s: Annotated[
+        Interval, doc("The same, while it is being found out whether an endpoint is up or down.")
+    ] = 1.0
+    down_interval_s: Annotated[Interval, doc("The same, while an endpoint is down.")] = 5.0
+    spread: Annotated[
+        float, Meta(ge=0, le=0.5), doc("The share of an interval that chance adds or takes away.")
+    ] = 0.2
+    timeout_s: Annotated[
+        float, Meta(ge=0.1, le=300), doc("A check that takes longer has failed.")
+    ] = 3.0
+    rise: Annotated[Times, doc("Checks in a row that bring an endpoint up again.")] = 2
+    fall: Annotated[Times, doc("Checks in a row that fail and bring an endpoint down.")] = 3
+
+
+class Outliers(Section, frozen=True, kw_only=True):
+    """[upstreams.NAME.outliers]: endpoints whose calls fail get no new sessions for a while."""
+
+    consecutive_failures: Annotated[
+        TimesOrNone, doc("Calls in a row that fail by the endpoint's fault. 0: they do not matter.")
+    ] = 5
+    consecutive_gateway_failures: Annotated[
+        TimesOrNone, doc("The same of 502, 503, 504, and what is like them. 0: not apart.")
+    ] = 0
+    split_local: Annotated[
+        bool,
+        doc("Whether failures without an answer are counted apart: no connection, reset, timeout."),
+    ] = False
+    consecutive_local_failures: Annotated[
+        TimesOrNone, doc("These in a row, where they are. 0: they do not matter.")
+    ] = 5
+    interval_s: Annotated[
+        float, Meta(ge=0.1, le=3600), doc("How often it is looked who may come back.")
+    ] = 10.0
+    base_ejection_s: Annotated[
+        float, Meta(ge=0.1, le=3600),
+        doc("The first ejection; the n-th of late lasts n times as long."),
+    ] = 30.0
+    max_ejection_s: Annotated[Interval, doc("The most that an ejection grows to.")] = 300.0
+    ejection_jitter_s: Annotated[
+        float, Meta(ge=0, le=3600), doc("What chance adds to an ejection at most.")
+    ] = 0.0
+    ejected_percent_max: Annotated[
+        Percent, doc("The share of the endpoints that may be ejected at the same time, percent.")
+    ] = 50
+    always_eject_one: Annotated[
+        bool, doc("Whether one may be in any case, however few there are.")
+    ] = True
+    success_rate_factor: Annotated[
+        float, Meta(ge=0, le=10),
+        doc("Standard deviations below the mean of all success rates. 0: they do not matter."),
+    ] = 1.9
+    success_rate_endpoints_min: Annotated[
+        Times, doc("Endpoints with enough calls in an interval, for success rates to matter.")
+    ] = 5
+    success_rate_calls_min: Annotated[Count, doc("Calls in an interval that are enough.")] = 100
+    failure_percentage: Annotated[
+        Percent, doc("The share of calls in an interval that fail. 0: it does not matter.")
+    ] = 0
+    failure_percentage_endpoints_min: Annotated[
+        Times, doc("Endpoints with enough calls in an interval, for that share to matter.")
+    ] = 5
+    failure_percentage_calls_min: Annotated[
+        Count, doc("Calls in an interval that are enough.")
+    ] = 50
+    check_unejects: Annotated[
+        bool, doc("Whether a check that succeeds ends an ejection at once, as Envoy has it.")
+    ] = False
 
 
 class Endpoint(Section, frozen=True, kw_only=True):
@@ -163,9 +256,19 @@ class Upstream(Section, frozen=True, kw_only=True):
         float, Meta(ge=0, le=100),
         doc("With fewer than this of the endpoints healthy, ejected ones are used too. 0: never."),
     ] = 50.0
+    checks: Checks = Checks()
+    outliers: Outliers = Outliers()
     pool: Pool = Pool()
     reconnect: Reconnect = Reconnect()
     tls: UpstreamTls = UpstreamTls()
+
+    @property
+    def check_kind(self) -> CheckKind:
+        """How its endpoints are checked, AUTO decided."""
+        kind = self.checks.kind
+        if kind is not CheckKind.AUTO:
+            return kind
+        return CheckKind.PING if len(self.endpoints) > 1 else CheckKind.OFF
 
     def servers(self) -> dict[str, Upstream]:
         """Return each endpoint by its name, with all settings; itself under "" where it is one."""

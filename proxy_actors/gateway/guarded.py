@@ -36,6 +36,7 @@ _FAULTS = {
 }
 # What a server says that has no such method, or that speaks another version: it works.
 _NOT_A_FAULT = frozenset({501, 505})
+_OF_GATEWAYS = frozenset({502, 503, 504})
 HashKey = Callable[[Exchange], str]
 """Says what of a request the choice of an endpoint by hash goes by."""
 
@@ -180,6 +181,7 @@ class GuardedForwarder(Forwarder):
             raise
         finally:
             state.pending -= 1
+        state.succeeded += 1
         if state.watched or state.latency is not None:
             self._succeeded(state, exchange)
         return result
@@ -233,6 +235,8 @@ def fault_of(error: GatewayError) -> Fault | None:
     if not isinstance(error, FailedError) or error.side is not Side.UPSTREAM:
         return None
     status = error.answered
+    if status in _OF_GATEWAYS:
+        return Fault.GATEWAY
     if status is not None:
         return Fault.STATUS if status >= 500 and status not in _NOT_A_FAULT else None
     if error.reason is Reason.PROCESS_EXITED:  # that a session's own has gone before is no news

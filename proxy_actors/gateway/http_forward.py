@@ -39,6 +39,7 @@ from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.gateway.http_source import read_alone
 from proxy_actors.gateway.http_streams import DECIDE_S_MAX, HttpStreams, Sessions
 from proxy_actors.gateway.lease import IDLE_S_MAX, Pool
+from proxy_actors.gateway.own_requests import OwnRequests
 from proxy_actors.gateway.response import JSON_FIELDS, Response, json_response
 from proxy_actors.gateway.session_notes import NOTED, note
 from proxy_actors.messages.http_upstream import (
@@ -95,10 +96,8 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         self._registry = registry
         self._renews = renews
         self._answers = HttpAnswers(world, pool.upstream)
-        self._renewer = Renewer(
-            world, self.sender, fields, self._answers, registry, pool.upstream,
-            handshake.endpoint,
-        )
+        self.own = OwnRequests(self.sender, fields, self._answers)
+        self._renewer = Renewer(world, self.own, registry, handshake.endpoint)
         self.streams = HttpStreams(
             world, slot, self.sender, fields, self._answers, silence_s_max, self
         )

@@ -7,7 +7,6 @@ a greenlet of the upstream's actor. Nothing is lost when it is cut short: the se
 
 from __future__ import annotations
 
-import itertools
 import logging
 
 import msgspec
@@ -20,11 +19,9 @@ from proxy_actors.errors import FailedError, ProxyActorsError, Reason, RefusedEr
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX
 from proxy_actors.gateway.handshake import negotiated_version
-from proxy_actors.gateway.http_answers import HttpAnswers
-from proxy_actors.gateway.http_fields import UpstreamFields, session_id_of
-from proxy_actors.gateway.http_send import HttpSender, Outgoing
+from proxy_actors.gateway.http_fields import session_id_of
+from proxy_actors.gateway.own_requests import OwnRequests
 from proxy_actors.messages.http_upstream import RenewalEnded
-from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import (
     DescribeSession,
     EndReason,
@@ -33,7 +30,6 @@ from proxy_actors.messages.sessions import (
     Session,
 )
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
-from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.revisions import INITIALIZE, INITIALIZED, SET_LEVEL, SUBSCRIBE
 from proxy_actors.world.base import World
 
@@ -52,24 +48,12 @@ class _Described(msgspec.Struct):
 class Renewer:
     """Opens sessions anew at one upstream."""
 
-    def __init__(
-        self,
-        world: World,
-        sender: HttpSender,
-        fields: UpstreamFields,
-        answers: HttpAnswers,
-        registry: Slot,
-        upstream: str,
-        endpoint: str = "",
-    ) -> None:
+    def __init__(self, world: World, own: OwnRequests, registry: Slot, endpoint: str = "") -> None:
         self._world = world
-        self._sender = sender
-        self._fields = fields
-        self._answers = answers
+        self._own = own
         self._registry = registry
-        self._upstream = upstream
+        self._upstream = own.upstream
         self._endpoint = endpoint
-        self._ids = itertools.count(1)
 
     def renew(self, session: Session) -> RenewalEnded:
         """Open a session anew; one that cannot be has ended."""
@@ -96,7 +80,8 @@ class Renewer:
             raise upstream_status.session_lost(self._upstream)
         if present.place != session.place:
             return RenewalEnded(session.key, present)
-        answer, fields = self._ask(INITIALIZE, Raw(session.initialize_params), None, deadline_s)
+        params = Raw(session.initialize_params)
+        answer, fields = self._own.ask(INITIALIZE, params, None, deadline_s)
         fresh = replace(
             present, endpoint=self._endpoint, upstream_session_id=session_id_of(fields)
         )
@@ -115,40 +100,21 @@ class Renewer:
             kept = replaced.place == fresh.place
             return RenewalEnded(session.key, replaced, _news(answer))
         finally:
-            if not kept and fresh.upstream_session_id is not None:
-                own = self._fields.own(fresh.upstream_session_id, session.version)
-                self._world.spawn("session delete", lambda: self._sender.send_own(b"DELETE", own))
+            if not kept:
+                self._world.spawn("session delete", lambda: self._own.delete(fresh))
 
     def _restore(self, session: Session, deadline_s: float) -> None:
         """Say again what the client has said in the session's life."""
-        body = jsonrpc_rewrite.notification(INITIALIZED)
-        own = self._fields.own(session.upstream_session_id, session.version, len(body))
-        self._sender.send_own(b"POST", own, body)
+        self._own.notify(INITIALIZED, session)
         if session.log_level is not None:
-            self._ask(SET_LEVEL, {"level": session.log_level}, session, deadline_s)
+            self._say(SET_LEVEL, {"level": session.log_level}, session, deadline_s)
         for uri in session.subscriptions:
-            self._ask(SUBSCRIBE, {"uri": uri}, session, deadline_s)
+            self._say(SUBSCRIBE, {"uri": uri}, session, deadline_s)
 
-    def _ask(
-        self, method: str, params: object, session: Session | None, deadline_s: float
-    ) -> tuple[jsonrpc.Message, Fields]:
-        """Send a request of the proxy's own; return its answer and the answer's fields."""
-        id = b'"renewal-%d"' % next(self._ids)
-        body = jsonrpc_rewrite.request(id, method, params)
-        if session is None:
-            own = self._fields.own(None, "", len(body))
-        else:
-            own = self._fields.own(session.upstream_session_id, session.version, len(body))
-        parts = self._sender.own_parts(b"POST", own, body)
-        outgoing = Outgoing(
-            self._sender.next_own_id(), b"POST", parts, Purpose.RESERVED, deadline_s, id,
-            repeatable=True,
-        )
-        upstream, head = self._sender.send(outgoing)
-        answer = self._answers.answer(upstream, head, deadline_s, session)
-        if session is not None and answer.is_error:  # a resource that is there no more, say
+    def _say(self, method: str, params: object, session: Session, deadline_s: float) -> None:
+        answer, _ = self._own.ask(method, params, session, deadline_s)
+        if answer.is_error:  # a resource that is there no more, say
             logger.warning("session_not_restored upstream=%s method=%s", self._upstream, method)
-        return answer, head.fields
 
 
 def _news(initialized: jsonrpc.Message) -> tuple[bytes, ...]:

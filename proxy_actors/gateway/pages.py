@@ -11,6 +11,7 @@ from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.lifecycle import DescribeState
 from proxy_actors.messages.upstream import DescribeReadiness, Readiness
+from proxy_actors.policy.endpoint_state import EndpointState
 
 PAGES = frozenset({b"/health", b"/ready", b"/admin/health"})
 PAGE_S_MAX = 1.0
@@ -32,8 +33,9 @@ def _ready(wiring: Wiring) -> Response:
     """Say whether calls can be taken: no drain has begun, and some upstream is ready.
 
     One upstream of several that is away does not take the others from their clients: which are
-    ready stands in the answer, and of those that are not the cause, where it is known. So does
-    whether sessions can be stored (FLT-P6): while they cannot, those that are go on.
+    ready stands in the answer, how each of several endpoints is, and the cause of what is not
+    ready, where it is known. So does whether sessions can be stored (FLT-P6): while they cannot,
+    those that are go on.
     """
     states = {name: _state_of(route, wiring) for name, route in wiring.routes.by_name.items()}
     if wiring.draining:
@@ -45,6 +47,13 @@ def _ready(wiring: Wiring) -> Response:
         "upstreams": {name: _word(state.ready) for name, state in states.items()},
         "sessions": "stored" if _state(wiring.registry, wiring).ready else "not stored",
     }
+    endpoints = {
+        name: {x.name: _use(x) for x in route.endpoints}
+        for name, route in wiring.routes.by_name.items()
+        if len(route.endpoints) > 1
+    }
+    if endpoints:
+        document["endpoints"] = endpoints
     causes = {name: state.cause for name, state in states.items() if state.cause}
     if causes:
         document["causes"] = causes
@@ -57,9 +66,19 @@ def _word(ready: bool) -> str:
 
 
 def _state_of(route: Route, wiring: Wiring) -> Readiness:
-    """Return the state of the first endpoint that is ready, or of the first that is not."""
+    """Return the state of the first endpoint that is ready, or of the first that is not.
+
+    Where none may be used, since the checks of all have failed, say, none is ready.
+    """
     states = [_state(slot, wiring) for slot in route.homes.values() or (route.slot,)]
-    return next((state for state in states if state.ready), states[0])
+    state = next((state for state in states if state.ready), states[0])
+    used = not route.endpoints or any(endpoint.serves for endpoint in route.endpoints)
+    return state if used else Readiness(False, "no endpoint may be used", state.cause)
+
+
+def _use(endpoint: EndpointState) -> str:
+    """Say whether an endpoint takes sessions, or serves those that it has."""
+    return "ready" if endpoint.takes else "serving" if endpoint.serves else "not ready"
 
 
 def _state(slot: Slot, wiring: Wiring) -> Readiness:

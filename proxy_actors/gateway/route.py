@@ -11,6 +11,7 @@ import msgspec
 from proxy_actors.actors.meters import UpstreamMeters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.gateway.forwarder import CALL_S_MAX, Forwarder
+from proxy_actors.policy.endpoint_state import EndpointState
 
 
 class Endpoint(Enum):
@@ -43,6 +44,7 @@ class Route(msgspec.Struct, frozen=True):
         call_s_max: how long a call may take.
         homes: the actors of its endpoints, by what resumable sessions have as their endpoint.
         meters: where it is counted.
+        endpoints: how its endpoints are.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Route(msgspec.Struct, frozen=True):
     call_s_max: float = CALL_S_MAX
     homes: Mapping[str, Slot] = {}
     meters: UpstreamMeters = msgspec.field(default_factory=UpstreamMeters)
+    endpoints: tuple[EndpointState, ...] = ()
 
 
 class Routes:

@@ -17,7 +17,7 @@ from functools import partial
 
 import msgspec
 
-from proxy_actors.actors.channel import Pipes
+from proxy_actors.actors.pipes import Pipes
 from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     DeadlineError,

@@ -13,13 +13,15 @@ class Fault(StrEnum):
 
     CONNECT: no connection could be opened. RESET: it went away in the middle. TIMEOUT: no answer
     came in time. STATUS: an HTTP status that is the server's own failure, 500 and above but for
-    501 and 505. PROTOCOL: what came could not be understood. EXIT: its process ended.
+    501 and 505. GATEWAY: of these 502, 503 and 504, by which something before the server says that
+    it cannot be reached. PROTOCOL: what came could not be understood. EXIT: its process ended.
     """
 
     CONNECT = "connect"
     RESET = "reset"
     TIMEOUT = "timeout"
     STATUS = "status"
+    GATEWAY = "gateway"
     PROTOCOL = "protocol"
     EXIT = "exit"
 
@@ -27,6 +29,11 @@ class Fault(StrEnum):
     def local(self) -> bool:
         """Whether it was noticed here, and not told by the server."""
         return self in (Fault.CONNECT, Fault.RESET, Fault.TIMEOUT, Fault.EXIT)
+
+    @property
+    def gateway(self) -> bool:
+        """Whether a gateway would say it by 502, 503 or 504, as this one does."""
+        return self.local or self is Fault.GATEWAY
 
 
 class CallFailed(Message, frozen=True):

@@ -182,6 +182,14 @@ class ProcessGone(Message, frozen=True):
     text: str
 
 
+class PingServer(Message, frozen=True):
+    """Checker to child, asked: is the server alive?
+
+    Answered with True at once where calls are in flight, for it may do one thing at a time; else as
+    soon as it says a word. With False if it has ended.
+    """
+
+
 class SubmitOwn(Message, frozen=True):
     """Upstream to child, SHARED and POOL mode: run a request in the proxy's own name.
 

@@ -25,11 +25,12 @@ class EndpointState:
         pending: the calls that have been sent to it and not been answered.
         streaming: those whose answers have become event streams that are open.
         latency: how long they take, where somebody chooses by it.
+        succeeded: the calls that did not fail by its fault, ever; counted by the data plane.
     """
 
     __slots__ = (
-        "backup", "gated", "latency", "name", "pending", "serves", "taken_up_s", "takes",
-        "streaming", "watched", "weight",
+        "backup", "gated", "latency", "name", "pending", "serves", "streaming", "succeeded",
+        "taken_up_s", "takes", "watched", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +51,7 @@ class EndpointState:
         self.pending = 0
         self.streaming = 0
         self.latency = latency
+        self.succeeded = 0
 
     @property
     def active(self) -> int:

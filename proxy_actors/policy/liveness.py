@@ -4,7 +4,8 @@ Silence proves nothing by itself: many servers do one thing at a time, and say n
 nobody is asked before a call has had all of its time; one who has not said a word for a while then
 is asked by `ping`, which every receiver must answer promptly (MCP-S-24). Who says nothing at all
 until the ping's time is up has hung, and is given up, which has a process killed and started anew
-(FLT-U4). A word of any kind is a sign of life.
+(FLT-U4). A word of any kind is a sign of life. An active check asks one that has nothing to do, and
+so no reason to be silent; the same time is up for it in the end.
 
 Owns when the server was heard last and the ping that is out. `actors/channel.py` is the shell.
 """
@@ -28,28 +29,32 @@ PING_S: Final = 30.0
 class Liveness:
     """Decides for one channel."""
 
-    __slots__ = ("_heard_s", "_ping_id", "_serial")
+    __slots__ = ("_asked", "_heard_s", "_ping_id", "_serial")
 
     def __init__(self) -> None:
         self._heard_s = math.inf
+        self._asked = False
         self._ping_id: bytes | None = None
         self._serial = 0
 
     def heard(self, frame: Message, now_s: float) -> bool:
-        """Note that the server has said something; whether that was the answer to the ping."""
+        """Note that the server has said something; whether that was the answer to the last ping."""
         self._heard_s = now_s
-        if self._ping_id is None:
-            return False
-        answered, self._ping_id = frame.id == self._ping_id, None
-        return answered
+        self._asked = False
+        return self._ping_id is not None and frame.id == self._ping_id
 
     def call_expired(self, now_s: float) -> list[LedgerEffect]:
         """A call was not answered in time: ask, unless the server was heard or is being asked.
 
         One that has never said anything is shaking hands, which has a time of its own.
         """
-        if self._ping_id is not None or now_s - self._heard_s < QUIET_S:
+        return [] if now_s - self._heard_s < QUIET_S else self.ask()
+
+    def ask(self) -> list[LedgerEffect]:
+        """Ask whether it is alive, unless it is being asked."""
+        if self._asked:
             return []
+        self._asked = True
         self._serial += 1
         self._ping_id = b'"proxy-actors-ping-%d"' % self._serial
         return [
@@ -59,6 +64,6 @@ class Liveness:
 
     def due(self, generation: int) -> list[LedgerEffect]:
         """The time of a ping is up."""
-        if self._ping_id is None or generation != self._serial:
+        if not self._asked or generation != self._serial:
             return []
         return [e.GiveUp("it answers nothing, a ping neither")]

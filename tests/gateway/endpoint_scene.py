@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from proxy_actors.actors.refs import Slot
 from proxy_actors.app import App
 from proxy_actors.config.model import Config
-from proxy_actors.config.upstreams import Endpoint, Upstream
+from proxy_actors.config.upstreams import Checks, Endpoint, Upstream
 from proxy_actors.gateway.guarded import GuardedForwarder
+from proxy_actors.messages.health import OperatorState, SetEndpointState
+from proxy_actors.options import CheckKind
 from proxy_actors.policy.endpoint_state import EndpointState
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.world.sim_world import Faults, SimWorld
@@ -32,7 +35,7 @@ class EndpointScene(SimWorld):
         backups: which of the endpoints are.
         sessions: whether the servers give sessions ids.
         resumes: whether they give events ids.
-        settings: of the upstream.
+        settings: of the upstream; endpoints are not checked where these do not say it.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class EndpointScene(SimWorld):
         endpoints = {
             name: Endpoint(url=f"http://{name}.test/mcp", backup=name in backups) for name in names
         }
+        settings.setdefault("checks", Checks(kind=CheckKind.OFF))
         config = Config(upstreams={UPSTREAM: Upstream(endpoints=endpoints, **settings)})
         self.store = MemoryStore()
         self.mail: list[Any] = []
@@ -68,13 +72,25 @@ class EndpointScene(SimWorld):
         assert isinstance(forwarder, GuardedForwarder)
         return {name: x.state for name, x in forwarder._by_name.items()}
 
+    @property
+    def guard(self) -> Slot:
+        """What judges the endpoints."""
+        forwarder = self.app.wiring.routes.by_name[UPSTREAM].forwarder
+        assert isinstance(forwarder, GuardedForwarder)
+        return forwarder._guard
+
     def take_out(self, name: str, serves: bool = False) -> None:
         """Have an endpoint take no sessions, and serve those that it has or not."""
-        self.states[name].become(False, serves, self.now_s())
+        self.set(name, OperatorState.DRAIN if serves else OperatorState.MAINT)
 
     def bring_back(self, name: str) -> None:
         """Have an endpoint be used as the others are."""
-        self.states[name].become(True, True, self.now_s())
+        self.set(name, OperatorState.READY)
+
+    def set(self, name: str, state: OperatorState) -> None:
+        """Do as an operator."""
+        self.do(lambda: self.guard.deliver(SetEndpointState(name, state)))
+        self.run(0.1)
 
     def do(self, function: Callable[[], Any], seconds: float = 5000.0) -> Any:
         """Run a client in a greenlet; return what it returns or raise what it raises."""

@@ -286,7 +286,7 @@ def scene_call(scene: EndpointScene, session: str) -> Any:
         (FailedError(Reason.UPSTREAM_TIMEOUT, ""), Fault.TIMEOUT),
         (FailedError(Reason.UPSTREAM_PROTOCOL, ""), Fault.PROTOCOL),
         (FailedError(Reason.UPSTREAM_PROTOCOL, "", answered=500), Fault.STATUS),
-        (FailedError(Reason.UPSTREAM_UNAVAILABLE, "", answered=503), Fault.STATUS),
+        (FailedError(Reason.UPSTREAM_UNAVAILABLE, "", answered=503), Fault.GATEWAY),
         (FailedError(Reason.UPSTREAM_PROTOCOL, "", answered=501), None),
         (FailedError(Reason.UPSTREAM_PROTOCOL, "", answered=401), None),
         (FailedError(Reason.RATE_LIMITED, "", answered=429), None),
