@@ -16,6 +16,7 @@ the stable names of the actors that it asks.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -46,6 +47,7 @@ from proxy_actors.messages.server import DrainServer, ServerDrained
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode, Transport, parse_listen, parse_statsd
+from proxy_actors.policy.intake import IntakeLimits
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stream_limits import StreamLimits
@@ -220,7 +222,9 @@ class App:
         return Limiter(self._world, self._limiter, self._config.rate_limits.buckets_max)
 
     def _make_server(self) -> HttpServer:
-        return HttpServer(self._world, self._server, self._listener, self.wiring)
+        return HttpServer(
+            self._world, self._server, self._listener, self.wiring, _intake_limits(self._config)
+        )
 
     def _make_legacy(self) -> LegacyStreams:
         # A client needs a second connection for what it sends: half are left for these.
@@ -290,6 +294,12 @@ def _rates(config: Config, limiter: Slot, meters: Meters) -> Limits:
         settings.x_ratelimit,
         meters.refused,
     )
+
+
+def _intake_limits(config: Config) -> IntakeLimits:
+    overload = config.overload
+    marks = overload.lag_s_max, overload.memory_percent / 100, overload.fds_percent / 100
+    return IntakeLimits(*(mark or math.inf for mark in marks))
 
 
 def _server_tls(config: Config) -> TlsServer | None:

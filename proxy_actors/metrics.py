@@ -85,6 +85,17 @@ def _timer(template: str, meaning: str) -> Metric:
 HTTP_CONNECTIONS = _gauge(
     "http.connections", "connections", "Connections of clients that are open."
 )
+HTTP_GATED = _gauge(
+    "http.gated", "requests",
+    "Waiting to be parsed, because the proxy's own thread is too busy.",
+)  # fmt: skip
+HTTP_PAUSED = _counter(
+    "http.paused", "pauses", "Times that accepting was paused because that thread was late."
+)
+HTTP_REFUSED = _counter(
+    "http.refused", "connections",
+    "Refused with 503 for want of room: bounds on connections, memory, or descriptors.",
+)  # fmt: skip
 HTTP_RESPONSES = _counter(
     "http.responses.{class}", "responses",
     "Answers to clients by the class of their status (`2xx`, `4xx`, ...), pages such as /health "

@@ -44,6 +44,7 @@ from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.options import Transport
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.intake import IntakeLimits
 from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.sessions import SessionLimits
@@ -96,8 +97,10 @@ class Plane:
         reconnect: ReconnectLimits = ReconnectLimits(),
         transport: Transport = Transport.STREAMABLE,
         renews: bool = False,
+        intake: IntakeLimits = IntakeLimits(),
     ) -> None:
         self.world = world
+        self._intake = intake
         self.registry = Slot("registry")
         self.upstream = Slot(f"upstream/{UPSTREAM}")
         self.pool = Slot(f"{self.upstream.name}/pool")
@@ -206,6 +209,7 @@ class Plane:
             "sources": len(self.forwarder.streams),
             "bodies": self.wiring.bodies._held,
             "clients": len(self.wiring.clients),
+            "gated": len(self.wiring.gate),
             "uses": len(self.uses),
             "legacy calls": len(self.wiring.legacy_calls),
             "sse clients": 0 if self._sessions is None else len(self.sse.server.clients),
@@ -253,4 +257,4 @@ class Plane:
         )
 
     def _make_server(self) -> HttpServer:
-        return HttpServer(self.world, self.server, self._listener, self.wiring)
+        return HttpServer(self.world, self.server, self._listener, self.wiring, self._intake)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from proxy_actors.config.overload import Overload
 from proxy_actors.config.section import Count, Name, Rate, Seconds, Section, doc
 from proxy_actors.config.upstreams import Upstream
 from proxy_actors.options import StreamKeep
@@ -245,6 +246,7 @@ class Config(Section, frozen=True, kw_only=True):
     tls: ListenerTls | None = None
     upstreams: dict[Name, Upstream] = {}
     http: Http = Http()
+    overload: Overload = Overload()
     sessions: Sessions = Sessions()
     streams: Streams = Streams()
     auth: Auth = Auth()

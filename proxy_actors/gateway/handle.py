@@ -24,6 +24,7 @@ from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.limits import AddressTokens
 from proxy_actors.gateway.metering import count_exchange
+from proxy_actors.gateway.read_gate import is_request
 from proxy_actors.gateway.relay import Reader, write_events, write_response
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.session_use import SessionHolder
@@ -162,7 +163,7 @@ class ClientConnection:
         Raises:
             RefusedError, FailedError: what has come cannot be served, and the connection neither.
         """
-        parser = self._parser
+        parser, gate = self._parser, self._wiring.gate
         limits, clock = self._wiring.limits, self._wiring.world.now_s
         began_s: float | None = None
         while (request := parser.take()) is None:
@@ -187,6 +188,9 @@ class ClientConnection:
                     return None
                 raise RefusedError(408, "the request came too slowly", close=True) from error
             if data:
+                if gate.closed and not begun and is_request(data):
+                    self.idle = False
+                    gate.wait()
                 parser.feed(data)
             elif begun:
                 raise RefusedError(400, "the request ended before its end", close=True)

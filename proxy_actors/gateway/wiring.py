@@ -18,6 +18,7 @@ from proxy_actors.gateway.keys import Keyring
 from proxy_actors.gateway.legacy_calls import LegacyCalls
 from proxy_actors.gateway.limits import Limits
 from proxy_actors.gateway.origins import AllowedNames
+from proxy_actors.gateway.read_gate import ReadGate
 from proxy_actors.gateway.route import Routes
 from proxy_actors.policy.legacy_streams import PARENT
 from proxy_actors.protocol.http1_framing import HttpLimits
@@ -97,6 +98,7 @@ class Wiring:
         legacy_calls: what is being served for those streams.
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
+        gate: where requests wait while the proxy itself has too much to do.
         exchange_ids: mints ids, unique in this process.
     """
 
@@ -141,6 +143,7 @@ class Wiring:
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")
         self.draining = False
+        self.gate = ReadGate(world)
         self.exchange_ids = itertools.count(1)
         self.legacy_calls = LegacyCalls(world, self.exchange_ids)
 

@@ -11,7 +11,10 @@ from proxy_actors.messages.lifecycle import ActorState
 
 
 class ProcessFigures(msgspec.Struct, frozen=True):
-    """The process in figures. `log_dropped` and `gc` count from its start, gc by generation."""
+    """The process in figures. `log_dropped` and `gc` count from its start, gc by generation.
+
+    `memory_bytes_max` and `fds_max` are what it may have; 0 where that is not known.
+    """
 
     rss_bytes: int
     fds: int
@@ -19,6 +22,8 @@ class ProcessFigures(msgspec.Struct, frozen=True):
     cpu_s: float
     gc: tuple[int, ...]
     log_dropped: int
+    memory_bytes_max: int = 0
+    fds_max: int = 0
 
 
 class SeenActor(msgspec.Struct, frozen=True):

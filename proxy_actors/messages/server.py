@@ -25,3 +25,56 @@ class ServerDrained(Message, frozen=True):
     """Server to parent: no connection is left."""
 
     always_accepted: ClassVar[bool] = True
+
+
+class LagSeen(Message, frozen=True):
+    """Watch to server: the loop came so late to what was due; so many requests wait to be let in.
+
+    Told while the lag is high, and for as long as requests wait after that.
+    """
+
+    always_accepted: ClassVar[bool] = True
+    lag_s: float
+    waiting: int
+
+
+class ProcessWeighed(Message, frozen=True):
+    """Watch to server: which share of its memory and of its descriptors the process uses."""
+
+    always_accepted: ClassVar[bool] = True
+    memory_share: float
+    fds_share: float
+
+
+class PauseAccepting(Message, frozen=True):
+    """Effect: leave connections in the kernel's queue."""
+
+
+class ResumeAccepting(Message, frozen=True):
+    """Effect: accept again."""
+
+
+class CloseGate(Message, frozen=True):
+    """Effect: let requests wait before they are parsed."""
+
+
+class LetIn(Message, frozen=True):
+    """Effect: let at most so many go on, those first that came first."""
+
+    requests: int
+
+
+class OpenGate(Message, frozen=True):
+    """Effect: let all go on, and those that come."""
+
+
+class RefuseConnections(Message, frozen=True):
+    """Effect: refuse new connections from now on, or serve them again."""
+
+    refuse: bool
+
+
+IntakeMessage = LagSeen | ProcessWeighed
+IntakeEffect = (
+    PauseAccepting | ResumeAccepting | CloseGate | LetIn | OpenGate | RefuseConnections
+)

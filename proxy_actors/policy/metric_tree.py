@@ -25,7 +25,7 @@ _Key = tuple[Metric, _Labels]
 # By the kind of an actor: gauges and counters that stand in its description. The parent of what
 # has a name of its own under an upstream is that upstream.
 _GAUGES: dict[str, dict[str, Metric]] = {
-    "HttpServer": {"connections": metrics.HTTP_CONNECTIONS},
+    "HttpServer": {"connections": metrics.HTTP_CONNECTIONS, "waiting": metrics.HTTP_GATED},
     "HttpUpstream": {"reached": metrics.UPSTREAM_READY},
     "StdioUpstream": {"ready": metrics.UPSTREAM_READY},
     "StdioShared": {"ready": metrics.UPSTREAM_READY},
@@ -52,6 +52,7 @@ _CHILDREN = {
 _COUNTERS: dict[str, dict[str, Metric]] = {
     "StdioUpstream": _CHILDREN,
     "StdioShared": _CHILDREN,
+    "HttpServer": {"paused": metrics.HTTP_PAUSED, "refused": metrics.HTTP_REFUSED},
     "ConnectionPool": {"shed": metrics.POOL_SHED},
     "Limiter": {"shared": metrics.LIMITS_SHARED},
 }

@@ -1,5 +1,8 @@
 """The listener of clients: serves a bound socket, counts and bounds connections, drains.
 
+It also looks how busy the loop is and how much of its bounds the process uses, and takes in less
+when `policy/intake.py` says so.
+
 The socket is bound before the tree of actors is started, so that it outlives a crash of this actor:
 connections then wait in the kernel until the next incarnation serves them. Each is served by a
 greenlet of its own through `gateway/handle.py`; this actor never reads or writes one.
@@ -8,6 +11,9 @@ greenlet of its own through `gateway/handle.py`; this actor never reads or write
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
+from typing import assert_never
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.refs import Slot
@@ -23,12 +29,23 @@ from proxy_actors.gateway.handle import ClientConnection
 from proxy_actors.gateway.relay import write_response
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.lifecycle import Stop
-from proxy_actors.messages.server import ConnectionEnded, DrainServer, ServerDrained
+from proxy_actors.messages import server as m
+from proxy_actors.messages.server import (
+    ConnectionEnded,
+    DrainServer,
+    IntakeEffect,
+    IntakeMessage,
+    ServerDrained,
+)
+from proxy_actors.policy.intake import IntakeLimits, IntakePolicy
 from proxy_actors.world.base import ByteStream, Listener, World
 
 REFUSE_S_MAX = 1.0
 # How long calls that a stop has cut short may take to be answered.
 ANSWER_S_MAX = 1.0
+# How often the lag of the loop is looked at, and after how many looks the process is.
+LOOK_S = 0.02
+LOOKS_A_WEIGHING = 25
 
 logger = logging.getLogger("proxy_actors.server")
 
@@ -36,11 +53,23 @@ logger = logging.getLogger("proxy_actors.server")
 class HttpServer(Actor):
     """Serves one listening socket; `listener` is bound already."""
 
-    def __init__(self, world: World, slot: Slot, listener: Listener, wiring: Wiring) -> None:
+    def __init__(
+        self,
+        world: World,
+        slot: Slot,
+        listener: Listener,
+        wiring: Wiring,
+        intake: IntakeLimits = IntakeLimits(),
+    ) -> None:
         super().__init__(world, slot.name)
         self._listener = listener
         self._wiring = wiring
         self._clients = wiring.clients
+        self._gate = wiring.gate
+        self._intake = IntakePolicy(intake)
+        self._looks = 0
+        self._end_watch: Callable[[], None] | None = None
+        self._refused = 0
         self._stopping = False
 
     def on_start(self) -> None:
@@ -49,14 +78,20 @@ class HttpServer(Actor):
             self._drain()
             return
         self._listener.serve(self._accept)
+        self._end_watch = self.world.watch_lag(LOOK_S, self._look)
         logger.info("listening host=%s port=%d", *self._listener.address)
 
-    def on_receive(self, message: DrainServer | ConnectionEnded) -> None:
-        """Drain, or see whether the drain is done."""
-        if isinstance(message, DrainServer):
-            self._drain()
-        else:
-            self._report()
+    def on_receive(self, message: DrainServer | ConnectionEnded | IntakeMessage) -> None:
+        """Drain, see whether the drain is done, or take in more or less."""
+        match message:
+            case DrainServer():
+                self._drain()
+            case ConnectionEnded():
+                self._report()
+            case _:
+                for effect in self._intake.handle(message):
+                    if self._end_watch is not None:
+                        self._perform(effect)
 
     def on_stop_requested(self) -> None:
         """Stop when every connection has ended; a second time, or after a while, at once."""
@@ -64,27 +99,74 @@ class HttpServer(Actor):
             self.stop()
             return
         self._stopping = self._wiring.draining = True
-        self._listener.close()
-        self._clients.close_idle()
+        self._take_no_more()
         self.world.timer(ANSWER_S_MAX, self.ref, Stop())
 
     def on_stop(self) -> None:
         """Accept no more, end every connection."""
-        self._listener.close()
+        self._take_no_more()
         self._clients.close_all()
 
     def on_crash(self) -> None:
         """Have connections wait for the next incarnation; those that are served go on."""
+        self._watch_no_more()
         self._listener.pause()
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {"connections": len(self._clients), "draining": self._wiring.draining}
+        return {
+            "connections": len(self._clients),
+            "draining": self._wiring.draining,
+            "waiting": len(self._gate),
+            "paused": self._intake.paused,
+            "refused": self._refused,
+        }
 
     def _drain(self) -> None:
+        self._take_no_more()
+        self._report()
+
+    def _take_no_more(self) -> None:
+        self._watch_no_more()
         self._listener.close()
         self._clients.close_idle()
-        self._report()
+
+    # What is taken in.
+
+    def _look(self, lag_s: float) -> None:
+        """See how late the loop is, in the loop itself; most looks are told to nobody."""
+        self._looks += 1
+        if lag_s >= self._intake.lag_s_noted or self._intake.gated:
+            self.ref.tell(m.LagSeen(lag_s, len(self._gate)))
+        if self._looks % LOOKS_A_WEIGHING == 0:
+            process = self.world.process_figures()
+            self.ref.tell(m.ProcessWeighed(
+                process.rss_bytes / (process.memory_bytes_max or math.inf),
+                process.fds / (process.fds_max or math.inf),
+            ))
+
+    def _perform(self, effect: IntakeEffect) -> None:
+        match effect:
+            case m.PauseAccepting():
+                self._listener.pause()
+            case m.ResumeAccepting():
+                self._listener.serve(self._accept)
+            case m.CloseGate():
+                self._gate.close()
+            case m.LetIn(requests):
+                self._gate.let_in(requests)
+            case m.OpenGate():
+                self._gate.open()
+            case m.RefuseConnections(refuse):
+                logger.warning("connections_refused begins=%s", refuse)
+            case _:
+                assert_never(effect)
+
+    def _watch_no_more(self) -> None:
+        if self._end_watch is not None:
+            self._end_watch()
+            self._end_watch = None
+        self._gate.open()
 
     def _report(self) -> None:
         if self._clients:
@@ -96,7 +178,7 @@ class HttpServer(Actor):
 
     def _accept(self, stream: ByteStream) -> None:
         """Serve one connection, in its own greenlet, from accept to close."""
-        if not self._clients.has_room(stream.peer):
+        if self._intake.refuses or not self._clients.has_room(stream.peer):
             self._refuse(stream)
             return
         connection = ClientConnection(stream, self._wiring)
@@ -109,6 +191,7 @@ class HttpServer(Actor):
                 self.slot.tell(ConnectionEnded())
 
     def _refuse(self, stream: ByteStream) -> None:
+        self._refused += 1
         text = "too many connections"
         error = FailedError(
             Reason.OVERLOADED, text, side=Side.PROXY, retry_after_s=1.0, close=True

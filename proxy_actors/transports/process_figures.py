@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 from proxy_actors.messages.metrics import ProcessFigures
 
@@ -28,7 +32,40 @@ def process_figures(log_dropped: int) -> ProcessFigures:
         cpu_s=time.process_time(),
         gc=tuple(generation["collections"] for generation in gc.get_stats()),
         log_dropped=log_dropped,
+        memory_bytes_max=_memory_bytes_max(),
+        fds_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
+
+
+@cache
+def _memory_bytes_max() -> int:
+    """Return the memory of the machine, or what a control group leaves of it."""
+    return min(_memory_bounds(), default=0)
+
+
+def _memory_bounds() -> Iterator[int]:
+    for line in _lines("/proc/meminfo"):
+        name, _, value = line.partition(":")
+        if name == "MemTotal":
+            yield int(value.split()[0]) * 1024
+    # Within a container the group's own path may not be there, but its root is the group.
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            root, file = "/sys/fs/cgroup", "memory.max"
+        elif controllers == "memory":
+            root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        for path in f"{root}{group}/{file}", f"{root}/{file}":
+            yield from (int(text) for text in _lines(path) if text.isdecimal())
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _open_fds() -> int:

@@ -302,6 +302,12 @@ class World(Protocol):
     def process_figures(self) -> ProcessFigures:
         """Describe the process. Never waits."""
 
+    def watch_lag(self, every_s: float, on_look: Callable[[float], None]) -> Callable[[], None]:
+        """Tell how many seconds too late the loop comes to what is due, again and again.
+
+        `on_look` runs in the loop and must not wait. The result cancels.
+        """
+
     def spawn_child(
         self,
         command: ChildCommand,

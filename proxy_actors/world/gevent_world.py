@@ -22,6 +22,7 @@ from proxy_actors.transports.child import spawn_child
 from proxy_actors.transports.connector import Connector
 from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter
 from proxy_actors.transports.guardian_client import GuardianClient
+from proxy_actors.transports.lag_watch import watch_lag
 from proxy_actors.transports.listener import SocketListener, bind
 from proxy_actors.transports.process_figures import process_figures
 from proxy_actors.transports.tasks import TaskTable
@@ -120,6 +121,10 @@ class GeventWorld:
     def process_figures(self) -> ProcessFigures:
         """See `World.process_figures`."""
         return process_figures(self._log_dropped())
+
+    def watch_lag(self, every_s: float, on_look: Callable[[float], None]) -> Callable[[], None]:
+        """See `World.watch_lag`."""
+        return watch_lag(self._sweep.loop, every_s, on_look)
 
     def spawn_child(
         self,
