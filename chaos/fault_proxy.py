@@ -6,6 +6,7 @@ A toxic acts on what comes after it was put in, on connections that are open too
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -142,3 +143,31 @@ class FaultProxy(Relay):
         """Take all of them out; what stalls ends."""
         self.toxics = ()
         self.cut(CLOSE)
+
+
+class SynHole:
+    """Holds an address where connections are neither accepted nor refused. A context manager.
+
+    The queue of a listener that nobody serves is full: the kernel drops what else comes.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self._held: list[socket.socket] = []
+
+    def __enter__(self) -> SynHole:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(self._address)
+        listening.listen(0)
+        self._held = [listening]
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(self._address)
+            self._held.append(filler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for held in self._held:
+            held.close()

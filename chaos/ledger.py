@@ -39,6 +39,7 @@ class Call:
         n: what the upstream counts it by; unique.
         outcome: None until it has one.
         result: of an answer, as it came.
+        notes: the figures of the progress that came before it.
     """
 
     n: str
@@ -51,6 +52,7 @@ class Call:
     took_s: float = 0.0
     wrong: str = ""
     result: dict[str, Any] = field(default_factory=dict, repr=False)
+    notes: list[object] = field(default_factory=list, repr=False)
 
     @property
     def ended(self) -> str:
@@ -116,6 +118,8 @@ class Ledger:
             row.wrong = f"tells of the inside: {found[0]}"
         if SECRET in text:
             row.wrong = "tells a secret"
+        params = [x["params"] for x in answer.messages if isinstance(x, dict) and "params" in x]
+        row.notes = [x["progress"] for x in params if "progress" in x]
         answers = [x for x in answer.messages if isinstance(x, dict) and "method" not in x]
         if len(answers) != 1:
             self._close(row, CUT)

@@ -86,12 +86,18 @@ class HttpServer:
             self.kill()
 
 
-def http_upstream(url: str, **settings: object) -> str:
-    """The table of an upstream at a URL; its credentials must be told nobody."""
-    pool = settings.pop("pool", "")
+def http_upstream(url: str, pool: str = "", after: str = "", **settings: object) -> str:
+    """The table of an upstream at a URL; its credentials must be told nobody.
+
+    Args:
+        url: where it is.
+        pool: settings of its pool.
+        after: further tables.
+        settings: of its own.
+    """
     text = f'url = "{url}"\nheaders = {{ Authorization = "Bearer {SECRET}" }}\n'
     text += 'transport = "streamable"\n' + _settings(settings)
-    return text + f"[upstreams.victim.pool]\nidle-timeout-s = 0.5\n{pool}\n"
+    return text + f"[upstreams.victim.pool]\nidle-timeout-s = 0.5\n{pool}\n{after}"
 
 
 def stdio_upstream(mode: str, journal: Path, *words: str, **settings: object) -> str:

@@ -89,7 +89,7 @@ class Stage:
         self.figures: dict[str, object] = {}
         self.deadline_s = 5.0
         self.isolated = self.controlled = self.footed = True
-        self.settling_s = 0.2
+        self.settling_s = 0.8
         self.errors: set[str] = set()
         self._clients: list[SessionClient] = []
         self._loads: list[Load] = []
