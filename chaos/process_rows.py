@@ -2,4 +2,514 @@
 
 from __future__ import annotations
 
-NOT_RUN = {f"P{n}": "no scenario yet" for n in range(1, 25)}
+import http.client
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from chaos.footing import cpu_s
+from chaos.ledger import ANSWERED, CUT
+from chaos.name_server import SILENT, NameServer
+from chaos.relay import RESET
+from chaos.scorecard import plays
+from chaos.servers import http_upstream, stdio_upstream
+from chaos.stage import NotHere, Stage
+from chaos.stdio_rows import gone
+from proxy_actors.storage.open import FILE_NAME
+from tests.sim.virtual import request
+from tests.wire.http_client import Wire
+
+NOT_RUN = {
+    "P4": "hot restart is not built",
+    "P11": "watermarks of memory are being built",
+    "P16": "no client can fill a mailbox from outside: tests/actors and the simulator do",
+    "P20": "the door for operators is not built",
+    "P21": "interceptors are not built",
+    "P22": "`make soak`: docs/soak.md",
+}
+
+HEALTH = request(None, "GET", path="/health")
+LATE = {"upstream-timeout", "deadline"}
+LISTENERS = 200
+
+
+def listeners(stage: Stage, path: str, count: int) -> list[Wire]:
+    """Clients that listen, each in a session of its own."""
+    wires = []
+    for _ in range(count):
+        session = stage.session(path)
+        wire = Wire(stage.proxy.address)
+        wire.send(request(None, "GET", session=session.id, path=path))
+        stage.require(wire.head().status == 200, "a stream could not be opened")
+        wires.append(wire)
+    return wires
+
+
+@plays("P1", f"TERM with 50 calls of 1.5 s and {LISTENERS} streams in flight")
+def terminated(stage: Stage) -> None:
+    """All calls are answered, streams are told to come back, exit 0 within the grace."""
+    stage.isolated = stage.controlled = False
+    stage.serve(http_upstream(stage.http_server().url))
+    wires = listeners(stage, "/mcp/bystander", LISTENERS)
+    session = stage.session()
+    calls = [stage.begin(session, "t", do=["pause 1.5", "json"]) for _ in range(50)]
+    stage.until(lambda: stage.journal.read_text().count("\n") >= 55, 5.0, "in flight")
+    stage.unwatch()
+    pids = stage.proxy.descendants()
+    began_s = time.monotonic()
+    stage.proxy.signal(signal.SIGTERM)
+    for call in calls:
+        stage.ends(call.row(), {ANSWERED})
+    told = sum(b"retry:" in wire.rest() for wire in wires)
+    for wire in wires:
+        wire.close()
+    status = stage.proxy.wait()
+    stage.within(10.0, time.monotonic() - began_s, "ended")
+    stage.figures["told to come back"] = told
+    stage.require(status == 0, f"exit status {status}")
+    stage.require(gone(pids), "somebody is left")
+
+
+@plays("P2", "HUP, then TERM twice with a call in flight")
+def second_signal(stage: Stage) -> None:
+    """HUP changes nothing (files are read at the start alone); the second TERM ends it at once."""
+    stage.isolated = stage.controlled = False
+    stage.ledger.cut_is_fair = True
+    stage.serve(http_upstream(stage.http_server().url))
+    session = stage.session()
+    stage.proxy.signal(signal.SIGHUP)
+    stage.ends(stage.call(session), {ANSWERED})
+    call = stage.begin(session, "t", do=["pause 5", "json"])
+    stage.until(lambda: "\n" in stage.journal.read_text(), 2.0, "in flight")
+    stage.unwatch()
+    pids = stage.proxy.descendants()
+    stage.proxy.signal(signal.SIGTERM)
+    stage.until(lambda: "draining" in stage.proxy.log(), 2.0, "it drains")
+    began_s = time.monotonic()
+    stage.proxy.signal(signal.SIGTERM)
+    status = stage.proxy.wait()
+    stage.within(1.0, time.monotonic() - began_s, "ended")
+    stage.require(status == 1, f"exit status {status}")
+    stage.ends(call.row(), {CUT})
+    stage.until(lambda: gone(pids), 2.0, "nobody is left")
+
+
+@plays("P3", "`kill -9` of the proxy under load, and a start on the same state, three times")
+def killed_proxy(stage: Stage) -> None:
+    """Sessions go on within 2 s, nothing is executed twice, the file is sound."""
+    stage.isolated = stage.controlled = stage.footed = False
+    stage.ledger.cut_is_fair = True
+    state = stage.directory / "state"
+    stage.serve(http_upstream(stage.http_server().url), words=("--state-dir", str(state)))
+    load = stage.load(clients=4)
+    sessions = [stage.session().id for _ in range(5)]
+    for _ in range(3):
+        time.sleep(stage.chance.uniform(0.2, 0.6))
+        stage.kill_proxy()
+        copy = stage.directory / "copy"
+        shutil.copytree(state, copy)
+        with closing(sqlite3.connect(copy / FILE_NAME)) as database:
+            sound = database.execute("PRAGMA integrity_check").fetchall()
+        shutil.rmtree(copy)
+        stage.require(sound == [("ok",)], f"integrity_check says {sound}")
+        began_s = time.monotonic()
+        stage.restart()
+        stage.figures["started ms"] = round(1e3 * (time.monotonic() - began_s))
+        for id in sessions:
+            session = stage.known_session(id)
+            stage.recovered(2.0, session)
+            stage.require(stage.call(session).outcome == ANSWERED, "a session has not gone on")
+    load.stop()
+    stage.figures["load"] = dict(Counter(row.ended for row in load.rows))
+
+
+@plays("P5", "the limit of descriptors falls to 20 above what is open, a hundred clients come")
+def no_descriptors(stage: Stage) -> None:
+    """No spinning; who is connected is served; all is well when there is room again."""
+    stage.isolated = stage.controlled = False
+    stage.serve(http_upstream(stage.http_server().url))
+    pid = stage.proxy.pid
+    session = stage.session()
+    with Wire(stage.proxy.address) as first:
+        stage.require(first.ask(HEALTH, "GET").status == 200, "not served before")
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        room = stage.proxy.fds() + 20
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, limits[1]))
+        others = [Wire(stage.proxy.address) for _ in range(100)]
+        began_s, used_s = time.monotonic(), cpu_s(pid)
+        for _ in range(10):
+            stage.require(first.ask(HEALTH, "GET").status == 200, "who was there is not served")
+            time.sleep(0.2)
+        busy = (cpu_s(pid) - used_s) / (time.monotonic() - began_s)
+        stage.figures["cpu %"] = round(100 * busy)
+        stage.require(busy < 0.35, f"it takes {busy:.0%} of a core, the watchers included")
+        for wire in others:
+            wire.close()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    stage.recovered(5.0, session)
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """A file system of its own of 256 kB there."""
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", str(directory)],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        raise NotHere("no file system can be mounted")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@plays("P6", "the state's file system of 256 kB is filled up under load, and emptied again")
+def full_disk(stage: Stage) -> None:
+    """Calls go on; `/ready` tells; what could not be kept was refused; well again with room."""
+    state = stage.directory / "state"
+    stage.errors.add("session_write_failed")
+    stage.enter(small_disk(state))
+    stage.serve(http_upstream(stage.http_server().url), words=("--state-dir", str(state)))
+    session = stage.session()
+    load = stage.load()
+    filling = state / "filling"
+    with filling.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+    refused = 0
+    for _ in range(60):
+        refused += stage.initialize().status == 503
+        if refused > 3:
+            break
+    stage.require(refused > 3, "nothing was refused")
+    ready = stage.client().get("/ready")
+    told = (ready.status, ready.message["sessions"])
+    stage.require(told == (200, "not stored"), f"/ready says {told}")
+    stage.ends(stage.call(session), {ANSWERED})
+    filling.unlink()
+    stage.until(lambda: stage.initialize().status == 200, 5.0, "sessions are kept again")
+    stage.recovered(1.0)
+    load.stop()
+    stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls were disturbed")
+    stage.figures["initialize refused"] = refused
+
+
+@plays("P7", "the file is locked by another, damaged before a start, and removed while it is used")
+def bad_file(stage: Stage) -> None:
+    """Nobody waits for it; what is damaged is set aside, loudly."""
+    stage.isolated = stage.controlled = stage.footed = False
+    stage.errors |= {"session_write_failed"}
+    state = stage.directory / "state"
+    stage.serve(http_upstream(stage.http_server().url), words=("--state-dir", str(state)))
+    session = stage.session()
+    with closing(sqlite3.connect(state / FILE_NAME, timeout=0.1)) as other:
+        try:
+            other.execute("BEGIN EXCLUSIVE")
+            stage.figures["lock"] = "taken"
+        except sqlite3.OperationalError:
+            stage.figures["lock"] = "refused"
+        stage.ends(stage.call(session), {ANSWERED})
+    for path in state.iterdir():
+        path.unlink()
+    stage.ends(stage.call(session), {ANSWERED})
+    stage.until(lambda: stage.initialize().status == 503, 5.0, "what cannot be kept is refused")
+    stage.ends(stage.call(session), {ANSWERED})
+    stage.stop_proxy()
+    (state / FILE_NAME).write_bytes(b"no database" * 1000)
+    stage.errors = {"session_file_set_aside"}
+    stage.restart()
+    stage.require(stage.call(stage.known_session(session.id)).status == 404, "out of nowhere")
+    stage.recovered(1.0)
+    stage.require((state / f"{FILE_NAME}.damaged-1").exists(), "it was not set aside")
+
+
+@plays("P8", "strace has the n-th of a system call fail: EMFILE, ECONNRESET, EIO, ENOSPC, EINTR")
+def failing_calls(stage: Stage) -> None:
+    """No crash, and no call without an end."""
+    if shutil.which("strace") is None:
+        raise NotHere("no strace")
+    stage.isolated = stage.controlled = False
+    stage.ledger.cut_is_fair = True
+    state = stage.directory / "state"
+    stage.perhaps.add("session_write_failed")
+    stage.serve(http_upstream(stage.http_server().url), words=("--state-dir", str(state)))
+    session = stage.session()
+    load = stage.load(clients=3)
+    faults = [
+        ("accept4", "EMFILE"), ("accept4", "ECONNABORTED"), ("socket", "EMFILE"),
+        ("connect", "ENETUNREACH"), ("sendto", "EPIPE"), ("recvfrom", "ECONNRESET"),
+        ("pwrite64", "ENOSPC"), ("fdatasync", "EIO"), ("epoll_wait", "EINTR"),
+    ]  # fmt: skip
+    pid = str(stage.proxy.pid)
+    for call, error in stage.chance.sample(faults, len(faults)):
+        n = stage.chance.randrange(1, 20)
+        inject = f"inject={call}:error={error}:when={n}..{n + 2}"
+        words = ["strace", "-f", "-qq", "-o", "/dev/null", "-p", pid, "-e", f"trace={call}"]
+        said = _traced([*words, "-e", inject], stage)
+        if b"ptrace" in said or b"invalid" in said:
+            raise NotHere(said.decode().strip()[:100])
+        stage.require(stage.proxy.lives, f"it died of {call} {error}")
+        stage.recovered(6.0)
+    load.stop()
+    stage.figures["load"] = dict(Counter(row.ended for row in load.rows))
+    stage.recovered(1.0, session)
+
+
+def _traced(command: list[str], stage: Stage) -> bytes:
+    """Open sessions while strace runs; return what it has said."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+        try:
+            for _ in range(3):
+                time.sleep(0.1)
+                try:
+                    stage.initialize()
+                except (OSError, http.client.HTTPException):
+                    pass  # its connection is what failed
+        finally:
+            tracer.terminate()
+        return tracer.communicate()[1]
+
+
+@plays("P10", "STOP to the proxy for 4 s under load, then CONT")
+def suspended(stage: Stage) -> None:
+    """What was due is told as late or answered; then all is well, and nothing comes in a herd."""
+    stage.isolated = stage.controlled = False
+    stage.deadline_s, stage.suspended_s = 2.0, 4.0
+    server = stage.http_server()
+    relay = stage.before(server.address)
+    stage.serve(http_upstream(relay.url))
+    session = stage.session()
+    load = stage.load(clients=4)
+    time.sleep(0.3)
+    before = relay.accepted
+    stage.proxy.signal(signal.SIGSTOP)
+    time.sleep(stage.suspended_s)
+    stage.proxy.signal(signal.SIGCONT)
+    stage.recovered(1.0, session)
+    time.sleep(0.5)
+    load.stop()
+    stage.figures["connections after"] = relay.accepted - before
+    ended = {row.ended for row in load.rows}
+    stage.require(ended <= {ANSWERED, *LATE, "upstream-closed"}, f"load ended with {ended}")
+    stage.require(relay.accepted - before <= 10, "it reconnects in a herd")
+
+
+@plays("P12", "a cgroup gives the proxy a tenth of a core for 4 s, under load")
+def starved(stage: Stage) -> None:
+    """Health is answered, and deadlines hold."""
+    group = Path("/sys/fs/cgroup/cpu") / f"chaos-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        raise NotHere("no cgroup of cpu that may be made") from None
+    stage.isolated = stage.controlled = False
+    try:
+        stage.serve(http_upstream(stage.http_server().url))
+        session = stage.session()
+        load = stage.load(clients=6, pause_s=0.0)
+        (group / "cpu.cfs_period_us").write_text("100000")
+        (group / "cpu.cfs_quota_us").write_text("10000")
+        (group / "cgroup.procs").write_text(str(stage.proxy.pid))
+        worst = 0.0
+        for _ in range(20):
+            began_s = time.monotonic()
+            stage.require(stage.proxy.page("/health") == 200, "health was not answered")
+            worst = max(worst, time.monotonic() - began_s)
+            time.sleep(0.2)
+        stage.within(2.0, worst, "health at the worst")
+        (group.parent / "cgroup.procs").write_text(str(stage.proxy.pid))
+        stage.recovered(2.0, session)
+        load.stop()
+        stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+@plays("P13", "statsd: nobody listens, a name that nobody knows, a resolver that is silent")
+def no_statsd(stage: Stage) -> None:
+    """It starts and serves all the same."""
+    way = stage.chance.choice(["closed port", "unknown name", "silent resolver"])
+    stage.figures["statsd"] = way
+    address, env = "127.0.0.1:9", {}
+    name_server = NameServer()
+    name_server.says = SILENT
+    with name_server:
+        if way != "closed port":
+            address = "statsd.invalid:8125" if way == "unknown name" else "statsd.example:8125"
+        if way == "silent resolver":
+            env = {"GEVENTARES_SERVERS": name_server.address}
+        metrics = f'[metrics]\nstatsd = "{address}"\nflush-interval-s = 0.1\n'
+        stage.serve(http_upstream(stage.http_server().url), top=metrics, env=env)
+        load = stage.load(clients=3)
+        time.sleep(2.0)
+        load.stop()
+        stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
+        stage.stop_proxy()
+
+
+@plays("P14", "the log goes into a pipe that is full and that nobody reads; every call is logged")
+def blocked_log(stage: Stage) -> None:
+    """Nobody waits for it, and the process ends as it should."""
+    stage.footed = False
+    reader, writer = os.pipe()
+    stage.serve(
+        http_upstream(stage.http_server().url, after="[logs]\naccess = true\n"), stderr=writer
+    )
+    os.set_blocking(writer, False)
+    try:
+        while os.write(writer, b"x" * 4096):
+            pass
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    os.close(writer)
+    load = stage.load(clients=3)
+    time.sleep(2.0)
+    load.stop()
+    stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
+    stage.leave()
+    began_s = time.monotonic()
+    stage.proxy.signal(signal.SIGTERM)
+    status = stage.proxy.wait()
+    stage.within(5.0, time.monotonic() - began_s, "ended")
+    stage.require(status == 0, f"exit status {status}")
+    os.close(reader)
+
+
+def crashing(stage: Stage, act: str) -> dict[str, str]:
+    """The environment of a proxy whose USR1 does this."""
+    stage.errors |= {"actor_crashed"}
+    return {"CHAOS_FRAGILE": act, "CHAOS_SEED": str(stage.seed)}
+
+
+PATIENT = {"proxy_actors.policy.supervision.Budget": {"restarts_max": 1000, "period_s": 1.0}}
+
+
+@plays("P15", "40 times a drawn actor fails in its next turn, under load")
+def crashed_actors(stage: Stage) -> None:
+    """Only what it owned fails; supervisors bring back what there was."""
+    stage.isolated = stage.controlled = False
+    stage.serve(
+        http_upstream(stage.http_server().url), module="chaos.fragile", settings=PATIENT,
+        env=crashing(stage, "crash"),
+    )
+    load = stage.load(clients=4)
+    for _ in range(40):
+        stage.proxy.signal(signal.SIGUSR1)
+        time.sleep(stage.chance.uniform(0.02, 0.15))
+    stage.recovered(2.0)
+    load.stop()
+    stage.figures["load"] = dict(Counter(row.ended for row in load.rows))
+    crashed = stage.proxy.log().count("actor_crashed")
+    stage.figures["crashes"] = crashed
+
+
+@plays("P17", "Timeout, GreenletExit, MemoryError, RecursionError, SystemExit in drawn actors")
+def base_exceptions(stage: Stage) -> None:
+    """Only that actor is started anew."""
+    stage.isolated = stage.controlled = False
+    stage.serve(
+        stdio_upstream("shared", stage.journal), module="chaos.fragile", settings=PATIENT,
+        env=crashing(stage, "crash"),
+    )
+    for _ in range(12):
+        stage.proxy.signal(signal.SIGUSR1)
+        time.sleep(0.1)
+        stage.recovered(6.0)
+    stage.figures["crashes"] = stage.proxy.log().count("actor_crashed")
+
+
+@plays("P18", "the hub is blocked for 2 s by a call that never switches")
+def blocked_hub(stage: Stage) -> None:
+    """Nobody's call fails of it, and all goes on."""
+    stage.isolated = stage.controlled = False
+    stage.suspended_s = 2.0
+    stage.serve(
+        http_upstream(stage.http_server().url), module="chaos.fragile",
+        env=crashing(stage, "block"),
+    )
+    stage.errors.clear()
+    load = stage.load(clients=3)
+    time.sleep(0.2)
+    stage.proxy.signal(signal.SIGUSR1)
+    time.sleep(2.5)
+    stage.recovered(0.5)
+    load.stop()
+    stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
+
+
+@plays("P19", "the registry fails again and again, beyond the budget of the root")
+def escalation(stage: Stage) -> None:
+    """The process ends by itself, with a status that is not 0, and leaves nobody behind."""
+    stage.isolated = stage.controlled = stage.footed = False
+    stage.ledger.cut_is_fair = True
+    stage.serve(
+        stdio_upstream("shared", stage.journal), module="chaos.fragile",
+        env=crashing(stage, "registry"),
+    )
+    pids = stage.proxy.descendants()
+    stage.unwatch()
+    for _ in range(20):
+        if stage.proxy.lives:
+            stage.proxy.signal(signal.SIGUSR1)
+            time.sleep(0.1)
+    status = stage.proxy.wait()
+    stage.figures["exit status"] = status
+    stage.require(status == 1, f"exit status {status}")
+    stage.until(lambda: gone(pids), 2.0, "nobody is left")
+
+
+@plays("P23", "a second proxy on the same port, and one on an address that is not ours")
+def port_taken(stage: Stage) -> None:
+    """One line each, and the first one does not notice."""
+    url = stage.http_server().url
+    stage.serve(http_upstream(url))
+    taken = "{}:{}".format(*stage.proxy.address)
+    for listen in (taken, "192.0.2.1:80"):
+        second = subprocess.run(
+            [sys.executable, "-m", "proxy_actors", "run", "--listen", listen, url],
+            capture_output=True, text=True, timeout=30,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        said = [line for line in second.stderr.split("\n") if line.startswith("proxy-actors:")]
+        stage.require(second.returncode != 0 and len(said) == 1, f"{listen}: {second.stderr}")
+        stage.figures[listen.split(":")[0]] = second.returncode
+    stage.recovered(0.5)
+
+
+@plays("P24", f"{LISTENERS} streams are cut at once while their server refuses; then it accepts")
+def storm(stage: Stage) -> None:
+    """They come back spread by jitter, all of them, and not twice."""
+    relay = stage.before(stage.http_server("ids").address)
+    base = "[upstreams.victim.reconnect]\nbase-s = 2\ncap-s = 2\nattempts-max = 20\n"
+    stage.serve(http_upstream(relay.url, after=base))
+    wires = listeners(stage, "/mcp/victim", LISTENERS)
+    relay.refuse()
+    relay.cut(RESET)
+    time.sleep(1.0)
+    before = len(relay.times_s)
+    relay.accept()
+    stage.until(lambda: len(relay.times_s) - before >= LISTENERS, 8.0, "all are back")
+    time.sleep(1.0)
+    times = [when - relay.times_s[before] for when in relay.times_s[before:]]
+    in_a_tenth = Counter(int(when * 10) for when in times)
+    stage.figures.update({"at most in 0.1 s": max(in_a_tenth.values()), "came": len(times)})
+    stage.require(max(in_a_tenth.values()) <= LISTENERS // 5, f"a herd: {dict(in_a_tenth)}")
+    stage.require(len(times) <= LISTENERS * 1.1, "they come more than once")
+    for wire in wires:
+        wire.close()

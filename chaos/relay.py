@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 # How a connection ends; a stall lasts until its client has lost patience.
@@ -45,6 +46,9 @@ class Relay:
         target: the address.
         seed: of what the fates draw.
         fate: makes that of a connection; takes the chance that is its own.
+
+    Attributes:
+        times_s: when each connection came.
     """
 
     def __init__(
@@ -56,13 +60,18 @@ class Relay:
         self._target = target
         self._seed = seed
         self._fate = fate
-        self._serial = 0
+        self.times_s: list[float] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._address: tuple[str, int] = self._listening.getsockname()
         self._ending, self._end = socket.socketpair()
         self._threads: list[threading.Thread] = []
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._ends: set[tuple[socket.socket, socket.socket]] = set()
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there have been."""
+        return len(self.times_s)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -117,8 +126,8 @@ class Relay:
             except OSError:
                 return
             self._threads = [x for x in self._threads if x.is_alive()]
-            self._serial += 1
-            fate = self._fate(random.Random(f"{self._seed} {self._serial}"))
+            self.times_s.append(time.monotonic())
+            fate = self._fate(random.Random(f"{self._seed} {self.accepted}"))
             thread = threading.Thread(target=self._serve, args=(client, fate), daemon=True)
             self._threads.append(thread)
             thread.start()

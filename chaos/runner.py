@@ -50,10 +50,11 @@ def play(id: str, seed: int) -> Verdict:
             told += stage.settle()
     except NotHere as why:
         return Verdict(id, NOT_RUN, time.monotonic() - began_s, (str(why),), figures)
-    except AssertionError as error:  # the proxy did not end as it should
-        told.append(f"{type(error).__name__}: {error}"[:2000] + _place(error))
-    except Exception as error:
-        told.append(f"{type(error).__name__}: {error}"[:2000] + traceback.format_exc()[-1500:])
+    except Exception as error:  # of the scenario, or of a proxy that did not end as it should
+        first = error.__context__ or error
+        told.append(f"{type(first).__name__}: {first}"[:1000] + _place(first))
+        if first is not error:
+            told.append(f"{type(error).__name__}: {error}"[:1000])
     result = FAILED if told else PASSED
     return Verdict(id, result, time.monotonic() - began_s, tuple(told), figures)
 
@@ -72,5 +73,5 @@ def play_all(
 
 
 def _place(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f" ({frame.name}:{frame.lineno})"
+    frames = [x for x in traceback.extract_tb(error.__traceback__) if "chaos" in x.filename]
+    return " ".join(f" {frame.name}:{frame.lineno}" for frame in frames)

@@ -6,14 +6,16 @@ starts it starts through the stage, which ends it. `close` heals nothing: that i
 
 from __future__ import annotations
 
+import http.client
 import random
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from chaos.fault_proxy import FaultProxy
 from chaos.footing import Footing, leaks, rss_bytes, settled
@@ -22,6 +24,8 @@ from chaos.servers import DEMO, HttpServer
 from chaos.watch import Watch
 from tests.wire.proxy_process import ProxyProcess, running
 from tests.wire.session_client import Answer, Session, SessionClient
+
+T = TypeVar("T")
 
 VICTIM = "/mcp/victim"
 BASELINE_CALLS = 25
@@ -75,8 +79,10 @@ class Stage:
         isolated: whether the bystander must not notice.
         controlled: whether the probes must be answered.
         footed: whether there is a footing to come back to.
+        suspended_s: how long the proxy could do nothing for its deadlines.
         settling_s: how long nothing must change before the footing is taken.
         errors: what the proxy logs as errors.
+        perhaps: what it may log as errors besides.
     """
 
     def __init__(self, name: str, seed: int) -> None:
@@ -89,8 +95,10 @@ class Stage:
         self.figures: dict[str, object] = {}
         self.deadline_s = 5.0
         self.isolated = self.controlled = self.footed = True
+        self.suspended_s = 0.0
         self.settling_s = 0.8
         self.errors: set[str] = set()
+        self.perhaps: set[str] = set()
         self._clients: list[SessionClient] = []
         self._loads: list[Load] = []
         self._watch: Watch | None = None
@@ -118,6 +126,10 @@ class Stage:
         """Start a server over HTTP that journals."""
         return self._stack.enter_context(HttpServer(self.journal, *words))
 
+    def enter(self, part: AbstractContextManager[T]) -> T:
+        """Have something end with the stage."""
+        return self._stack.enter_context(part)
+
     def before(self, address: tuple[str, int]) -> FaultProxy:
         """Put a fault proxy before an address."""
         proxy = FaultProxy(address, self.seed)
@@ -132,7 +144,8 @@ class Stage:
         env: Mapping[str, str] = {},
         warm: bool = True,
         words: tuple[str, ...] = (),
-        listen: str = "127.0.0.1:0",
+        stderr: int | None = None,
+        module: str = "",
     ) -> ProxyProcess:
         """Start the proxy before the victim and a bystander; begin to watch.
 
@@ -143,7 +156,8 @@ class Stage:
             env: added to the environment.
             warm: whether the victim can be called before the fault.
             words: further ones on the command line.
-            listen: where it listens.
+            stderr: takes the log.
+            module: is imported into the proxy first.
         """
         file = self.directory / "config.toml"
         bystander = ", ".join(f'"{word}"' for word in DEMO)
@@ -153,8 +167,10 @@ class Stage:
             f'[upstreams.bystander]\ncommand = [{bystander}]\nstdio = "shared"\n'
         )
         self._words = ("--config", str(file), *words)
-        self._running = {"settings": settings, "env": env}
-        self._start(listen)
+        self._running = {
+            "settings": settings, "env": env, "stderr": stderr, "module": module
+        }
+        self._start("127.0.0.1:0")
         if warm:
             self._warm_up()
         baseline = self._baseline()
@@ -200,6 +216,10 @@ class Stage:
             client.adopt(answer, path)
         return answer
 
+    def known_session(self, id: str) -> Session:
+        """A session that was opened before, for another client."""
+        return Session(self.client(), id, VICTIM)
+
     def call(self, session: Session, tool: str = "echo", **arguments: object) -> Call:
         """Call the victim."""
         return self.ledger.call(session, "victim", tool, **arguments)
@@ -215,6 +235,7 @@ class Stage:
         """Have some clients call the victim again and again."""
         load = Load(self, clients, pause_s, arguments)
         self._loads.append(load)
+        self.until(lambda: len(load.rows) >= clients, 10.0, "load")
         return load
 
     def recovered(self, within_s: float, session: Session | None = None) -> float:
@@ -232,8 +253,8 @@ class Stage:
                     break
                 if row.status == 404:
                     session = None
-            except AssertionError:  # no session could be opened
-                session = None
+            except (AssertionError, OSError, http.client.HTTPException):
+                session = None  # none could be opened
             took_s = time.monotonic() - began_s
             if took_s > self.widened_s(within_s):
                 raise Unmet(f"not recovered in {took_s:.1f} s, of {within_s:g} s")
@@ -282,17 +303,27 @@ class Stage:
         if executed is not None and row.outcome == "error":
             self.require(row.executed == executed, f"a call says executed: {row.executed}")
 
-    def settle(self) -> list[str]:
-        """End all load and sessions, quiesce and compare; return what is wrong."""
+    def stop_proxy(self) -> None:
+        """Have the proxy end as it should."""
+        self.leave()
+        self.proxy.stop()
+
+    def leave(self) -> None:
+        """End all load, sessions and connections, and the watch. Idempotent."""
         for load in self._loads:
             load.stop()
         self.unwatch()
         for client in self._clients:
             try:
                 client.end_sessions()
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 client.leave()
-        told = self.ledger.faults(self.journal, self.deadline_s)
+
+    def settle(self) -> list[str]:
+        """End all load and sessions, quiesce and compare; return what is wrong."""
+        self.leave()
+        self.proxy.errors |= {name for name in self.perhaps if f" {name} " in self.proxy.log()}
+        told = self.ledger.faults(self.journal, self.deadline_s + self.suspended_s)
         if SECRET in self.proxy.log():
             told.append("O5: the log tells a secret")
         watch = self._watch
@@ -384,7 +415,7 @@ class Load:
     def _open(self, client: SessionClient) -> Session | None:
         try:
             return client.session(path=VICTIM)
-        except (AssertionError, OSError):
+        except (AssertionError, OSError, http.client.HTTPException):
             client.leave()
             self._over.wait(REOPEN_S)
             return None
