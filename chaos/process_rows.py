@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from chaos.footing import cpu_s
@@ -282,6 +283,56 @@ def _traced(command: list[str], stage: Stage) -> bytes:
         finally:
             tracer.terminate()
         return tracer.communicate()[1]
+
+
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <time.h>
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int status = real(id, now);
+    if (id == CLOCK_REALTIME) {
+        FILE *file = fopen(PATH, "r");
+        long ahead = 0;
+        if (file) { if (fscanf(file, "%ld", &ahead) != 1) ahead = 0; fclose(file); }
+        now->tv_sec += ahead;
+    }
+    return status;
+}
+"""
+
+
+@plays("P9", "the wall clock jumps a day ahead, two back, and an hour (a preloaded clock_gettime)")
+def jumping_clock(stage: Stage) -> None:
+    """Calls, deadlines and sessions do not notice; Date is right again with the clock."""
+    if shutil.which("cc") is None:
+        raise NotHere("no compiler for a clock of its own")
+    ahead, source = stage.directory / "ahead", stage.directory / "clock.c"
+    source.write_text(CLOCK)
+    library = stage.directory / "clock.so"
+    path = f'-DPATH="{ahead}"'
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", path, str(source), "-o", str(library), "-ldl"], check=True
+    )
+    stage.deadline_s = 1.5
+    stage.serve(http_upstream(stage.http_server().url), env={"LD_PRELOAD": str(library)})
+    session = stage.session()
+    load = stage.load()
+    for seconds in (86_400, -86_400, 3_600, 0):
+        ahead.write_text(str(seconds))
+        call = stage.begin(session, "t", do=["pause 5", "json"])
+        row = call.row()
+        stage.ends(row, LATE, "unknown")
+        stage.require(row.took_s > 1.4, f"a deadline came after {row.took_s:.1f} s")
+        date = stage.client().send("POST", "/mcp", b"{}").answer().fields["Date"]
+        told_s = parsedate_to_datetime(date).timestamp()
+        stage.require(abs(told_s - time.time() - seconds) < 3, f"Date says {date}")
+        stage.ends(stage.call(session), {ANSWERED})
+    load.stop()
+    stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
 
 
 @plays("P10", "STOP to the proxy for 4 s under load, then CONT")

@@ -74,6 +74,11 @@ class Relay:
         return len(self.times_s)
 
     @property
+    def open(self) -> int:
+        """How many connections there are: those that both parties have not ended yet."""
+        return len(self._ends)
+
+    @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
         return self._address

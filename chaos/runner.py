@@ -52,9 +52,9 @@ def play(id: str, seed: int) -> Verdict:
         return Verdict(id, NOT_RUN, time.monotonic() - began_s, (str(why),), figures)
     except Exception as error:  # of the scenario, or of a proxy that did not end as it should
         first = error.__context__ or error
-        told.append(f"{type(first).__name__}: {first}"[:1000] + _place(first))
+        told.append(f"{type(first).__name__}: {_essence(first)}" + _place(first))
         if first is not error:
-            told.append(f"{type(error).__name__}: {error}"[:1000])
+            told.append(f"{type(error).__name__}: {_essence(error)}")
     result = FAILED if told else PASSED
     return Verdict(id, result, time.monotonic() - began_s, tuple(told), figures)
 
@@ -70,6 +70,12 @@ def play_all(
             verdicts.append(play(id, seed))
             tell(verdicts[-1])
     return verdicts
+
+
+def _essence(error: BaseException) -> str:
+    """What an error says, from the first traceback in it on, if it is a whole log."""
+    text = str(error)
+    return text[max(0, text.find("Traceback")) :][:1500]
 
 
 def _place(error: BaseException) -> str:

@@ -97,7 +97,7 @@ def http_upstream(url: str, pool: str = "", after: str = "", **settings: object)
     """
     text = f'url = "{url}"\nheaders = {{ Authorization = "Bearer {SECRET}" }}\n'
     text += 'transport = "streamable"\n' + _settings(settings)
-    return text + f"[upstreams.victim.pool]\nidle-timeout-s = 0.5\n{pool}\n{after}"
+    return text + f"[upstreams.victim.pool]\nidle-timeout-s = 0.2\n{pool}\n{after}"
 
 
 def stdio_upstream(mode: str, journal: Path, *words: str, **settings: object) -> str:

@@ -96,11 +96,12 @@ class Stage:
         self.deadline_s = 5.0
         self.isolated = self.controlled = self.footed = True
         self.suspended_s = 0.0
-        self.settling_s = 0.8
+        self.settling_s = 0.4
         self.errors: set[str] = set()
         self.perhaps: set[str] = set()
         self._clients: list[SessionClient] = []
         self._loads: list[Load] = []
+        self._relays: list[FaultProxy] = []
         self._watch: Watch | None = None
         self._before: Footing | None = None
         self._rss_before = 0
@@ -134,6 +135,7 @@ class Stage:
         """Put a fault proxy before an address."""
         proxy = FaultProxy(address, self.seed)
         self._stack.enter_context(proxy)
+        self._relays.append(proxy)
         return proxy
 
     def serve(
@@ -309,7 +311,9 @@ class Stage:
         self.proxy.stop()
 
     def leave(self) -> None:
-        """End all load, sessions and connections, and the watch. Idempotent."""
+        """Heal the network; end all load, sessions and connections, and the watch. Idempotent."""
+        for relay in self._relays:
+            relay.toxics = ()
         for load in self._loads:
             load.stop()
         self.unwatch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import threading
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -23,17 +24,24 @@ _RSS = 24 - 3
 
 def process_figures(log_dropped: int) -> ProcessFigures:
     """Describe this process."""
-    with open("/proc/self/stat", "rb") as stat:
-        fields = stat.read().rpartition(b")")[2].split()
+    fds_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        fds, threads = _open_fds(), int(fields[_THREADS])
+        rss_bytes = int(fields[_RSS]) * _PAGE_BYTES
+    except OSError:  # there is no descriptor left to look with
+        fds, threads = fds_max, threading.active_count()
+        rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return ProcessFigures(
-        rss_bytes=int(fields[_RSS]) * _PAGE_BYTES,
-        fds=_open_fds(),
-        threads=int(fields[_THREADS]),
+        rss_bytes=rss_bytes,
+        fds=fds,
+        threads=threads,
         cpu_s=time.process_time(),
         gc=tuple(generation["collections"] for generation in gc.get_stats()),
         log_dropped=log_dropped,
         memory_bytes_max=_memory_bytes_max(),
-        fds_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        fds_max=fds_max,
     )
 
 
