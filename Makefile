@@ -5,6 +5,7 @@
 # make bench  measure (see bench/); make bench-streams: event streams;
 #             make bench-endpoints: one of three servers fails
 # make chaos  play the scorecard of faults on real processes: SEED=1 ROWS="U1 N4"
+# make soak   mixed traffic and faults for an hour: SOAK_S=3600
 # make docs   make the tables of docs/configuration.md and docs/metrics.md anew
 # make clean  remove what the others made
 
@@ -16,6 +17,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 SEEDS ?= 100000
 SEED ?= 1
+SOAK_S ?= 3600
 ROWS ?=
 
 BIN := $(VENV)/bin
@@ -24,7 +26,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim chaos bench bench-streams bench-endpoints docs clean
+.PHONY: run test lint peers sim chaos soak bench bench-streams bench-endpoints docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -55,6 +57,9 @@ bench-endpoints: $(VENV)/dev.stamp
 # A run of all rows is written down.
 chaos: $(VENV)/dev.stamp
 	$(BIN)/python -m chaos --seed $(SEED) $(or $(ROWS),--write docs/faults.md)
+
+soak: $(VENV)/dev.stamp
+	SOAK_S=$(SOAK_S) $(BIN)/python -m chaos.soak --seed $(SEED) --write docs/soak.md
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m proxy_actors.config.reference docs/configuration.md

@@ -75,10 +75,10 @@ def inside(proxy: ProxyProcess) -> Inside:
     Raises:
         TimeoutError: it did not.
     """
-    logged = len(proxy.log())
+    logged = proxy.logged_bytes
     proxy.signal(signal.SIGUSR2)
     deadline_s = time.monotonic() + DUMP_S_MAX
-    while not (process := _PROCESS.search(text := proxy.log()[logged:])):
+    while not (process := _PROCESS.search(text := proxy.log(logged))):
         if time.monotonic() > deadline_s:
             raise TimeoutError("the proxy does not say what it has")
         threading.Event().wait(0.01)

@@ -106,6 +106,10 @@ class Ledger:
         row.took_s = time.monotonic() - row.began_s
         self._close(row, CUT)
         row.reason = type(error).__name__
+        self.wrong_if_unfair(row, error)
+
+    def wrong_if_unfair(self, row: Call, error: Exception) -> None:
+        """A connection without an answer is wrong, unless the proxy itself was killed."""
         if not self.cut_is_fair:
             row.wrong = f"no answer: {type(error).__name__}: {error}"
 

@@ -97,9 +97,16 @@ class ProxyProcess(SessionClient):
         """Return once it has reached its upstream."""
         eventually(lambda: self.page("/ready") == 200)
 
-    def log(self) -> str:
-        """What it has logged so far. The file ends with `running`."""
-        return Path(self._log).read_bytes().decode(errors="surrogateescape")
+    @property
+    def logged_bytes(self) -> int:
+        """How much it has logged so far."""
+        return Path(self._log).stat().st_size
+
+    def log(self, since: int = 0) -> str:
+        """What it has logged so far, behind so many bytes. The file ends with `running`."""
+        with open(self._log, "rb") as file:
+            file.seek(since)
+            return file.read().decode(errors="surrogateescape")
 
     def line_to_try(self) -> str:
         """The last line that it printed when it was ready; to be read once."""
