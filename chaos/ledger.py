@@ -148,7 +148,7 @@ class Ledger:
                 row.wrong = f"an error under the id {message.get('id')}"
             elif REASONS.get(row.reason) != status and status != 200:
                 row.wrong = f"{row.reason} with the status {status}"
-            elif data.get("upstream") != row.upstream or "requestId" not in data:
+            elif data.get("upstream", _whose(row)) != row.upstream or "requestId" not in data:
                 row.wrong = f"not the contract of errors: {data}"
         else:
             self._close(row, REFUSED)
@@ -194,6 +194,11 @@ class Ledger:
                 yield f"{row.n}: answered and never executed"
             if row.executed == "no" and executed[row.n]:
                 yield f"{row.n}: executed, though its error says no"
+
+
+def _whose(row: Call) -> str:
+    """The server whose trouble an error is that names none: nobody's, if the limit is ours."""
+    return row.upstream if row.reason in ("rate-limited", "too-large") else ""
 
 
 def _said(result: dict[str, object]) -> str:

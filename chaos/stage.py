@@ -202,7 +202,11 @@ class Stage:
 
     def client(self) -> SessionClient:
         """Another client."""
-        client = SessionClient(self.proxy.address, {})
+        return self.client_with({})
+
+    def client_with(self, fields: Mapping[str, str]) -> SessionClient:
+        """Another client, which sends these fields with every request."""
+        client = SessionClient(self.proxy.address, fields)
         self._clients.append(client)
         return client
 

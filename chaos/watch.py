@@ -125,6 +125,8 @@ class Watch:
         ]
         for thread in self._threads:
             thread.start()
+        while not self.probes.count:  # whoever is to stay connected must be so before a fault
+            threading.Event().wait(PROBE_INTERVAL_S)
 
     def _call(self) -> None:
         message = f"{BYSTANDER}-{len(self.calls)}"

@@ -18,7 +18,7 @@ from chaos.scorecard import ROWS, SCENARIOS
 from tests.wire.session_client import Answer
 
 SEED = 1
-PLAYED = ("U1", "U6", "U12", "N1", "N4", "P5", "P17", "P19")
+PLAYED = ("U1", "U6", "U12", "N4", "C9", "P5", "P17", "P19")
 
 
 @pytest.mark.parametrize("id", PLAYED)
