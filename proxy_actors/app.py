@@ -41,6 +41,7 @@ from proxy_actors.gateway.limits import LimitKey, Limits, Rate, Rule
 from proxy_actors.gateway.origins import AllowedNames
 from proxy_actors.gateway.route import Routes
 from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
+from proxy_actors.messages.health import GuardDrained
 from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
 from proxy_actors.messages.server import DrainServer, ServerDrained
@@ -133,7 +134,7 @@ class App:
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [*(worker for worker, _ in assembled), *assembly.guards]
         self.root = Root(world, self._health.name, workers, upstreams=upstreams)
-        self._to_drain = {self._server.name, *(worker.slot.name for worker, _ in assembled)}
+        self._to_drain = {self._server.name, *(worker.slot.name for worker in upstreams)}
 
     def start(self, parent: Mailbox) -> None:
         """Start the tree; `parent` is told SupervisorReady, and ChildStopped at its end."""
@@ -147,7 +148,7 @@ class App:
         return self._listener.address
 
     def drain(self) -> None:
-        """Refuse new work; the root's parent is told ServerDrained, and UpstreamDrained by each."""
+        """Refuse new work; the root's parent is told when each part of the tree has drained."""
         self.wiring.draining = self._streams.draining = True
         self.root.ref.tell(DrainTree())
 
@@ -156,8 +157,8 @@ class App:
         match message:
             case ServerDrained():
                 self._to_drain.discard(self._server.name)
-            case UpstreamDrained(upstream):
-                self._to_drain.discard(upstream)
+            case UpstreamDrained(name) | GuardDrained(name):
+                self._to_drain.discard(name)
         return not self._to_drain
 
     def stop(self) -> None:

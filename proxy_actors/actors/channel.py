@@ -27,6 +27,7 @@ from proxy_actors.errors import (
 )
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.lifecycle import ChildStopped
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import (
@@ -210,8 +211,10 @@ class Channel(Actor):
 
     def _ping(self) -> Any:  # Any: see on_receive
         """Say whether the server is alive: at once, or when it has said a word."""
-        if self._gone or self._policy.calls or self.asked_by is None:
-            return not self._gone
+        if self._gone:
+            return Verdict.FAILED
+        if self._policy.calls or self.asked_by is None:
+            return Verdict.UNKNOWN
         self._pings.append(self.asked_by)
         self._apply(self._liveness.ask())
         return LATER
@@ -246,7 +249,7 @@ class Channel(Actor):
         if isinstance(message, m.FrameReceived):
             pings, self._pings = self._pings, []
             for reply in pings:
-                reply.set(True)
+                reply.set(Verdict.WELL)
             if self._liveness.heard(message.frame, now_s):
                 return LATER  # to a question of ours, of which the ledger knows nothing
         self._apply(self._policy.handle(message, now_s))

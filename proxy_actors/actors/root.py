@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy_actors.actors.supervisor import Supervisor, Worker
+from proxy_actors.messages.health import GuardDrained
 from proxy_actors.messages.server import ServerDrained
 from proxy_actors.messages.supervision import DrainTree, SupervisorReady
 from proxy_actors.messages.upstream import UpstreamDrained
@@ -43,7 +44,7 @@ class Root(Supervisor):
         if isinstance(message, DrainTree):
             self.drain()
             return None
-        if isinstance(message, (ServerDrained, UpstreamDrained)):
+        if isinstance(message, (ServerDrained, UpstreamDrained, GuardDrained)):
             if self.parent is not None:
                 self.parent.tell(message)
             return None

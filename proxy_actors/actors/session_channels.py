@@ -24,6 +24,7 @@ from proxy_actors.messages.upstream import DescribeReadiness, Readiness, Upstrea
 from proxy_actors.policy.stdio_children import ChildrenLimits, ChildrenMessage, ChildrenPolicy
 from proxy_actors.world.base import Mailbox, World
 
+_Mail = ChildrenMessage | DescribeReadiness | m.DescribeStart
 MakeChannel = Callable[[str], Channel]
 """Makes the channel of this name."""
 
@@ -64,10 +65,12 @@ class SessionChannels(Actor):
         """Start the first spare, where one is kept."""
         self._apply(self._policy.begin())
 
-    def on_receive(self, message: ChildrenMessage | DescribeReadiness) -> Any:  # Any: see LATER
+    def on_receive(self, message: _Mail) -> Any:  # Any: see LATER
         """Apply the message; TakeChild is answered in its turn."""
         if isinstance(message, DescribeReadiness):
             return Readiness(self._policy.ready, self._policy.text)
+        if isinstance(message, m.DescribeStart):
+            return self._policy.described(self.world.now_s())
         if isinstance(message, m.TakeChild) and self.asked_by is not None:
             self._asks[message.exchange_id] = self.asked_by
         self._apply(self._policy.handle(message, self.world.now_s()))

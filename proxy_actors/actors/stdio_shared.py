@@ -114,6 +114,8 @@ class StdioShared(Actor):
         now_s = self.world.now_s()
         if isinstance(message, DescribeReadiness):
             return Readiness(self._children.ready, self._children.text)
+        if isinstance(message, m.DescribeStart):
+            return self._children.described()
         if isinstance(message, StreamOver):
             return None  # told by a stream that is ended from here
         self._note_asker(message)

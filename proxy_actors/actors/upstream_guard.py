@@ -112,7 +112,10 @@ class UpstreamGuard(Actor):
                 case m.StartCheck():
                     self._start_check(effect)
                 case m.EndChecks(endpoint):
-                    self.world.spawn("check end", self._checkers[endpoint].end_checks)
+                    self._end_checks(endpoint)
+                case m.AnnounceChecksEnded():
+                    if self.parent is not None:
+                        self.parent.tell(m.GuardDrained(self.name))
                 case _:
                     self._report(effect)
 
@@ -129,6 +132,17 @@ class UpstreamGuard(Actor):
                 )
 
         self.world.spawn("check", check)
+
+    def _end_checks(self, endpoint: str) -> None:
+        checker, slot = self._checkers[endpoint], self.slot
+
+        def end() -> None:
+            try:
+                checker.end_checks()
+            finally:
+                slot.tell(m.ChecksEnded(endpoint))
+
+        self.world.spawn("check end", end)
 
     def _report(self, effect: HealthReport) -> None:
         """Log what has come to pass."""

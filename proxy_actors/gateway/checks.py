@@ -20,12 +20,13 @@ from proxy_actors.gateway.sse_pipes import SseServer
 from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import Session
-from proxy_actors.messages.stdio import PingServer
-from proxy_actors.messages.upstream import DescribeReadiness, Readiness
+from proxy_actors.messages.stdio import DescribeStart, PingServer, StartDescribed
 from proxy_actors.options import CheckKind
 from proxy_actors.protocol.revisions import INITIALIZE, INITIALIZED, LATEST, PING
 from proxy_actors.world.base import World
 
+# A drain waits for it, for so long at most.
+END_S_MAX = 2.0
 _WELL = CheckResult(Verdict.WELL)
 _REFUSED = CheckResult(Verdict.REFUSED, "it refused the proxy's credentials")
 _CREDENTIALS = frozenset({401, 403})
@@ -81,7 +82,7 @@ class HttpChecker(Checker):
         self._ended = True
         session, self._session = self._session, None
         if session is not None:
-            self._own.delete(session)
+            self._own.delete(session, END_S_MAX)
 
     def _connect(self, deadline_s: float) -> CheckResult:
         """Have a connection opened, and leave it to calls."""
@@ -156,12 +157,12 @@ class SpareChecker(Checker):
         self._slot = slot
 
     def check(self, deadline_s: float) -> CheckResult:
-        """Say whether the last process has started."""
+        """Say how starting goes."""
         try:
-            readiness: Readiness = self._slot.ask(DescribeReadiness(), deadline_s)
+            described: StartDescribed = self._slot.ask(DescribeStart(), deadline_s)
         except ProxyActorsError as error:
             return _unmade(error)
-        return _WELL if readiness.ready else CheckResult(Verdict.FAILED, readiness.text)
+        return CheckResult(described.verdict, described.text)
 
     def end_checks(self) -> None:
         """Nothing has been left behind."""
@@ -182,18 +183,22 @@ class SharedChecker(SpareChecker):
     def check(self, deadline_s: float) -> CheckResult:
         """Ping the processes, one after the other, until one answers."""
         result = super().check(deadline_s)
-        if result is not _WELL:
+        if result.verdict is not Verdict.WELL:
             return result
+        result = CheckResult(Verdict.FAILED, "no server process answers a ping")
         running = [slot for slot in self._processes if slot.ref is not None]
         for place, slot in enumerate(running):
             now_s = self._world.now_s()
             until_s = now_s + (deadline_s - now_s) / (len(running) - place)
             try:
-                if slot.ask(PingServer(), until_s):
-                    return _WELL
+                verdict: Verdict = slot.ask(PingServer(), until_s)
             except ProxyActorsError:
-                pass  # it says nothing, or ends just now
-        return CheckResult(Verdict.FAILED, "no server process answers a ping")
+                continue  # it says nothing, or ends just now
+            if verdict is Verdict.WELL:
+                return _WELL
+            if verdict is Verdict.UNKNOWN:
+                result = CheckResult(verdict, "the server processes are at work")
+        return result
 
 
 def _unmade(error: ProxyActorsError) -> CheckResult:

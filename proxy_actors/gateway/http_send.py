@@ -104,9 +104,11 @@ class HttpSender:
         """Return what is written for a request of the proxy's own."""
         return [request_head(method, self._target, fields), body]
 
-    def send_own(self, method: bytes, fields: Fields, body: bytes = b"") -> None:
+    def send_own(
+        self, method: bytes, fields: Fields, body: bytes = b"", s_max: float = HEAD_S_MAX
+    ) -> None:
         """Send a request of the proxy's own, whose answer does not matter."""
-        parts, deadline_s = self.own_parts(method, fields, body), self._world.now_s() + HEAD_S_MAX
+        parts, deadline_s = self.own_parts(method, fields, body), self._world.now_s() + s_max
         outgoing = Outgoing(self.next_own_id(), method, parts, Purpose.RESERVED, deadline_s)
         try:
             upstream, _ = self.send(outgoing)

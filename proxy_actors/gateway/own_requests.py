@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 
+from proxy_actors.gateway.forwarder import HEAD_S_MAX
 from proxy_actors.gateway.http_answers import HttpAnswers
 from proxy_actors.gateway.http_fields import UpstreamFields
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
@@ -52,10 +53,10 @@ class OwnRequests:
         body = jsonrpc_rewrite.notification(method)
         self.sender.send_own(b"POST", self._of(session, body), body)
 
-    def delete(self, session: Session) -> None:
+    def delete(self, session: Session, s_max: float = HEAD_S_MAX) -> None:
         """End the upstream's session, if it has one; its answer does not matter."""
         if session.upstream_session_id is not None:
-            self.sender.send_own(b"DELETE", self._of(session, b""))
+            self.sender.send_own(b"DELETE", self._of(session, b""), s_max=s_max)
 
     def get(self, path: bytes, deadline_s: float) -> int:
         """GET a path that is none of MCP's; return the status of the answer.

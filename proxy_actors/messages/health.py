@@ -16,12 +16,14 @@ class Verdict(StrEnum):
     """What an active check has found.
 
     WELL: the endpoint works. FAILED: it did not answer, or not as it should. REFUSED: it is alive,
-    and does not let us in (401, 403).
+    and does not let us in (401, 403). UNKNOWN: it is being started, or has its hands full, so that
+    nothing can be said; nothing changes.
     """
 
     WELL = "well"
     FAILED = "failed"
     REFUSED = "refused"
+    UNKNOWN = "unknown"
 
 
 class OperatorState(StrEnum):
@@ -71,9 +73,23 @@ class SetEndpointState(Message, frozen=True):
 
 
 class StopChecks(Message, frozen=True):
-    """Parent to guard, in a drain: check no more, and leave no session of checks behind."""
+    """Parent to guard, in a drain: check no more, leave nothing behind, tell GuardDrained."""
 
     always_accepted: ClassVar[bool] = True
+
+
+class GuardDrained(Message, frozen=True):
+    """Guard to parent: nothing of its checks is left."""
+
+    always_accepted: ClassVar[bool] = True
+    guard: str
+
+
+class ChecksEnded(Message, frozen=True):
+    """Checker to guard: nothing of its checks is left at this endpoint, as far as can be."""
+
+    always_accepted: ClassVar[bool] = True
+    endpoint: str
 
 
 class OutlierSweepDue(Message, frozen=True):
@@ -173,9 +189,13 @@ class ReportSet(Message, frozen=True):
 
 
 class EndChecks(Message, frozen=True):
-    """Effect: leave no session of checks behind at an endpoint."""
+    """Effect: leave no session of checks behind at an endpoint, and report ChecksEnded."""
 
     endpoint: str
+
+
+class AnnounceChecksEnded(Message, frozen=True):
+    """Effect: tell the parent GuardDrained."""
 
 
 class SetAvailability(Message, frozen=True):
@@ -188,12 +208,13 @@ class SetAvailability(Message, frozen=True):
 
 OutlierMessage = CallFailed | CallSucceeded | OutlierSweepDue
 CheckMessage = CheckDue | CheckEnded
-HealthMessage = OutlierMessage | CheckMessage | SetEndpointState | StopChecks
+HealthMessage = OutlierMessage | CheckMessage | SetEndpointState | StopChecks | ChecksEnded
 OutlierEffect = ReportEjected | ReportNotEjected | ReportUnejected | WakeOutlierSweep
 CheckEffect = StartCheck | WakeCheck | ReportDown | ReportUp
 HealthReport = (
     ReportEjected | ReportNotEjected | ReportUnejected | ReportDown | ReportUp | ReportSet
 )
 HealthEffect = (
-    HealthReport | WakeOutlierSweep | StartCheck | WakeCheck | EndChecks | SetAvailability
-)
+    HealthReport | WakeOutlierSweep | StartCheck | WakeCheck | EndChecks | AnnounceChecksEnded
+    | SetAvailability
+)  # fmt: skip

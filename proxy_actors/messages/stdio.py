@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages.base import Message
+from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol import jsonrpc
 
@@ -185,9 +186,22 @@ class ProcessGone(Message, frozen=True):
 class PingServer(Message, frozen=True):
     """Checker to child, asked: is the server alive?
 
-    Answered with True at once where calls are in flight, for it may do one thing at a time; else as
-    soon as it says a word. With False if it has ended.
+    Answered with a `Verdict`: UNKNOWN at once where calls are in flight, for it may do one thing at
+    a time; else WELL as soon as it says a word. FAILED if it has ended.
     """
+
+
+class DescribeStart(Message, frozen=True):
+    """Checker to upstream, asked: do its processes start? Answered with a `StartDescribed`."""
+
+    fast: ClassVar[bool] = True
+
+
+class StartDescribed(Message, frozen=True):
+    """How starting goes: WELL, FAILED with what it said last, UNKNOWN before anything has come."""
+
+    verdict: Verdict
+    text: str = ""
 
 
 class SubmitOwn(Message, frozen=True):

@@ -79,6 +79,7 @@ class HealthPolicy:
         ejections = {name: x.ejection for name, x in endpoints.items()}
         self._outliers = Outliers(outliers, states, ejections, random)
         self._checks: HealthChecks | None = None
+        self._ending: set[str] = set()
         if checks is not None:
             checked = {name: x.checked for name, x in endpoints.items()}
             self._checks = HealthChecks(checks, checked, random)
@@ -109,6 +110,8 @@ class HealthPolicy:
                 return self._set(endpoint, state, now_s)
             case m.StopChecks():
                 return self._stop_checks()
+            case m.ChecksEnded(endpoint):
+                return self._checks_ended(endpoint)
             case _:
                 assert_never(message)
 
@@ -124,9 +127,16 @@ class HealthPolicy:
 
     def _stop_checks(self) -> list[HealthEffect]:
         if self._checks is None:
-            return []
+            return [] if self._ending else [m.AnnounceChecksEnded()]
         self._checks = None  # timers, and checks that are out, then find nobody
+        self._ending = set(self._endpoints)
         return [m.EndChecks(endpoint) for endpoint in self._endpoints]
+
+    def _checks_ended(self, endpoint: str) -> list[HealthEffect]:
+        if endpoint not in self._ending:
+            return []  # of another incarnation
+        self._ending.discard(endpoint)
+        return [] if self._ending else [m.AnnounceChecksEnded()]
 
     def _set(self, endpoint: str, state: OperatorState, now_s: float) -> list[HealthEffect]:
         known = self._endpoints.get(endpoint)

@@ -6,6 +6,7 @@ reaches `rise`; a failure takes one away, and drops to 0 below `rise`: so it tak
 in a row to go down, and `rise` successes in a row to come up again. An endpoint that has not been
 checked yet stands at `rise`: it may be used, the first success is enough, and the first failure as
 well. One that is alive and does not let us in (401, 403) goes down as any other, and is told apart.
+A check that could find out nothing changes nothing.
 
 The next check follows the end of the one before: after `interval_s` while all is well,
 `fast_interval_s` while the health changes, `down_interval_s` while the endpoint is down, each
@@ -131,8 +132,10 @@ class HealthChecks:
     ) -> list[CheckEffect]:
         self._out.discard(endpoint)
         known.out_until_s, known.text = -math.inf, text
-        known.health = self._health_after(known.health, verdict)
         before = known.down
+        if verdict is Verdict.UNKNOWN:
+            return [self._wake_for_next(endpoint, known)]
+        known.health = self._health_after(known.health, verdict)
         if verdict is Verdict.WELL:
             known.well += 1
         else:
@@ -146,9 +149,7 @@ class HealthChecks:
             effects.append(m.ReportUp(endpoint))
         elif known.down is not None and known.down is not before:
             effects.append(m.ReportDown(endpoint, text, known.down is Verdict.REFUSED))
-        interval_s = self._interval_s(known.health)
-        spread_s = interval_s * self._limits.spread * (2.0 * self._random() - 1.0)
-        return [*effects, self._wake(endpoint, known, interval_s + spread_s)]
+        return [*effects, self._wake_for_next(endpoint, known)]
 
     def _health_after(self, health: int | None, verdict: Verdict) -> int:
         rise, top = self._limits.rise, self._limits.top
@@ -158,11 +159,16 @@ class HealthChecks:
             return top if health + 1 >= rise else health + 1
         return health - 1 if health > rise else 0
 
-    def _interval_s(self, health: int) -> float:
+    def _interval_s(self, health: int | None) -> float:
         limits = self._limits
         if health == limits.top:
             return limits.interval_s
-        return limits.fast_interval_s if health else limits.down_interval_s
+        return limits.down_interval_s if health == 0 else limits.fast_interval_s
+
+    def _wake_for_next(self, endpoint: str, known: Checked) -> CheckEffect:
+        interval_s = self._interval_s(known.health)
+        spread_s = interval_s * self._limits.spread * (2.0 * self._random() - 1.0)
+        return self._wake(endpoint, known, interval_s + spread_s)
 
     def _wake(self, endpoint: str, known: Checked, after_s: float) -> CheckEffect:
         known.generation += 1

@@ -25,6 +25,7 @@ import msgspec
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
@@ -34,6 +35,8 @@ from proxy_actors.policy.child_counts import ChildCounts
 FULL_RETRY_S = 5.0
 # When to come back while a probe is out: nobody knows how long it will take.
 PROBE_RETRY_S = 1.0
+# A spare that has lived so long after others have not is no failure to start.
+STEADY_S = 10.0
 
 ChildrenMessage = (
     m.TakeChild
@@ -90,6 +93,7 @@ class ChildrenPolicy:
         self._serial = 0
         self._spare: str | None = None
         self._spare_runs = False
+        self._spare_since_s = 0.0
         self._taken: dict[int, str] = {}
         self._bound: dict[str, str] = {}
         self._sessions: dict[str, str] = {}
@@ -105,6 +109,15 @@ class ChildrenPolicy:
     def children(self) -> int:
         """How many children there are beside the spare."""
         return len(self._taken) + len(self._bound) + len(self._ending)
+
+    def described(self, now_s: float) -> m.StartDescribed:
+        """Say how starting goes. That a process runs says little where others have just ended."""
+        if not self._backoff.failures:
+            return m.StartDescribed(Verdict.WELL if self.ready else Verdict.UNKNOWN, self.text)
+        runs = self._spare is not None and self._spare_runs
+        if runs and now_s - self._spare_since_s >= STEADY_S:
+            return m.StartDescribed(Verdict.WELL)
+        return m.StartDescribed(Verdict.FAILED, self.text or "a process has ended by itself")
 
     def begin(self) -> list[ChildrenEffect]:
         """Start the first spare."""
@@ -125,7 +138,7 @@ class ChildrenPolicy:
             case SessionEnded(session):
                 self._session_ended(session.key, session.endpoint, effects)
             case m.ProcessReady(child):
-                self._runs(child)
+                self._runs(child, now_s)
             case m.ProcessGone(child, text):
                 self._gone(child, text, now_s, effects)
             case m.RespawnDue(generation):
@@ -197,9 +210,10 @@ class ChildrenPolicy:
         effects.append(e.StopProcess(child))
         self._replenish(effects)
 
-    def _runs(self, child: str) -> None:
+    def _runs(self, child: str, now_s: float) -> None:
         if child == self._spare or child in self._taken.values():
-            self._spare_runs = self._spare_runs or child == self._spare
+            if child == self._spare:
+                self._spare_runs, self._spare_since_s = True, now_s
             self.ready, self.text = True, ""
 
     def _gone(

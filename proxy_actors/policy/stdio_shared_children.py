@@ -20,6 +20,7 @@ import msgspec
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
@@ -76,6 +77,13 @@ class SharedChildrenPolicy:
     def ready(self) -> bool:
         """Whether a child can serve."""
         return bool(self._ready_since_s)
+
+    def described(self) -> m.StartDescribed:
+        """Say how starting goes; one that is ready has shaken hands."""
+        if self.ready:
+            return m.StartDescribed(Verdict.WELL)
+        verdict = Verdict.FAILED if self._backoff.failures else Verdict.UNKNOWN
+        return m.StartDescribed(verdict, self.text)
 
     def begin(self) -> list[ChildrenEffect]:
         """Start the children."""

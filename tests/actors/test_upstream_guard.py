@@ -16,7 +16,13 @@ from proxy_actors.actors.supervisor import Supervisor, Worker
 from proxy_actors.actors.upstream_guard import Checker, CheckResult, GuardLimits, UpstreamGuard
 from proxy_actors.errors import DeadlineError
 from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
-from proxy_actors.messages.health import OperatorState, SetEndpointState, StopChecks, Verdict
+from proxy_actors.messages.health import (
+    GuardDrained,
+    OperatorState,
+    SetEndpointState,
+    StopChecks,
+    Verdict,
+)
 from proxy_actors.messages.lifecycle import ActorState, DescribeState
 from proxy_actors.policy.endpoint_state import EndpointState
 from proxy_actors.policy.health import EndpointHealth
@@ -55,6 +61,17 @@ class Server(Checker):
         self.ended += 1
 
 
+class Keeper(Supervisor):
+    """The guard's parent, which notes what it hears."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.heard: list[GuardDrained] = []
+
+    def on_receive(self, message: Any) -> None:
+        self.heard.append(message)
+
+
 class Bench:
     """A guard of three endpoints, under a supervisor."""
 
@@ -63,7 +80,7 @@ class Bench:
         self.slot = Slot("guard/up")
         self.known = {name: EndpointHealth(EndpointState(name)) for name in ("a", "b", "c")}
         self.servers = {name: Server(self.stage) for name in self.known}
-        self.keeper = Supervisor(
+        self.keeper = Keeper(
             self.stage, "keeper",
             [Worker(self.slot, lambda: self.guard(checks), drain=StopChecks())],
             budget=Budget(100, 1.0),
@@ -211,6 +228,7 @@ def test_drain_ends_the_checks_and_what_they_keep() -> None:
     bench.keeper.drain()
     bench.stage.run(0.1)
     checks = bench.servers["a"].checks
+    assert bench.keeper.heard == [GuardDrained("guard/up")]
     bench.stage.run(100.0)
     assert bench.servers["a"].checks == checks and bench.servers["a"].ended == 1
 

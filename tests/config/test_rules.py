@@ -57,6 +57,14 @@ EVERYBODY = (
         ]),
         (ENDPOINT + "backup = true", ["1:14 error: an endpoint that is no backup is needed"]),
         (URL + 'balance = "hash"', ["3:1 error: balance is about several endpoints"]),
+        (URL + "outliers = {}", ["3:1 error: outliers is about several endpoints"]),
+        (UPSTREAM + 'checks = { kind = "http" }', [
+            '3:12 error: kind = "http" is about a url; a command is checked by "ping"'
+        ]),
+        (URL + 'checks = { path = "/up" }', ['3:12 error: path is about kind = "http"']),
+        (ENDPOINT + "[upstreams.u.outliers]\nmax-ejection-s = 1", [
+            "4:1 error: max-ejection-s is less than base-ejection-s"
+        ]),
         ("[upstreams.u]\nhash-on = 'header:'\n" + ENDPOINT, [
             "2:11 error: this is none of principal, address, session and header:NAME"
         ]),

@@ -10,6 +10,8 @@ import math
 
 import pytest
 
+from proxy_actors.gateway.checks import SharedChecker
+from proxy_actors.messages.health import Verdict
 from proxy_actors.options import StdioMode
 from proxy_actors.policy.liveness import PING_S
 from proxy_actors.storage.memory import MemoryStore
@@ -31,6 +33,7 @@ class Scene(SimWorld):
     def __init__(self, mode: StdioMode) -> None:
         super().__init__(1, Faults(fragment=0.0))
         self.starts = self.pings = 0
+        self.deaf = False
         self.programs["server"] = self.serve
         self.plane = StdioPlane(
             self, mode, ChildCommand(("server",), {}), MemoryStore(), PROXY, CALL_S
@@ -42,6 +45,8 @@ class Scene(SimWorld):
         self.starts += 1
         reader = LineReader(process.input)
         while line := reader.line(math.inf):
+            if self.deaf:
+                self.waiter().wait(math.inf)
             message = json.loads(line)
             method = message.get("method")
             if method == "tools/call":
@@ -115,3 +120,46 @@ def test_server_that_lives_is_left_in_peace(mode: StdioMode, what: str) -> None:
     assert (scene.starts, scene.pings) == (starts, 1)
     assert scene.ask(request(call(2, "answer"), session=session)).message["result"]
     scene.end()
+
+
+SHARED = [StdioMode.SHARED, StdioMode.POOL]
+
+
+def checked(scene: Scene) -> Verdict:
+    """Make one check, as a guard has it made."""
+    checker = SharedChecker(scene, scene.plane.upstream, scene.plane.processes)
+    verdicts: list[Verdict] = []
+    scene.spawn("check", lambda: verdicts.append(checker.check(scene.now_s() + 3.0).verdict))
+    assert scene.run_until(lambda: bool(verdicts), 10.0)
+    return verdicts[0]
+
+
+@pytest.mark.parametrize("mode", SHARED)
+def test_check_has_a_server_replaced_that_hangs_without_a_call(mode: StdioMode) -> None:
+    """All processes of the upstream are; each check waits for as long as it may."""
+    scene = Scene(mode)
+    starts = scene.starts
+    assert checked(scene) is Verdict.WELL
+    scene.deaf = True
+    assert [checked(scene) for _ in range(3)] == [Verdict.FAILED] * 3
+    assert scene.starts == starts
+    scene.run(PING_S - 15.0)
+    scene.deaf = False
+    scene.run(20.0)
+    assert scene.starts == 2 * starts
+    assert checked(scene) is Verdict.WELL
+    scene.end()
+
+
+@pytest.mark.parametrize("mode", SHARED)
+def test_check_says_nothing_of_a_server_that_is_at_work(mode: StdioMode) -> None:
+    scene = Scene(mode)
+    session = scene.session()
+    busy = 4 if mode is StdioMode.POOL else 1
+    for n in range(busy):
+        data = request(call(n, "slow"), session=session)
+        scene.spawn("client", lambda data=data: VirtualConnection(scene).ask(data))  # type: ignore
+    scene.run(5.0)
+    pings = scene.pings
+    assert checked(scene) is Verdict.UNKNOWN
+    assert scene.pings == pings

@@ -120,6 +120,8 @@ class HealthSubject(Subject):
         self.timer = self.out = None
 
     def count(self, verdict: Verdict) -> list[Any]:
+        if verdict is Verdict.UNKNOWN:
+            return []
         was_up, was_refused = self.up, self.refused
         if verdict is Verdict.WELL:
             self.failures, self.successes = 0, self.successes + 1
@@ -137,6 +139,8 @@ class HealthSubject(Subject):
         return []
 
     def interval_s(self) -> float:
+        if self.fresh:
+            return self.limits.fast_interval_s
         if self.up:
             return self.limits.fast_interval_s if self.failures else self.limits.interval_s
         return self.limits.fast_interval_s if self.successes else self.limits.down_interval_s

@@ -39,6 +39,7 @@ class HealthSubject(Subject):
         self.ejected = self.drained = False
         self.failures = 0
         self.late: list[Any] = []
+        self.ending: set[str] = set()
         self.begin()
 
     def begin(self) -> None:
@@ -61,10 +62,11 @@ class HealthSubject(Subject):
         if self.out is not None:
             for verdict in Verdict:
                 yield ended(self.out, verdict)
+        yield m.StopChecks()
         if not self.drained:
-            yield m.StopChecks()
             yield Restart()
         yield from self.late
+        yield from (m.ChecksEnded(name) for name in "ab")
 
     def make(self, move: Any) -> None:
         if isinstance(move, Restart):
@@ -72,6 +74,7 @@ class HealthSubject(Subject):
             self.begin()
             self.check_state()
             return
+        told = False
         match move:
             case m.CheckDue() | m.CheckEnded() if self.drained:
                 pass
@@ -95,13 +98,25 @@ class HealthSubject(Subject):
                 self.due = None
             case m.CheckEnded(_, _, verdict):
                 self.out = None
-                self.down = None if verdict is Verdict.WELL else verdict
-                if self.down is None and self.ejected:
+                if verdict is not Verdict.UNKNOWN:
+                    self.down = None if verdict is Verdict.WELL else verdict
+                if verdict is Verdict.WELL and self.ejected:
                     self.ejected, self.failures = False, 0
+            case m.ChecksEnded(endpoint):
+                told = self.ending == {endpoint}
+                self.ending.discard(endpoint)
+            case m.StopChecks() if self.drained:
+                told = not self.ending
             case m.StopChecks():
+                told = self.checks is None
+                self.ending = set() if told else set("ab")
                 self.late = [x for x in (self.due, self.out and ended(self.out)) if x is not None]
                 self.drained, self.due, self.out = True, None, None
-        self.note(self.policy.handle(move, self.now_s))
+        effects = self.policy.handle(move, self.now_s)
+        check((m.AnnounceChecksEnded() in effects) == told, "it is told when nothing is left")
+        ended_at = {x.endpoint for x in effects if isinstance(x, m.EndChecks)}
+        check(not ended_at or ended_at == self.ending == set("ab"), "all checks are ended, once")
+        self.note(effects)
         self.check_state()
 
     def note(self, effects: list[Any]) -> None:
@@ -136,6 +151,7 @@ class HealthSubject(Subject):
     def key(self) -> Hashable:
         return (
             self.operator, self.down, self.ejected, self.drained, self.failures,
+            tuple(sorted(self.ending)),
             self.due is not None, self.out is not None, self.sweep is not None,
             self.known["a"].ejection.multiplier, self.known["a"].checked.health,
         )  # fmt: skip

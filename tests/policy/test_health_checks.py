@@ -17,7 +17,7 @@ from tests.defects import Defect, planted
 from tests.policy.health_checks_model import LIMITS, NAME, HealthSubject
 from tests.policy.search import search
 
-OF_VERDICTS = {"w": Verdict.WELL, "f": Verdict.FAILED, "r": Verdict.REFUSED}
+OF_VERDICTS = {"w": Verdict.WELL, "f": Verdict.FAILED, "u": Verdict.UNKNOWN}
 
 
 def told(verdicts: str, limits: CheckLimits = CheckLimits(spread=0.0)) -> list[str]:
@@ -52,6 +52,12 @@ def test_success_in_between_begins_the_count_anew() -> None:
 def test_first_check_decides_alone() -> None:
     assert told("w") == ["5"]
     assert told("fww") == ["down 5", "1", "up 5"]
+
+
+def test_check_that_finds_out_nothing_changes_nothing() -> None:
+    assert told("uuf") == ["1", "1", "down 5"]
+    assert told("wffuf") == ["5", "1", "1", "1", "down 5"]
+    assert told("fwuw") == ["down 5", "1", "1", "up 5"]
 
 
 def test_endpoint_that_refuses_us_is_told_apart() -> None:
@@ -114,10 +120,12 @@ DEFECTS = [
            "max(known.out_until_s - now_s, 0.0)", "0.0"),
     Defect("told again and again", HealthChecks, "_ended",
            "known.down is not None and known.down is not before", "known.down is not None"),
+    Defect("what is not known is a failure", HealthChecks, "_ended",
+           "verdict is Verdict.UNKNOWN", "0"),
     Defect("a refusal is like a failure", HealthChecks, "_ended", "known.down = verdict",
            "known.down = Verdict.FAILED"),
     Defect("a change is not looked at more often", HealthChecks, "_interval_s",
-           "limits.fast_interval_s if health else limits.down_interval_s", "limits.interval_s"),
+           "else limits.fast_interval_s", "else limits.interval_s"),
     Defect("is as it was after maintenance", HealthChecks, "suspend",
            "known.health, known.down, known.text = None, None, \"\"", "pass"),
 ]

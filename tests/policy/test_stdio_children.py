@@ -5,12 +5,14 @@ from __future__ import annotations
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
 from proxy_actors.policy.stdio_children import (
     FULL_RETRY_S,
     PROBE_RETRY_S,
+    STEADY_S,
     ChildrenLimits,
     ChildrenMessage,
     ChildrenPolicy,
@@ -254,3 +256,24 @@ def test_drain_waits_for_the_children_that_serve() -> None:
 
 def test_drain_of_an_upstream_without_sessions_is_over_at_once() -> None:
     assert Bench().tell(DrainUpstream()) == [e.ChildrenDrained()]
+
+
+def test_how_starting_goes_is_not_said_before_anything_has_come() -> None:
+    bench = Bench()
+    assert bench.policy.described(bench.now_s).verdict is Verdict.UNKNOWN
+    bench.tell(m.ProcessReady("1"))
+    assert bench.policy.described(bench.now_s) == m.StartDescribed(Verdict.WELL)
+
+
+def test_child_that_starts_where_others_have_ended_is_believed_after_a_while() -> None:
+    """FLT-U3: in a crash loop each of them runs for a moment."""
+    bench = Bench()
+    bench.tell(m.ProcessReady("1"))
+    bench.tell(m.ProcessGone("1", "it ended"))
+    bench.ring()
+    assert bench.policy.described(bench.now_s).verdict is Verdict.FAILED
+    bench.tell(m.ProcessReady("2"))
+    assert bench.policy.described(bench.now_s).verdict is Verdict.FAILED
+    assert bench.policy.described(bench.now_s + STEADY_S).verdict is Verdict.WELL
+    bench.tell(m.ProcessGone("2", "it ended"))
+    assert bench.policy.described(bench.now_s + STEADY_S).verdict is Verdict.FAILED

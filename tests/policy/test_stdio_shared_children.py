@@ -7,6 +7,7 @@ import pytest
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
@@ -293,3 +294,16 @@ def test_drain_is_over_when_every_child_has_drained_or_ended() -> None:
     assert bench.tell(m.ProcessGone("2", "killed")) == [e.ChildrenDrained()]
     assert bench.ring() == []
     assert bench.tell(DrainUpstream()) == []
+
+
+def test_how_starting_goes_is_not_said_before_anything_has_come() -> None:
+    bench = Bench(SHARED)
+    assert bench.policy.described().verdict is Verdict.UNKNOWN
+    bench.ready("1")
+    assert bench.policy.described().verdict is Verdict.WELL
+    bench.tell(m.ProcessGone("1", "it ended"))
+    assert bench.policy.described() == m.StartDescribed(Verdict.FAILED, "it ended")
+    bench.ring()
+    assert bench.policy.described().verdict is Verdict.FAILED
+    bench.ready("2")
+    assert bench.policy.described().verdict is Verdict.WELL
