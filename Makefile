@@ -3,7 +3,8 @@
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
 # make bench  measure (see bench/); make bench-streams: event streams;
-#             make bench-endpoints: one of three servers fails
+#             make bench-endpoints: one of three servers fails;
+#             make bench-overload: twice as much is offered as can be served
 # make chaos  play the scorecard of faults on real processes: SEED=1 ROWS="U1 N4"
 # make soak   mixed traffic and faults for an hour: SOAK_S=3600
 # make docs   make the tables of docs/configuration.md and docs/metrics.md anew
@@ -26,7 +27,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim chaos soak bench bench-streams bench-endpoints docs clean
+.PHONY: run test lint peers sim chaos soak bench bench-streams bench-endpoints bench-overload docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -53,6 +54,9 @@ bench-streams: $(VENV)/dev.stamp
 
 bench-endpoints: $(VENV)/dev.stamp
 	$(BIN)/python bench/endpoints.py
+
+bench-overload: $(VENV)/dev.stamp
+	$(BIN)/python bench/overload.py
 
 # A run of all rows is written down.
 chaos: $(VENV)/dev.stamp

@@ -3,8 +3,8 @@
 It reads what the load generator and the proxies send, not all of HTTP: a head, a Content-Length, a
 body. Whatever is measured in front of it must be slower than it is.
 
-python echo_http.py PORT [stateless | failing]: without ids of sessions; the same, and every call is
-answered with 500.
+python echo_http.py PORT [stateless | failing | slots]: without ids of sessions; the same, and every
+call is answered with 500; calls take 50 ms, and 32 are at work at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import deque
+from collections.abc import Callable
 
+SLOTS, SLOT_S = 32, 0.05
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
 SESSION = b"Mcp-Session-Id: of-the-upstream\r\n"
 _EMPTY = b"HTTP/1.1 %d Done\r\nContent-Length: 0\r\n\r\n"
@@ -74,7 +77,35 @@ class Stateless(Connection):
         self.write(answer(head, body, session=b""))
 
 
-KINDS = {"": Echo, "stateless": Stateless, "failing": Failing}
+class Slots(Connection):
+    """Has so many slots for calls, each of which takes its time; further calls wait for one."""
+
+    free = SLOTS
+    waiting: deque[Callable[[], None]] = deque()
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """See `Connection`."""
+        if b'"tools/call"' not in body:
+            self.write(answer(head, body, session=b""))
+            return
+        Slots.waiting.append(lambda: self._work(head, body))
+        self._begin()
+
+    def _begin(self) -> None:
+        if Slots.free and Slots.waiting:
+            Slots.free -= 1
+            Slots.waiting.popleft()()
+
+    def _work(self, head: bytes, body: bytes) -> None:
+        def done() -> None:
+            Slots.free += 1
+            self.write(answer(head, body, session=b""))
+            self._begin()
+
+        asyncio.get_running_loop().call_later(SLOT_S, done)
+
+
+KINDS = {"": Echo, "stateless": Stateless, "failing": Failing, "slots": Slots}
 
 
 def answer(head: bytes, body: bytes, session: bytes = SESSION) -> bytes:

@@ -84,7 +84,7 @@ def run(url: str, connections: int, seconds: int, core: int, errs: bool = False)
     fields = open_listener(url) if errs else open_session(url)
     rows = "\n".join(f'fields["{name}"] = "{value}"' for name, value in fields.items())
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT % (rows, TEXT) + _REPORT)
+        script.write(lua(rows))
         script.flush()
         command = [
             "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
@@ -97,6 +97,11 @@ def run(url: str, connections: int, seconds: int, core: int, errs: bool = False)
     requests, micros = int(report[1]), int(report[2])
     p50, p95, p99 = (float(report[n]) / 1000 for n in (3, 4, 5))
     return Load(requests, requests / micros * 1e6, p50, p95, p99, int(report[6]))
+
+
+def lua(rows: str) -> str:
+    """Return the script of the load, with these fields of every request."""
+    return _SCRIPT % (rows, TEXT) + _REPORT
 
 
 _REPORT = """

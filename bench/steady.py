@@ -49,8 +49,8 @@ def run(url: str, connections: int, rate: int, seconds: float) -> Steady:
         selector = selectors.EpollSelector()
         for each in opened:
             selector.register(each.socket, selectors.EVENT_READ, each)
-        head = _head(where.netloc, where.path, fields)
-        return _load(opened, selector, head, rate, seconds)
+        request = head(where.netloc, where.path, fields)
+        return _load(opened, selector, request, rate, seconds)
     finally:
         for each in opened:
             each.socket.close()
@@ -68,7 +68,7 @@ def _load(
         while sent < total and (due_s := began_s + sent / rate) <= now_s:
             each = opened[sent % len(opened)]
             each.due_s.append(due_s)
-            each.socket.sendall(head + _body(sent))
+            each.socket.sendall(head + body(sent))
             sent += 1
         wait_s = began_s + sent / rate - time.monotonic() if sent < total else 1.0
         for key, _ in selector.select(max(wait_s, 0)):
@@ -100,16 +100,17 @@ def _open(host: str, port: int) -> Connection:
     return Connection(opened)
 
 
-def _head(authority: str, path: str, fields: dict[str, str]) -> bytes:
-    length = len(_body(0))
+def head(authority: str, path: str, fields: dict[str, str]) -> bytes:
+    """Make the head of every request."""
+    length = len(body(0))
     rows = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return (
         f"POST {path} HTTP/1.1\r\nHost: {authority}\r\n{rows}Content-Length: {length}\r\n\r\n"
     ).encode()
 
 
-def _body(number: int) -> bytes:
-    # Every body has the same length.
+def body(number: int) -> bytes:
+    """Make the body of one; all have the same length."""
     return (
         b'{"jsonrpc":"2.0","id":%d,"method":"tools/call",'
         b'"params":{"name":"echo","arguments":{"message":"%b"}}}'

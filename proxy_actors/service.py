@@ -15,6 +15,7 @@ import os
 from proxy_actors.transports.guardian_launch import launch
 
 # isort: split
+import gc
 import logging
 import resource
 import signal
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
 LOG_S_MAX = 0.2
+# The third is Python's times ten: full collections come so much rarer.
+GC_THRESHOLDS = (700, 10, 100)
 FAILED = 1
 CONFIGURATION = 78
 
@@ -71,6 +74,18 @@ def _allow_descriptors() -> None:
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _spare_what_stays() -> None:
+    """Have the collector of cycles leave alone what is there from the start to the end.
+
+    A full collection stops everything for as long as it takes to look at every object: 45 ms with
+    2,000 clients, 25 of them for modules and classes. Requests make few cycles, and most of those
+    are found young.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class _Service:
@@ -134,6 +149,7 @@ class _Service:
             message = self._next(float("inf"))
             match message:
                 case SupervisorReady():
+                    _spare_what_stays()
                     self._announce()
                 case ChildStopped():
                     return self._gave_up(message)

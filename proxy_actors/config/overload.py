@@ -18,7 +18,7 @@ class Overload(Section, frozen=True, kw_only=True):
             "When its one thread comes so late to what is due, no connection is accepted, and the "
             "next requests of open connections wait for their turn. 0: never."
         ),
-    ] = 0.1
+    ] = 0.05
     memory_percent: Annotated[
         int, Meta(ge=0, le=100),
         doc(

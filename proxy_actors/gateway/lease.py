@@ -181,15 +181,20 @@ class Pool:
             waiter_id, exchange_id, purpose, wait_until_s, idle_s_max, owner
         )
         grant: ConnectionGranted | None = None
+        answered = False
         try:
             grant = self.slot.ask(ask, wait_until_s)
+            answered = True
+        except FailedError:
+            answered = True
+            raise
         except DeadlineError as error:
             text = "no upstream connection became free in time"
             raise FailedError(Reason.POOL_EXHAUSTED, text, upstream=self.upstream) from error
         except ActorStoppedError as error:
             raise self._restarted() from error
         finally:
-            if grant is None and not self.slot.deliver(CancelCheckout(waiter_id)):
+            if not answered and not self.slot.deliver(CancelCheckout(waiter_id)):
                 self.table.discard_granted(waiter_id)
         assert grant is not None
         stream = self.table.streams.get(grant.connection_id)

@@ -30,7 +30,7 @@ class ServerDrained(Message, frozen=True):
 class LagSeen(Message, frozen=True):
     """Watch to server: the loop came so late to what was due; so many requests wait to be let in.
 
-    Told while the lag is high, and for as long as requests wait after that.
+    Told when the lag is high, and at every look for as long as requests wait after that.
     """
 
     always_accepted: ClassVar[bool] = True

@@ -2,10 +2,11 @@
 
 Owns the watermarks of hub lag, memory and descriptors. When the lag is over its mark no connection
 is accepted, and requests on connections that stand between two wait for their turn unparsed: to
-parse them only to refuse them would cost what there is too little of. They are let in some at a
-time, twice as many after each look that finds the lag low, half as many after one that finds it
-high; and at each look at least a few, since the lag may have other causes, which must not starve
-them. When memory or descriptors are over theirs, new connections are refused.
+parse them only to refuse them would cost what there is too little of. From then on the loop is
+looked at in every round that it makes, and a few are let in at each look. So what has been begun
+comes before what is new, and is not made to wait behind it. A few are let in however late the loop
+is, since the lag may have other causes, which must not starve them; when nobody waits any more all
+is open again. When memory or descriptors are over theirs, new connections are refused.
 
 `transports/http_server.py` is the shell; `gateway/read_gate.py` is where requests wait.
 """
@@ -21,9 +22,9 @@ from proxy_actors.messages import server as m
 from proxy_actors.messages.server import IntakeEffect, IntakeMessage
 from proxy_actors.policy.watermarks import Watermark
 
+# At one look.
+LET_IN = 16
 LET_IN_MIN = 4
-LET_IN_FIRST = 64
-LET_IN_MAX = 4096
 # Of a high mark, what the low one is.
 LOW_LAG = 0.5
 LOW_SHARE = 0.95
@@ -51,7 +52,6 @@ class IntakePolicy:
         shares = limits.memory_share_max, limits.fds_share_max
         self._memory, self._fds = (Watermark(share, share * LOW_SHARE) for share in shares)
         self._gated = False
-        self._let_in = LET_IN_FIRST
         self.paused = 0
 
     @property
@@ -94,14 +94,10 @@ class IntakePolicy:
                 effects.append(m.CloseGate())
         if not self._gated:
             return effects
-        if lag_s >= self._lag.high:
-            self._let_in = max(self._let_in // 2, LET_IN_MIN)
-        elif not over:
-            self._let_in = min(self._let_in * 2, LET_IN_MAX)
         if before and not over:
             effects.append(m.ResumeAccepting())
         if waiting:
-            effects.append(m.LetIn(self._let_in if not over else LET_IN_MIN))
+            effects.append(m.LetIn(LET_IN_MIN if over else LET_IN))
         elif not over:
             self._gated = False
             effects.append(m.OpenGate())

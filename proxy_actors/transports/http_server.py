@@ -43,9 +43,10 @@ from proxy_actors.world.base import ByteStream, Listener, World
 REFUSE_S_MAX = 1.0
 # How long calls that a stop has cut short may take to be answered.
 ANSWER_S_MAX = 1.0
-# How often the lag of the loop is looked at, and after how many looks the process is.
+# How often the lag of the loop is looked at; while requests wait, in every round of the loop.
 LOOK_S = 0.02
-LOOKS_A_WEIGHING = 25
+LOOK_GATED_S = 0.001
+WEIGH_S = 0.5
 
 logger = logging.getLogger("proxy_actors.server")
 
@@ -67,7 +68,7 @@ class HttpServer(Actor):
         self._clients = wiring.clients
         self._gate = wiring.gate
         self._intake = IntakePolicy(intake)
-        self._looks = 0
+        self._weighed_s = 0.0
         self._end_watch: Callable[[], None] | None = None
         self._refused = 0
         self._stopping = False
@@ -78,7 +79,7 @@ class HttpServer(Actor):
             self._drain()
             return
         self._listener.serve(self._accept)
-        self._end_watch = self.world.watch_lag(LOOK_S, self._look)
+        self._watch(LOOK_S)
         logger.info("listening host=%s port=%d", *self._listener.address)
 
     def on_receive(self, message: DrainServer | ConnectionEnded | IntakeMessage) -> None:
@@ -135,12 +136,14 @@ class HttpServer(Actor):
 
     def _look(self, lag_s: float) -> None:
         """See how late the loop is, in the loop itself; most looks are told to nobody."""
-        self._looks += 1
         if lag_s >= self._intake.lag_s_noted or self._intake.gated:
-            self.ref.tell(m.LagSeen(lag_s, len(self._gate)))
-        if self._looks % LOOKS_A_WEIGHING == 0:
+            # At once: the box of an actor is served as late as all else.
+            self.ref.deliver(m.LagSeen(lag_s, len(self._gate)))
+        now_s = self.world.now_s()
+        if now_s - self._weighed_s >= WEIGH_S:
+            self._weighed_s = now_s
             process = self.world.process_figures()
-            self.ref.tell(m.ProcessWeighed(
+            self.ref.deliver(m.ProcessWeighed(
                 process.rss_bytes / (process.memory_bytes_max or math.inf),
                 process.fds / (process.fds_max or math.inf),
             ))
@@ -153,14 +156,21 @@ class HttpServer(Actor):
                 self._listener.serve(self._accept)
             case m.CloseGate():
                 self._gate.close()
+                self._watch(LOOK_GATED_S)
             case m.LetIn(requests):
                 self._gate.let_in(requests)
             case m.OpenGate():
                 self._gate.open()
+                self._watch(LOOK_S)
             case m.RefuseConnections(refuse):
                 logger.warning("connections_refused begins=%s", refuse)
             case _:
                 assert_never(effect)
+
+    def _watch(self, every_s: float) -> None:
+        if self._end_watch is not None:
+            self._end_watch()
+        self._end_watch = self.world.watch_lag(every_s, self._look)
 
     def _watch_no_more(self) -> None:
         if self._end_watch is not None:

@@ -12,7 +12,7 @@ from proxy_actors.gateway.read_gate import WAIT_S_MAX, is_request
 from proxy_actors.messages.metrics import ProcessFigures
 from proxy_actors.messages.server import ConnectionEnded
 from proxy_actors.policy.intake import LET_IN_MIN, IntakeLimits
-from proxy_actors.transports.http_server import LOOKS_A_WEIGHING, HttpServer
+from proxy_actors.transports.http_server import HttpServer
 from tests.gateway.scene import Scene
 from tests.sim.virtual import Answer, VirtualConnection, call, note, request
 
@@ -66,7 +66,7 @@ def test_requests_wait_unparsed_while_the_loop_is_late_and_are_let_in_in_order()
     assert not any(answer.complete for answer in answers)
     house.look(LATE_S)
     assert [x.complete for x in answers] == [True] * LET_IN_MIN + [False] * 2 * LET_IN_MIN
-    house.look(0.0)
+    house.look(0.0, 2)
     assert [answer.status for answer in answers] == [200] * len(answers)
     house.look(0.0)
     assert not house.scene.plane.wiring.gate.closed
@@ -161,7 +161,7 @@ def test_process_short_of_memory_or_descriptors_refuses_connections_alone(
     def use(part: int) -> None:
         changed = msgspec.structs.replace(figures, **{short: part})
         monkeypatch.setattr(scene, "process_figures", lambda: changed)
-        house.look(0.0, LOOKS_A_WEIGHING)
+        house.look(0.0, 2)
 
     use(95)
     late = scene.ask(HEALTH, method="GET")
