@@ -91,7 +91,7 @@ DEFECTS = {
     Defect("the next spare is believed to run", POLICY, "_replenish",
            "self._spare_runs = False", "pass"): TWO_AT_A_TIME,
     Defect("a bound child makes the spare run", POLICY, "_runs",
-           "self._spare_runs or child == self._spare", "True"): TWO_AT_A_TIME,
+           "if child == self._spare:", "if True:"): TWO_AT_A_TIME,
     Defect("who fails makes the upstream not ready beside a spare that runs", POLICY, "_failed",
            "self._spare is not None and self._spare_runs", "False"): TWO_AT_A_TIME,
     Defect("a failure leaves the upstream ready", POLICY, "_failed",
