@@ -69,6 +69,10 @@ class Actor(pykka.Actor):
     mail_max = 1000
     # Whether it keeps its greenlet while it has no mail: one of thousands does not.
     resident = True
+    # What few instances ever change stays with the class, where thousands share it.
+    late_replies = undelivered = 0
+    _error = ""
+    _unfinished: Mail | None = None
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -78,18 +82,16 @@ class Actor(pykka.Actor):
         self.incarnation = 1
         self.parent: Mailbox | None = None
         self.slot = Slot(name)
-        self.late_replies = self.undelivered = self._handled = 0
+        self._handled = 0
         self.children: dict[str, Ref] = {}
         self.actor_inbox.mail_max = self.mail_max
         self._actor_ref = Ref(self)
         self._ending: StopReason | None = None
-        self._error = ""
         self._parked: Waiter | Nap | None = None
         self._room: list[Waiter] = []
         self._busy_s = self._turn_s_max = 0.0
         # The reply of the mail in hand, for an actor that answers LATER; None when told.
         self.asked_by: Reply | None = None
-        self._unfinished: Mail | None = None
 
     # For subclasses.
 
@@ -333,11 +335,6 @@ class Actor(pykka.Actor):
             self._parked.set()
         return True
 
-    def delivered(self, message: Message) -> bool:
-        """Handle a mail of the data plane, for `Ref` alone: inline when this actor is idle."""
-        mail = Mail(message, None, self.world.now_s())
-        return self._handled_inline(mail) or self.post(mail)
-
     def asked(self, message: Message, deadline_s: float) -> Any:  # Any: see Ref.ask
         """Handle an ask, for `Ref` alone: inline when this actor is idle, else through the box."""
         if self.actor_stopped.is_set():
@@ -346,18 +343,20 @@ class Actor(pykka.Actor):
             raise ProxyActorsError(f"{self.name} is spoken to by messages, not through a proxy")
         reply = Reply(self)
         mail = Mail(message, reply, self.world.now_s())
-        if not self._handled_inline(mail) and not self.post(mail):
+        if not self.handled_inline(mail) and not self.post(mail):
             raise MailboxFullError(f"{self.name} has a full box")
         return reply.wait(self.world, deadline_s)
 
-    def _handled_inline(self, mail: Mail) -> bool:
-        """Take the turn on the sender's stack if this actor is parked with an empty box."""
+    def handled_inline(self, mail: Mail) -> bool:
+        """Take the turn on the sender's stack, for `Ref` alone, if this actor is parked.
+
+        Then its box is empty: mail that comes in sets what it is parked on.
+        """
         parked = self._parked
         if (
             parked is None
             or parked.is_set
             or self._ending is not None
-            or not self.actor_inbox.empty()
             or mail.message.__class__ in _PROXY_CALLS
             or not self.world.may_inline()
         ):

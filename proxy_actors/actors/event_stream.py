@@ -1,7 +1,7 @@
 """One event stream towards a client: the answer of a call, or a session's standalone stream.
 
-Owns the ring of its latest events, its subscriber and, where the upstream is HTTP, the reader of
-its source. A parent lists it in the `StreamDirectory` and starts it with `start_child`; it leaves
+Owns the ring of its latest events, its subscriber and, where the upstream is HTTP, its
+source. A parent lists it in the `StreamDirectory` and starts it with `start_child`; it leaves
 the directory itself when it ends. Events are mail of its own: from the reader of an HTTP stream, or
 from the actor of a channel.
 """
@@ -40,9 +40,9 @@ class EventSource(ABC):
 
     @abstractmethod
     def read_into(self, stream: Ref) -> None:
-        """Tell EventsReceived for what each read brings, and SourceEnded or SourceBroke at last.
+        """Have what comes told from now on, and at last SourceEnded or SourceBroke.
 
-        Runs in a greenlet.
+        Runs in a greenlet, which need not last for as long.
         """
 
     @abstractmethod
@@ -75,6 +75,8 @@ class EventStream(Actor):
     # No less than a child's actor has: it hands on all that is in its box before a stream runs.
     mail_max = 10_000
     resident = False
+    _dropped = 0
+    _ended = False
 
     def __init__(
         self,
@@ -99,8 +101,6 @@ class EventStream(Actor):
         self._policy = EventStreamPolicy(
             failure is None, deadline_s, session_key, streams.limits, reconnect, self._ring
         )
-        self._dropped = 0
-        self._ended = False
         # A timer holds its actor: left alone, ended streams would stay until their deadlines.
         self._cancel_timer: Callable[[], None] = _no_timer
         self._cancel_reconnect: Callable[[], None] = _no_timer
@@ -148,8 +148,8 @@ class EventStream(Actor):
 
     def _perform(self, effect: StreamEffect) -> None:
         match effect:
-            case m.Push(messages):
-                self._push(messages)
+            case m.Push():
+                self._push(effect.messages)
             case m.PushFailure(reason, text, executed):
                 if self._failure is not None:
                     error = FailedError(reason, text, executed=executed)

@@ -1,7 +1,8 @@
-"""What an actor costs that has nothing to do.
+"""What something costs that has nothing to do.
 
-An actor of which there are thousands holds no greenlet while it has no mail: what would wake its
-greenlet starts one. And of Pykka's flag of its end it has no more than what is asked of it.
+An actor of which there are thousands holds no greenlet while it has no mail, and neither does a
+client's connection whose event stream is silent: what would wake its greenlet starts one. And of
+Pykka's flag of an actor's end it has no more than what is asked of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Flag:
 
 
 class Nap:
-    """Stands where the waiter of a parked actor does; whoever sets it first has the actor go on."""
+    """Stands where the waiter of a parked greenlet does; whoever sets it first has all go on."""
 
     __slots__ = ("_go_on", "is_set")
 
@@ -36,7 +37,7 @@ class Nap:
         self.is_set = False
 
     def set(self) -> bool:
-        """Have the actor go on, unless it is about to."""
+        """Have it go on, unless it is about to."""
         if self.is_set:
             return False
         self.is_set = True

@@ -94,7 +94,9 @@ class Ref(pykka.ActorRef["Actor"]):
 
         Never from within an actor's turn, whose own turn would then have another within it.
         """
-        return self._own.delivered(message)
+        own = self._own
+        mail = Mail(message, None, own.world.now_s())
+        return own.handled_inline(mail) or own.post(mail)
 
     def ask(  # type: ignore[override]  # Pykka's may block for ever; ours names its deadline
         self, message: Message, deadline_s: float
@@ -108,6 +110,21 @@ class Ref(pykka.ActorRef["Actor"]):
             Exception: whatever error the actor answered with.
         """
         return self._own.asked(message, deadline_s)
+
+    def deliver_if_room(self, message: Message) -> bool:
+        """Like deliver; False, with nothing done, where `deliver_when_room` would wait.
+
+        So the loop may call it, which is nobody's turn either. To an actor that has stopped
+        nothing is told.
+        """
+        own = self._own
+        mail = Mail(message, None, own.world.now_s())
+        if own.handled_inline(mail):
+            return True
+        if self.is_alive() and not own.actor_inbox.has_room():
+            return False
+        own.post(mail)
+        return True
 
     def deliver_when_room(self, message: Message, deadline_s: float) -> bool:
         """Like deliver, but wait for room in a full box; for greenlets that move bytes only.

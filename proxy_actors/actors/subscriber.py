@@ -5,8 +5,9 @@ id in mail. The stream's actor pushes and never waits; the greenlet takes and wa
 pushed and not taken is bounded in events and bytes: a client that reads too slowly is cut, and may
 come back for what it has missed.
 
-To wake a greenlet costs more than to write an event. So one that waits with nothing unread may lend
-its outlet, through which a push goes to the client at once.
+To wake a greenlet costs more than to write an event, and to keep one more than an idle stream. So
+who waits with nothing unread may lend an outlet, through which a push goes to the client at once,
+and end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from proxy_actors.actors.nap import Nap
 from proxy_actors.errors import DeadlineError
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.world.base import Waiter, World
@@ -31,8 +33,10 @@ class Subscriber:
     the last that was taken.
     """
 
-    # Lent by who waits in `take`, as long as nothing is there for it to do.
-    _outlet: Outlet | None = None
+    __slots__ = (
+        "_bytes", "_bytes_max", "_ended", "_events_max", "_messages", "_outlet", "_waiter",
+        "_world", "cut", "last", "slow",
+    )  # fmt: skip
 
     def __init__(self, world: World, limits: StreamLimits = StreamLimits()) -> None:
         self._world = world
@@ -41,7 +45,9 @@ class Subscriber:
         self._messages: list[bytes] = []
         self._bytes = 0
         self._ended = False
-        self._waiter: Waiter | None = None
+        self._waiter: Waiter | Nap | None = None
+        # Lent as long as nothing is there to be done otherwise.
+        self._outlet: Outlet | None = None
         self.cut = self.slow = False
         self.last = b""
 
@@ -64,7 +70,7 @@ class Subscriber:
         if self._outlet is not None:
             self.last = messages[-1]
             if not self._outlet(messages):
-                self._wake()
+                self.wake()
             return True
         if self.cut:
             return False
@@ -78,7 +84,7 @@ class Subscriber:
                 return False
             unread.append(data)
             self._bytes += len(data)
-        self._wake()
+        self.wake()
         return True
 
     def leave_all(self, messages: list[bytes]) -> None:
@@ -89,7 +95,7 @@ class Subscriber:
     def end(self) -> None:
         """Nothing more will be pushed. Idempotent."""
         self._ended = True
-        self._wake()
+        self.wake()
 
     def abort(self) -> None:
         """Nothing more will be pushed, and what was and has not been taken is void. Idempotent."""
@@ -97,32 +103,40 @@ class Subscriber:
         self._messages, self._bytes = [], 0
         self.end()
 
-    def take(self, deadline_s: float = math.inf, outlet: Outlet | None = None) -> list[bytes]:
+    def take(self, deadline_s: float = math.inf) -> list[bytes]:
         """Take every message that is there, waiting for one; an empty list is the end.
-
-        Or it says that the outlet has something left to do.
-
-        Args:
-            outlet: lent while this waits.
 
         Raises:
             DeadlineError: none came by the deadline.
         """
         if not self._messages and not self._ended:
-            self._waiter, self._outlet = self._world.waiter(), outlet
+            waiter = self._waiter = self._world.waiter()
             try:
-                self._waiter.wait(deadline_s)
+                waiter.wait(deadline_s)
             except DeadlineError:
                 if not self._messages and not self._ended:
                     raise
             finally:
-                self._waiter = self._outlet = None
+                self._waiter = None
+        return self.take_unread()
+
+    def take_unread(self) -> list[bytes]:
+        """Take every message that is there, and what was lent."""
+        self._waiter = self._outlet = None
         messages, self._messages, self._bytes = self._messages, [], 0
         if messages:
             self.last = messages[-1]
         return messages
 
-    def _wake(self) -> None:
+    def lend(self, outlet: Outlet, wake: Callable[[], object]) -> None:
+        """Lend an outlet where nothing is unread, and have `wake` called once when that is over.
+
+        Then something is unread, the outlet has left something, or nothing more will come.
+        """
+        self._outlet, self._waiter = outlet, Nap(wake)
+
+    def wake(self) -> None:
+        """Have who waits go on, as if something was to be done."""
         self._outlet = None
         if self._waiter is not None:
             self._waiter.set()

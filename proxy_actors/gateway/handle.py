@@ -1,13 +1,17 @@
 """One client connection from its first byte to its last: read this module first.
 
-A connection is served by one greenlet. It reads a request, has it answered, writes the answer, and
-goes on with the next, in order. While it waits for an upstream, the connection is read ahead a
-little and watched for the client's departure. Every wait has a deadline, every quantity a bound.
+A connection is served by one greenlet at a time. It reads a request, has it answered, writes the
+answer, and goes on with the next, in order; while the answer is a stream that is silent there is
+none. While it waits for an upstream, the connection is read ahead a little and watched for the
+client's departure. Every wait has a deadline, every quantity a bound.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+
+import msgspec
 
 from proxy_actors.errors import (
     DeadlineError,
@@ -19,13 +23,14 @@ from proxy_actors.errors import (
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.access_log import log_access
 from proxy_actors.gateway.answer import answer
+from proxy_actors.gateway.event_writer import EventWriter
 from proxy_actors.gateway.exchange import AcceptedHead, Client, Exchange, request_name
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.limits import AddressTokens
 from proxy_actors.gateway.metering import count_exchange
 from proxy_actors.gateway.read_gate import is_request
-from proxy_actors.gateway.relay import Reader, write_events, write_response
+from proxy_actors.gateway.relay import Reader, write_response
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.gateway.stack import accept_head
@@ -39,6 +44,17 @@ READ_BYTES_MAX = 65_536
 UNCOUNTED_BYTES_MAX = 4096
 
 logger = logging.getLogger("proxy_actors.gateway")
+
+
+class _Streamed(msgspec.Struct, frozen=True, eq=False):
+    """A request whose answer is an event stream that is being written."""
+
+    exchange_id: int
+    head: RequestHead
+    exchange: Exchange | None
+    response: Response
+    writer: EventWriter
+    began_s: float
 
 
 class ClientConnection:
@@ -59,27 +75,47 @@ class ClientConnection:
             SessionHolder(wiring.registry, wiring.uses, now_s),
             AddressTokens(wiring.rates),
         )
+        self._streamed: _Streamed | None = None
         self.idle = True
 
-    def serve(self) -> None:
-        """Serve requests until the client ends, breaks a rule or exceeds a bound."""
+    def serve(self, on_end: Callable[[], None]) -> None:
+        """Serve requests until the client ends, breaks a rule or exceeds a bound; then `on_end`.
+
+        This returns before, where an event stream is silent: it wakes the connection when that is
+        over, which goes on in another greenlet.
+        """
+        self._on_end = on_end
+        self._go_on()
+
+    def _go_on(self) -> None:
         now_s, limits = self._wiring.world.now_s, self._wiring.limits
+        goes_on: bool | None = False
         try:
             try:
-                self._stream.handshake(now_s() + limits.handshake_s_max)
-                while self._serve_one() and not self._wiring.draining:
-                    pass
+                if self._streamed is None:
+                    self._stream.handshake(now_s() + limits.handshake_s_max)
+                    goes_on = self._serve_one()
+                else:
+                    goes_on = self._write_on(self._streamed)
+                while goes_on and not self._wiring.draining:
+                    goes_on = self._serve_one()
             except HandshakeError as error:
                 logger.debug("handshake_failed peer=%s error=%s", self._stream.peer, error)
-            # What the client is still sending must not turn its last answer into a reset.
-            self._stream.close_lingering(now_s() + limits.linger_s_max)
+            if goes_on is not None:
+                # What the client is still sending must not turn its last answer into a reset.
+                self._stream.close_lingering(now_s() + limits.linger_s_max)
         except (StreamClosedError, DeadlineError):
             pass  # the client has gone, or takes nothing: there is nobody to tell
         finally:
-            self._hold(0)
-            self._client.keeper.close()
-            self._client.holder.close()
-            self._stream.close()
+            if goes_on is not None:
+                self._end()
+
+    def _end(self) -> None:
+        self._hold(0)
+        self._client.keeper.close()
+        self._client.holder.close()
+        self._stream.close()
+        self._on_end()
 
     def close(self) -> None:
         """End the connection in whatever it is doing."""
@@ -90,7 +126,8 @@ class ClientConnection:
         if self.idle:
             self._stream.close()
 
-    def _serve_one(self) -> bool:
+    def _serve_one(self) -> bool | None:
+        """Serve a request; say whether there may be another, None where a silent stream is left."""
         try:
             request = self._next_request()
         except GatewayError as error:
@@ -102,8 +139,8 @@ class ClientConnection:
         close = not request.head.keep_alive or self._left <= 0
         return self._answer(request, close)
 
-    def _answer(self, request: Request, close: bool) -> bool:
-        """Answer one complete request and write the answer."""
+    def _answer(self, request: Request, close: bool) -> bool | None:
+        """Answer one complete request and write the answer; returns as `_serve_one`."""
         wiring = self._wiring
         exchange: Exchange | None = None
         response: Response | None = None
@@ -132,23 +169,60 @@ class ClientConnection:
             close = close or response.close or wiring.draining
             if reader is None:
                 goes_on = write_response(self._stream, response, request.head, wiring, close)
-            else:
-                with reader:
-                    goes_on = write_events(
-                        self._stream, reader, request.head, wiring, close, response.fields,
-                        response.prelude,
-                    )
+                written = True
+                return goes_on
+        finally:
+            if reader is None:
+                last = b"" if response is None else response.body
+                self._answered(
+                    exchange_id, request.head, exchange, response, last, written, began_s
+                )
+        writer = EventWriter(self._stream, reader, response, request.head, wiring, close)
+        self._streamed = _Streamed(
+            exchange_id, request.head, exchange, response, writer, began_s
+        )
+        return self._write_on(self._streamed)
+
+    def _write_on(self, streamed: _Streamed) -> bool | None:
+        """Write an event stream as far as it has come; returns as `_serve_one`."""
+        writer = streamed.writer
+        goes_on: bool | None = False
+        written = False
+        try:
+            goes_on = writer.go_on(self._wake)
             written = True
             return goes_on
         finally:
-            self._client.holder.end()
-            seconds = clock() - began_s
-            if response is not None and exchange is not None:
-                last = response.body if reader is None else reader.subscriber.last
-                count_exchange(exchange, response, last, written, seconds)
-            if wiring.access_log:
-                status = 0 if response is None else response.status
-                log_access(exchange_id, request.head, exchange, status, seconds)
+            if goes_on is not None:
+                self._streamed = None
+                writer.end()
+                self._answered(
+                    streamed.exchange_id, streamed.head, streamed.exchange, streamed.response,
+                    writer.last, written, streamed.began_s,
+                )
+
+    def _wake(self) -> None:
+        self._wiring.world.spawn("connection", self._go_on)
+
+    def _answered(
+        self,
+        exchange_id: int,
+        head: RequestHead,
+        exchange: Exchange | None,
+        response: Response | None,
+        last: bytes,
+        written: bool,
+        began_s: float,
+    ) -> None:
+        """Count what has been answered, or was to be, and let go of its session."""
+        wiring = self._wiring
+        self._client.holder.end()
+        seconds = wiring.world.now_s() - began_s
+        if response is not None and exchange is not None:
+            count_exchange(exchange, response, last, written, seconds)
+        if wiring.access_log:
+            status = 0 if response is None else response.status
+            log_access(exchange_id, head, exchange, status, seconds)
 
     def _accept(self, head: RequestHead) -> AcceptedHead:
         """Judge a head; the next request with the same one passes."""

@@ -63,7 +63,7 @@ class HttpAnswers:
         try:
             return exchange.first_message(min(self._world.now_s() + SILENT_S_MAX, deadline_s))
         except FailedError as error:
-            if error.reason is not Reason.UPSTREAM_CLOSED or not exchange.last_event_id:
+            if error.reason is not Reason.UPSTREAM_CLOSED or not exchange.events.last_event_id:
                 raise
             return None
 

@@ -7,8 +7,7 @@ its reader goes on where the client's greenlet stopped. Owns its lease, and give
 
 from __future__ import annotations
 
-import logging
-import math
+from collections.abc import Callable
 
 from proxy_actors.actors.meters import CallMeter
 from proxy_actors.errors import (
@@ -19,25 +18,21 @@ from proxy_actors.errors import (
     Reason,
     StreamClosedError,
 )
-from proxy_actors.gateway.exchange import request_name
+from proxy_actors.gateway.http_events import UpstreamEvents
 from proxy_actors.gateway.lease import Lease
 from proxy_actors.protocol import jsonrpc
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead, ResponseParser
-from proxy_actors.protocol.sse import SseDecoder
 from proxy_actors.world.base import World
 
 READ_BYTES_MAX = 65_536
 # Of an event stream, so that the events of one that floods us keep nobody waiting for long.
 EVENTS_BYTES_MAX = 4096
 BODY_BYTES_MAX = 16 * 1024 * 1024
-EVENT_BYTES_MAX = 16 * 1024 * 1024
 EVENT_STREAM = b"text/event-stream"
 JSON_TYPE = b"application/json"
 # Servers send the end of a stream in a segment of its own, right behind the answer.
 TAIL_S_MAX = 1.0
-
-logger = logging.getLogger("proxy_actors.http")
 
 
 class HttpExchange:
@@ -57,15 +52,7 @@ class HttpExchange:
     """Whether the request was sent before, on a connection that was then found closed."""
     resumed_after = b""
     """The id behind which the event stream was opened, if it is not its beginning."""
-    heard = placed = False
-    """Whether any event with data has come, and any that says where the stream is."""
-    _decoder: SseDecoder | None = None
-    _unread: tuple[jsonrpc.Message, ...] = ()
-    _failure: FailedError | None = None
-    dropped_error: FailedError | None = None
-    """Why the latest event was dropped; it may have been meant as the answer."""
-    dropped = 0
-    """How many events were no message, and were left out."""
+    _events: UpstreamEvents | None = None
     _written = False
 
     def __init__(
@@ -129,6 +116,12 @@ class HttpExchange:
         """Whether the answer has been read to its end."""
         return self._parser.complete
 
+    @property
+    def ended(self) -> bool:
+        """Whether no more of an event stream can be read."""
+        events = self._events
+        return self._parser.complete or (events is not None and events.failure is not None)
+
     def answer(self, deadline_s: float) -> jsonrpc.Message:
         """Read the answer to the request, where it is JSON, and give the lease back.
 
@@ -186,9 +179,9 @@ class HttpExchange:
         """
         try:
             if self.await_message(deadline_s):
-                return self._unread[0]
+                return self.events.unread[0]
             text = "the upstream ended its stream without an answer"
-            raise self.dropped_error or self._failed(text, Reason.UPSTREAM_CLOSED)
+            raise self.events.dropped_error or self._failed(text, Reason.UPSTREAM_CLOSED)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
                 return None
@@ -207,8 +200,8 @@ class HttpExchange:
         if self.first_message(deadline_s) is None:
             self.abandon()
             raise self._failed("the upstream did not answer in time", Reason.UPSTREAM_TIMEOUT)
-        message, *rest = self._unread
-        self._unread = tuple(rest)
+        message, *rest = self.events.take()
+        self.events.unread = tuple(rest)
         return message
 
     def is_final(self, message: jsonrpc.Message) -> bool:
@@ -242,88 +235,77 @@ class HttpExchange:
     # As an event stream that is read to its end.
 
     @property
-    def last_event_id(self) -> bytes:
-        """The id of the last event that came whole, here or before; empty where there is none."""
-        return self.resumed_after if self._decoder is None else self._decoder.last_event_id
-
-    @property
-    def retry_ms(self) -> int | None:
-        """How long the upstream asks to be left alone before its stream is opened anew."""
-        return None if self._decoder is None else self._decoder.retry_ms
+    def events(self) -> UpstreamEvents:
+        """What the event stream has said so far."""
+        if self._events is None:
+            self._events = UpstreamEvents(
+                self._upstream, self._exchange_id, self.request_id, self.resumed_after
+            )
+        return self._events
 
     def discard(self) -> None:
         """Have the connection closed under whoever reads it; for actors. Idempotent."""
         self._lease.discard()
 
-    def await_message(self, deadline_s: float, silence_s_max: float = math.inf) -> bool:
+    def await_message(self, deadline_s: float) -> bool:
         """Read until a message is unread; False when the stream has ended before.
-
-        Args:
-            silence_s_max: how long nothing may come at all, not even a comment.
 
         Raises:
             FailedError: as `send`, but not before what came before it has been read.
         """
         while True:
-            self._decode(self._parser.take_body())
-            if self._unread:
+            events = self._decode()
+            if events.unread:
                 return True
-            if self._failure is not None:
-                raise self._failure
+            if events.failure is not None:
+                raise events.failure
             if self._parser.complete:
                 return False
-            if silence_s_max < math.inf:
-                deadline_s = self._world.now_s() + silence_s_max
             try:
                 self._read(deadline_s, EVENTS_BYTES_MAX)
             except FailedError as error:
                 if error.reason is Reason.UPSTREAM_TIMEOUT:
                     raise
-                self._failure = error  # told when what came before it has been read
+                events.failure = error  # told when what came before it has been read
+
+    def on_input(self, callback: Callable[[], None] | None) -> None:
+        """Have `callback` called while there may be something for `read_messages`; None to unset.
+
+        As `ByteStream.on_input`: by the loop, so it must not wait.
+        """
+        self._lease.stream.on_input(callback)
+
+    def read_messages(self) -> tuple[jsonrpc.Message, ...]:
+        """Read once, without waiting, and return the messages that are there then.
+
+        That no more will come, `complete` or the events' `failure` say.
+        """
+        events = self._events or self.events
+        try:
+            data = self._lease.stream.read_now(EVENTS_BYTES_MAX)
+            if data is None:
+                return ()
+            self._feed(data)
+        except StreamClosedError as error:
+            events.failure = self._cut_off(error)
+        except FailedError as error:
+            events.failure = error
+        data = self._parser.take_body()
+        if data:
+            events.feed(data)
+        return events.take()
 
     def take_messages(self) -> tuple[jsonrpc.Message, ...]:
-        """Take what `await_message` has found."""
-        messages, self._unread = self._unread, ()
-        return messages
+        """Take what has been read."""
+        return self._decode().take()
+
+    def _decode(self) -> UpstreamEvents:
+        events, data = self.events, self._parser.take_body()
+        if data:
+            events.feed(data)
+        return events
 
     # Reading and writing.
-
-    def _decode(self, data: bytes) -> None:
-        if self._decoder is None:
-            self._decoder = SseDecoder(EVENT_BYTES_MAX, self.resumed_after)
-        try:
-            for event in self._decoder.feed(data) if data else ():
-                if event.id:
-                    self.placed = True
-                if event.data:
-                    self.heard = True
-                    if event.event == b"message":
-                        self._take_event(event.data)
-            if self._decoder.overflowed:
-                raise self._failed("an event of the upstream is too large")
-        except FailedError as error:
-            self._failure = error
-
-    def _take_event(self, data: bytes) -> None:
-        """Take the messages of an event. What is none is dropped, and the call goes on.
-
-        Raises:
-            FailedError: it was meant to be the answer, and no other will come.
-        """
-        try:
-            self._unread += self.admit(data)
-            if self.dropped_error is not None:
-                self.dropped_error = None
-        except FailedError as error:
-            if self.request_id is not None and jsonrpc.answered_id(data) == self.request_id:
-                raise
-            self.dropped_error = error
-            self.dropped += 1
-            if self.dropped & (self.dropped - 1) == 0:  # a flood is told as often as it doubles
-                logger.warning(
-                    "event_dropped upstream=%s request=%s count=%d error=%s",
-                    self._upstream, request_name(self._exchange_id), self.dropped, error.text,
-                )
 
     def admit(self, data: bytes) -> tuple[jsonrpc.Message, ...]:
         """Judge what the upstream sent; several messages where it sent a batch.
@@ -344,8 +326,10 @@ class HttpExchange:
             text = "the upstream did not answer in time"
             raise self._failed(text, Reason.UPSTREAM_TIMEOUT) from error
         except StreamClosedError as error:
-            text = "the upstream closed the connection before its answer was complete"
-            raise self._failed(text, Reason.UPSTREAM_CLOSED) from error
+            raise self._cut_off(error) from error
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         try:
             if data:
                 self._parser.feed(data)
@@ -383,6 +367,12 @@ class HttpExchange:
         timeout_s = None if parser.head is None else parser.head.keep_alive_timeout_s
         idle_s_max = None if timeout_s is None else max(timeout_s - 1.0, 0.0)
         self._lease.release(fits and self._written and parser.reusable, idle_s_max)
+
+    def _cut_off(self, error: StreamClosedError) -> FailedError:
+        text = "the upstream closed the connection before its answer was complete"
+        failed = self._failed(text, Reason.UPSTREAM_CLOSED)
+        failed.__cause__ = error
+        return failed
 
     def _failed(self, text: str, reason: Reason = Reason.UPSTREAM_PROTOCOL) -> FailedError:
         return FailedError(reason, text, executed=Executed.UNKNOWN, upstream=self._upstream)

@@ -1,7 +1,8 @@
 """One event stream of an HTTP upstream, read over as many connections as it takes.
 
-Owns the connection of the moment and the id of the last event that came whole (MCP-S-17). It never
-decides: its stream's actor says whether and when a connection that broke is replaced
+Owns the connection of the moment and the id of the last event that came whole (MCP-S-17). A stream
+on which nothing happens holds no greenlet: the loop tells what comes, and a timer that nothing
+does. It never decides: its stream's actor says whether and when a connection that broke is replaced
 (`policy/reconnect.py`). What an event stream may not be replaced by is a second execution: it is
 opened anew with GET, and the request that it answers is never sent again.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from proxy_actors.actors.event_stream import EventSource
@@ -25,6 +27,7 @@ from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.messages.stream import (
     EventReceived,
     EventsReceived,
+    MessageKind,
     SourceBroke,
     SourceEnded,
     SourceSilent,
@@ -32,6 +35,7 @@ from proxy_actors.messages.stream import (
 from proxy_actors.policy.event_stream import TAKEN
 from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED, KINDS
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.world.base import World
 
 # Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
 EVENT_ID_BYTES_MAX: Final = 4096
@@ -55,48 +59,44 @@ class HttpSource(EventSource):
         reopen: opens the next one.
         silence_s_max: how long nothing may come on a connection that can be replaced. A call whose
             server names no place to go on from has its own deadline.
-        now_s: the clock, by which a connection has stood for a while.
         on_cancel: tells the server that the call is not wanted any more.
     """
 
     def __init__(
         self,
+        world: World,
         exchange: HttpExchange,
         reopen: Reopen,
         silence_s_max: float,
-        now_s: Callable[[], float],
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
+        self._world = world
         self._exchange = exchange
         self._reopen = reopen
         self._silence_s_max = silence_s_max
-        self._now_s = now_s
         self._on_cancel = on_cancel
         self._retry_s: float | None = None
         self._dropped_before = 0
         self._answered = False
         self._closed = False
         self._broken_off = False
+        # Of the connection that is read.
+        self._stream: Ref
+        self._began_s = self._heard_s = 0.0
+        self._reading = False
+        self._cancel_timer: Callable[[], None] = _no_timer
 
     @property
     def dropped(self) -> int:
         """How many events were no message, and were left out."""
-        return self._dropped_before + self._exchange.dropped
+        return self._dropped_before + self._exchange.events.dropped
 
     def read_into(self, stream: Ref) -> None:
-        """Tell every message of the connection to the stream's actor, and how it ended."""
-        exchange = self._exchange
-        try:
-            ended = self._tell_all(exchange, stream)
-        except BaseException:
-            exchange.abandon()
-            stream.tell(SourceEnded(Reason.INTERNAL, "the answer was not read to its end"))
-            raise
-        stream.tell(ended)
-        if self._answered:
-            exchange.finish()
-        else:
-            exchange.abandon()
+        """Tell what has come with the answer's head, and have the loop tell what follows."""
+        self._stream = stream
+        self._began_s = self._world.now_s()
+        self._reading = False
+        self._tell(self._exchange.take_messages)
 
     def reopen_into(self, stream: Ref) -> None:
         """Replace a connection that broke, and read it."""
@@ -111,7 +111,7 @@ class HttpSource(EventSource):
         except BaseException:
             stream.tell(SourceEnded(Reason.INTERNAL, "the stream was not opened anew"))
             raise
-        self._dropped_before += self._exchange.dropped
+        self._dropped_before += self._exchange.events.dropped
         self._exchange = exchange
         self._broken_off = False
         if self._closed:
@@ -132,49 +132,62 @@ class HttpSource(EventSource):
         if cancel and self._on_cancel is not None:
             self._on_cancel()
 
-    def _tell_all(self, exchange: HttpExchange, stream: Ref) -> SourceBroke | SourceEnded:
-        """Tell what comes on one connection; return how it ended."""
-        began_s = self._now_s()
-        cause: FailedError | None = None
-        clean = False
-        try:
-            while self._await_message(exchange, stream) and self._tell(
-                exchange.take_messages(), stream
-            ):
-                pass
-            cause, clean = exchange.dropped_error, True
-        except FailedError as error:
-            cause = error
-        if self._answered:
-            return SourceEnded()
-        if exchange.retry_ms is not None:
-            self._retry_s = exchange.retry_ms / 1000
-        standalone = exchange.request_id is None
-        if cause is not None and cause.reason is Reason.UPSTREAM_PROTOCOL:
-            if not (standalone and clean):  # a connection more would bring it again
-                return SourceEnded(cause.reason, cause.text, cause.executed)
-        stood = self._now_s() - began_s >= STEADY_S
-        return self._broke(
-            cause, heard=exchange.heard or stood, clean=clean and exchange.placed
-        )
-
-    def _await_message(self, exchange: HttpExchange, stream: Ref) -> bool:
-        """Wait for a message, and tell of silence while there is nothing else to tell."""
-        while True:
+    def tell(self, message: SourceSilent) -> bool:
+        """For its timer: pass it on where nothing has come for as long, and begin anew."""
+        now_s = self._world.now_s()
+        left_s = self._heard_s + self._silence_s_max - now_s
+        if left_s <= 0.0:
+            left_s, self._heard_s = self._silence_s_max, now_s
             # A call whose server names no place to go on from has its deadline and nothing else.
-            bounded = exchange.request_id is None or self._place()
-            silence_s_max = self._silence_s_max if bounded else math.inf
-            try:
-                return exchange.await_message(math.inf, silence_s_max)
-            except FailedError as error:
-                if error.reason is not Reason.UPSTREAM_TIMEOUT:
-                    raise
-                stream.tell(SourceSilent())
+            if self._exchange.request_id is None or self._place():
+                self._stream.tell(message)
+        self._cancel_timer = self._world.timer(left_s, self, message)
+        return True
 
-    def _tell(self, messages: tuple[jsonrpc.Message, ...], stream: Ref) -> bool:
-        """Tell what has been read; False once the answer was among it, or nobody listens."""
+    def _on_input(self) -> None:
+        clock = self._world.now_s
+        self._heard_s = clock()
+        self._tell(self._exchange.read_messages)
+
+    def _tell(self, take: Callable[[], tuple[jsonrpc.Message, ...]]) -> None:
+        """Tell what there is, and go on. Called by the loop: what must wait gets a greenlet."""
+        exchange = self._exchange
+        try:
+            event = self._received(take())
+            if event is not None and not self._stream.deliver_if_room(event):
+                self._stop_reading()
+                self._world.spawn("stream reader", partial(self._tell_when_room, event))
+            elif self._answered or exchange.ended:
+                self._end()
+            elif not self._reading:
+                self._reading = True
+                self._heard_s = self._world.now_s()
+                self._cancel_timer = self._world.timer(
+                    self._silence_s_max, self, SourceSilent()
+                )
+                exchange.on_input(self._on_input)
+        except BaseException:
+            self._fail()
+            raise
+
+    def _tell_when_room(self, event: EventReceived | EventsReceived) -> None:
+        """Tell what a full box did not take. What comes meanwhile stays where it is."""
+        try:
+            self._stream.deliver_when_room(event, math.inf)
+        except BaseException:
+            self._fail()
+            raise
+        self._tell(self._exchange.take_messages)
+
+    def _received(
+        self, messages: tuple[jsonrpc.Message, ...]
+    ) -> EventReceived | EventsReceived | None:
+        """Return the mail that tells messages, up to the answer; None where there are none."""
         events = []
         for message in messages:
+            if message.kind is jsonrpc.NOTIFICATION:
+                events.append(EventReceived(message.raw, MessageKind.NOTIFICATION))
+                continue
             if self._exchange.is_final(message):
                 self._answered = True
             elif message.kind is jsonrpc.RESPONSE:
@@ -184,10 +197,49 @@ class HttpSource(EventSource):
             )
             if self._answered:
                 break
-        if not events:
-            return True
-        told = stream.deliver_when_room(EventsReceived(tuple(events)), math.inf)
-        return told and not self._answered
+        if len(events) > 1:
+            return EventsReceived(tuple(events))
+        return events[0] if events else None
+
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self._cancel_timer()
+        self._exchange.on_input(None)
+
+    def _fail(self) -> None:
+        """End what nobody has thought of."""
+        self._stop_reading()
+        self._exchange.abandon()
+        self._stream.tell(SourceEnded(Reason.INTERNAL, "the answer was not read to its end"))
+
+    def _end(self) -> None:
+        """Tell how the connection has ended, and give it back."""
+        exchange = self._exchange
+        self._stop_reading()
+        self._stream.tell(self._ending())
+        if not self._answered:
+            exchange.abandon()
+        elif exchange.complete:
+            exchange.finish()
+        else:
+            self._world.spawn("answer tail", exchange.finish)
+
+    def _ending(self) -> SourceBroke | SourceEnded:
+        if self._answered:
+            return SourceEnded()
+        events = self._exchange.events
+        clean = events.failure is None
+        cause = events.dropped_error if clean else events.failure
+        if events.retry_ms is not None:
+            self._retry_s = events.retry_ms / 1000
+        standalone = self._exchange.request_id is None
+        if cause is not None and cause.reason is Reason.UPSTREAM_PROTOCOL:
+            if not (standalone and clean):  # a connection more would bring it again
+                return SourceEnded(cause.reason, cause.text, cause.executed)
+        stood = self._world.now_s() - self._began_s >= STEADY_S
+        return self._broke(
+            cause, heard=events.heard or stood, clean=clean and events.placed
+        )
 
     def _not_opened(self, error: GatewayError) -> SourceBroke | SourceEnded:
         """Say what it means that the stream was not opened anew."""
@@ -200,7 +252,7 @@ class HttpSource(EventSource):
 
     def _place(self) -> bytes:
         """Return the id of the last event, behind which another connection can go on."""
-        id = self._exchange.last_event_id
+        id = self._exchange.events.last_event_id
         return id if len(id) <= EVENT_ID_BYTES_MAX else b""
 
     def _broke(
@@ -221,6 +273,10 @@ class HttpSource(EventSource):
             reason=Reason.UPSTREAM_CLOSED if cause is None else cause.reason,
             text="the upstream ended without an answer" if cause is None else cause.text,
         )
+
+
+def _no_timer() -> None:
+    """There is none to be cancelled."""
 
 
 def read_alone(

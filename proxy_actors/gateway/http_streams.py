@@ -129,7 +129,7 @@ class HttpStreams:
             self, self._sessions, exchange.accepted.forwarded, session, upstream.request_id
         )
         source = HttpSource(
-            upstream, reopen, self._silence_s_max, self._world.now_s, on_cancel
+            self._world, upstream, reopen, self._silence_s_max, on_cancel
         )
         self._sources[exchange.id] = source
         try:

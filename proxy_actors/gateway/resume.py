@@ -24,8 +24,9 @@ from proxy_actors.errors import (
     RefusedError,
     Side,
 )
+from proxy_actors.gateway.event_writer import encode
 from proxy_actors.gateway.exchange import Exchange
-from proxy_actors.gateway.relay import Reader, encode
+from proxy_actors.gateway.relay import Reader
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.stream_store import FoundStream

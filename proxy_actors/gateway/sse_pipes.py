@@ -31,7 +31,8 @@ from proxy_actors.errors import (
 )
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
-from proxy_actors.gateway.http_exchange import EVENT_BYTES_MAX, HttpExchange
+from proxy_actors.gateway.http_events import EVENT_BYTES_MAX
+from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.http_fields import Forwarded, UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.messages import stdio as m

@@ -142,6 +142,10 @@ class CallCancelled(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class LookAgain(Message, frozen=True):
+    """Timer to who writes a stream: it may be time for a sign of life, or to end the connection."""
+
+
 class CloseStream(Message, frozen=True):
     """Parent to stream: end it after what has been pushed (its session ended, or a drain).
 

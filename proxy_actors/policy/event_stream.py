@@ -60,7 +60,8 @@ class EventStreamPolicy:
         self._session_key = session_key
         self._wait_s_max = limits.age_s_max
         self._remaining_s: float | None = None
-        self._subscriber_id: int | None = None
+        self.subscriber_id: int | None = None
+        """Who gets the messages now."""
         self._claimed = False
         self._ring = ReplayRing(limits) if ring is None else ring
         self._pushed = 0
@@ -70,11 +71,6 @@ class EventStreamPolicy:
         self._broken = False
         self._reconnect = reconnect
         self._generation = 0
-
-    @property
-    def subscriber_id(self) -> int | None:
-        """Who gets the messages now."""
-        return self._subscriber_id
 
     @property
     def over(self) -> bool:
@@ -90,7 +86,7 @@ class EventStreamPolicy:
     def keep(self, data: bytes, now_s: float) -> int:
         """Give a message its number; return how many have gone to nobody to make room for it."""
         self._ring.append(data, now_s)
-        if self._subscriber_id is not None:
+        if self.subscriber_id is not None:
             self._pushed = self._ring.last
         return self._count_lost()
 
@@ -98,10 +94,10 @@ class EventStreamPolicy:
         """Apply one message and return what is to be done, in order."""
         effects: list[StreamEffect] = []
         match message:
-            case m.EventsReceived(events):
-                self._received(events, now_s, effects)
             case m.EventReceived():
                 self._received((message,), now_s, effects)
+            case m.EventsReceived():
+                self._received(message.events, now_s, effects)
             case m.Subscribe():
                 self._subscribe(message, now_s, effects)
             case m.Unsubscribe(subscriber_id):
@@ -137,21 +133,24 @@ class EventStreamPolicy:
         if self._over:
             effects.append(m.CountDropped(len(events)))
             return
-        messages = tuple([event.data for event in events])
-        lost = sum([self.keep(data, now_s) for data in messages])
-        if lost:
-            effects.append(m.CountDropped(lost))
-        if self._subscriber_id is not None:
+        for event in events:
+            self._ring.append(event.data, now_s)
+        if self.subscriber_id is not None:
+            self._pushed = self._ring.last
+            one = len(events) == 1
+            messages = (event.data,) if one else tuple([each.data for each in events])
             effects.append(m.Push(messages))
+        elif lost := self._count_lost():
+            effects.append(m.CountDropped(lost))
         for event in events:
             if event.kind is _REQUEST and event.id is not None:
                 self._request_opened(event.id, now_s, effects)
-        if events[-1].final:
+        if event.final:
             self._end(effects)
 
     def _request_opened(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
         effects.append(m.AnnounceRequest(id))
-        if self._cancelled or (self._claimed and self._subscriber_id is None):
+        if self._cancelled or (self._claimed and self.subscriber_id is None):
             return  # its answer may never come
         self._open_requests.add(id)
         if self._remaining_s is None and self._deadline_s < math.inf:
@@ -165,7 +164,7 @@ class EventStreamPolicy:
         if subscribe.session_key != self._session_key:
             effects.append(m.RefuseSubscriber(GONE))
             return
-        if after is None and self._subscriber_id is not None:
+        if after is None and self.subscriber_id is not None:
             effects.append(m.RefuseSubscriber(TAKEN))
             return
         self._ring.expire(now_s)
@@ -177,9 +176,9 @@ class EventStreamPolicy:
         if events is None or (self._over and not events and after is not None):
             effects.append(m.RefuseSubscriber(GONE))
             return
-        if self._subscriber_id is not None:
-            effects.append(m.CutSubscriber(self._subscriber_id))
-        self._subscriber_id = subscribe.subscriber_id
+        if self.subscriber_id is not None:
+            effects.append(m.CutSubscriber(self.subscriber_id))
+        self.subscriber_id = subscribe.subscriber_id
         self._claimed = True
         self._pushed = self._ring.last
         if self._over:
@@ -199,9 +198,9 @@ class EventStreamPolicy:
         return lost
 
     def _unsubscribe(self, subscriber_id: int, effects: list[StreamEffect]) -> None:
-        if subscriber_id != self._subscriber_id:
+        if subscriber_id != self.subscriber_id:
             return
-        self._subscriber_id = None
+        self.subscriber_id = None
         self._ring.is_unread(self._over)
         if self._standalone and not self._over:
             self._wake(self._wait_s_max, effects)
@@ -279,7 +278,7 @@ class EventStreamPolicy:
                 text = "the upstream did not answer in time"
                 effects.append(m.PushFailure(Reason.UPSTREAM_TIMEOUT, text, Executed.UNKNOWN))
             self._end(effects)
-        elif self._subscriber_id is None:
+        elif self.subscriber_id is None:
             self._give_up(effects)
 
     def _give_up(self, effects: list[StreamEffect]) -> None:
@@ -291,7 +290,7 @@ class EventStreamPolicy:
         self._over = True
         if self._claimed:
             self._ring.is_unread(over=True)
-        if self._subscriber_id is not None:
+        if self.subscriber_id is not None:
             effects.append(m.EndSubscriber(self._broken))
         effects.append(m.AnnounceOver())
         self._wake(self._wait_s_max, effects)

@@ -214,6 +214,19 @@ class ChunkedBody:
             at = after
         del buffer[:at]
 
+    def sole(self, data: bytes) -> bytes:
+        """Return the data of the one chunk that `data` is, a short way; b"" where it is not so."""
+        if self._left or self._data_ended or self._in_trailers:
+            return b""
+        match = _PLAIN_SIZE_LINE.match(data)
+        if match is None or self._body_bytes_max is not None:
+            return b""
+        size, begin = int(match[1], 16), match.end()
+        if not size or len(data) - begin != size + 2 or not data.endswith(b"\r\n"):
+            return b""
+        self.body_bytes += size
+        return data[begin:-2]
+
     def _take_whole_chunks(self, buffer: bytearray, at: int, body: bytearray) -> int:
         """Take the chunks at the front that are all there, a short way; the others are left."""
         while (match := _PLAIN_SIZE_LINE.match(buffer, at)) is not None:

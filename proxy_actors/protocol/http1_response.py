@@ -116,6 +116,11 @@ class ResponseParser:
                     return
                 self._heads = HeadReader(self._limits)
                 self._buffer = bytearray()
+            elif self._chunks is not None and not (self._buffer or self._body):
+                self._body = self._chunks.sole(data)
+                if self._body:
+                    self.body_bytes += len(self._body)
+                    return
             self._buffer += data
             if self.head is None:
                 self._read_heads(self._heads)

@@ -57,9 +57,9 @@ def response_head(status: int, fields: Fields, *, date: bytes) -> bytes:
     return _head(line, fields)
 
 
-def chunk(data: bytes) -> tuple[bytes, ...]:
-    """Return the parts of one chunk, nothing for no data: an empty chunk would end the body."""
-    return (b"%x\r\n" % len(data), data, b"\r\n") if data else ()
+def chunk(data: bytes) -> bytes:
+    """Return one chunk, nothing for no data: an empty chunk would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 def _head(start_line: bytes, fields: Fields) -> bytes:

@@ -236,6 +236,9 @@ def encode_event(
     Raises:
         ValueError: a NUL, CR or LF in `event` or `id`, or a negative `retry_ms`.
     """
+    if event == b"message" and id is not None and retry_ms is None:
+        if not (10 in data or 13 in data or 10 in id or 13 in id or 0 in id):  # nearly always
+            return b"event: message\nid: %b\ndata: %b\n\n" % (id, data)
     parts = []
     if event:
         parts.append(b"event: %b\n" % _checked(event))

@@ -1,21 +1,24 @@
 """Owns the bytes of one non-blocking file descriptor: the watchers, the look-ahead and both ends.
 
 The read watcher is started once and stays. When the descriptor becomes readable and a greenlet is
-parked in `read`, the loop receives and switches straight into it with the bytes; when nobody reads,
-the loop reads ahead into a bounded buffer and notes an end of input. So a read never begins with a
-failing system call, and the departure of a silent peer is seen at once. A write is tried directly;
-only when there is no room does it start a watcher and park.
+parked in `read`, the loop receives and switches straight into it with the bytes; who has asked for
+it is called instead, and reads; when nobody reads, the loop reads ahead into a bounded buffer and
+notes an end of input. So a read never begins with a failing system call, and the departure of a
+silent peer is seen at once. A write is tried directly; only when there is no room does it start a
+watcher and park.
 
-`SocketStream` and `PipeStream` say what a descriptor is. Never resolves, connects or frames.
+`SocketStream` and `pipe_stream` say what a descriptor is. Never resolves, connects or frames.
 """
 
 from __future__ import annotations
 
+from _socket import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy_actors.errors import StreamClosedError
 from proxy_actors.transports.deadlines import DeadlineSweep, Parking
+from proxy_actors.transports.pipe import Pipe
 
 AHEAD_BYTES_MAX = 65536
 READABLE = 1
@@ -30,31 +33,36 @@ class FdStream:
 
     Args:
         sweep: where its waits are watched over.
-        fd: non-blocking; closed with `close_fd`.
-        receive: takes at most so many bytes, b"" at the end; None if the descriptor has no input.
-        send: takes bytes, returns how many were accepted; None if the descriptor has no output.
+        channel: what reads, writes and closes the descriptor; non-blocking, taken over.
         peer: see `ByteStream.peer`.
+        reads, writes: whether it has input, and output.
     """
+
+    __slots__ = (
+        "peer", "_sweep", "_channel", "_reader", "_writer", "_read_bytes_max", "_ahead",
+        "_on_departure", "_on_ahead", "_on_input", "_input_end", "_output_end", "_write_failure",
+        "_read_watcher", "_write_watcher",
+    )  # fmt: skip
 
     def __init__(
         self,
         sweep: DeadlineSweep,
-        fd: int,
-        receive: Callable[[int], bytes] | None,
-        send: Callable[[bytes | memoryview], int] | None,
-        close_fd: Callable[[], None],
+        channel: socket | Pipe,
         peer: str,
+        reads: bool = True,
+        writes: bool = True,
     ) -> None:
         self.peer = peer
         self._sweep = sweep
-        self._fd = fd
-        self._close_fd = close_fd
+        self._channel = channel
         self._reader = Parking(sweep)
-        self._writer = Parking(sweep)
+        # Where a greenlet waits for room, while one does.
+        self._writer: Parking | None = None
         self._read_bytes_max = 0
         self._ahead = b""
         self._on_departure: Callable[[], None] | None = None
         self._on_ahead: Callable[[], None] | None = None
+        self._on_input: Callable[[], None] | None = None
         # Why there is no more input: None while there may be, "" for a clean end.
         self._input_end: str | None = None
         # Why there can be no more output: None while there can.
@@ -62,16 +70,13 @@ class FdStream:
         self._write_failure = ""
         self._read_watcher: Any = None  # Any: gevent has no type hints
         self._write_watcher: Any = None  # Any: as above
-        if send is None:
+        if not writes:
             self._output_end = "the stream is read only"
-        else:
-            self._send = send
-        if receive is None:
-            self._input_end = "the stream is write only"
-        else:
-            self._receive = receive
-            self._read_watcher = sweep.loop.io(fd, READABLE)
+        if reads:
+            self._read_watcher = sweep.loop.io(channel.fileno(), READABLE)
             self._read_watcher.start(self._on_readable)
+        else:
+            self._input_end = "the stream is write only"
 
     def handshake(self, deadline_s: float) -> None:
         """See `ByteStream.handshake`: nothing comes before the first byte."""
@@ -90,17 +95,41 @@ class FdStream:
         data: bytes = self._reader.park(deadline_s)
         return data
 
+    def read_now(self, bytes_max: int) -> bytes | None:
+        """See `ByteStream.read_now`."""
+        if self._ahead:
+            return self._take_ahead(bytes_max)
+        if self._input_end is None:
+            try:
+                data = self._channel.recv(bytes_max)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                raise self._break(error) from error
+            if data:
+                return data
+            self._end_input()
+        if self._input_end:
+            raise StreamClosedError(self._input_end)
+        return b""
+
+    def on_input(self, callback: Callable[[], None] | None) -> None:
+        """See `ByteStream.on_input`."""
+        self._on_input = callback
+        if self._read_watcher is not None:
+            self._read_watcher.callback = callback or self._on_readable
+        if callback is not None and (self._ahead or self._input_end is not None):
+            self._sweep.run_callback(self._announce_input)
+
     def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
         """See `ByteStream.write`. Returns without a switch when the kernel has room for all."""
         if self._output_end is not None:
             raise StreamClosedError(self._output_end)
-        if self._writer.greenlet is not None:
+        if self._writer is not None:
             raise RuntimeError("two greenlets write to the same stream")
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        # To call an attribute that is no method costs more than to look it up first.
-        send = self._send
         try:
-            sent = send(data)
+            sent = self._channel.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -110,11 +139,10 @@ class FdStream:
 
     def write_now(self, data: bytes) -> int:
         """See `ByteStream.write_now`. Nothing is taken while a greenlet writes."""
-        if self._output_end is not None or self._writer.greenlet is not None:
+        if self._output_end is not None or self._writer is not None:
             return 0
-        send = self._send
         try:
-            return send(data)
+            return self._channel.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -134,10 +162,12 @@ class FdStream:
                 watcher.stop()
                 watcher.close()
         self._read_watcher = self._write_watcher = None
-        self._close_fd()
+        self._channel.close()
         for parking in (self._reader, self._writer):
-            if parking.greenlet is not None:
+            if parking is not None and parking.greenlet is not None:
                 self._sweep.run_callback(parking.throw, StreamClosedError(_CLOSED))
+        if self._on_input is not None:
+            self._sweep.run_callback(self._announce_input)
 
     def close_lingering(self, deadline_s: float) -> None:
         """See `ByteStream.close_lingering`. A pipe's bytes outlive its writer: just close."""
@@ -170,9 +200,8 @@ class FdStream:
         if self._reader.greenlet is None:
             self._read_ahead()
             return
-        receive = self._receive
         try:
-            data = receive(self._read_bytes_max)
+            data = self._channel.recv(self._read_bytes_max)
         except BlockingIOError:
             return
         except OSError as error:
@@ -189,7 +218,7 @@ class FdStream:
 
     def _read_ahead(self) -> None:
         try:
-            data = self._receive(AHEAD_BYTES_MAX - len(self._ahead))
+            data = self._channel.recv(AHEAD_BYTES_MAX - len(self._ahead))
         except BlockingIOError:
             return
         except OSError as error:
@@ -205,9 +234,15 @@ class FdStream:
             self._end_input()
         self._sweep.run_callback(self._announce_departure)
 
+    def _announce_input(self) -> None:
+        """Tell what the watcher does not: what was read ahead, and an end that is known."""
+        if self._on_input is not None:
+            self._on_input()
+            self.on_input(self._on_input)
+
     def _take_ahead(self, bytes_max: int) -> bytes:
         if len(self._ahead) == AHEAD_BYTES_MAX and self._input_end is None:
-            self._read_watcher.start(self._on_readable)
+            self._read_watcher.start(self._on_input or self._on_readable)
         taken = self._ahead[:bytes_max]
         self._ahead = self._ahead[bytes_max:]
         return taken
@@ -238,17 +273,19 @@ class FdStream:
 
     def _write_rest(self, rest: memoryview, deadline_s: float) -> None:
         if self._write_watcher is None:
-            self._write_watcher = self._sweep.loop.io(self._fd, WRITABLE)
+            self._write_watcher = self._sweep.loop.io(self._channel.fileno(), WRITABLE)
         watcher = self._write_watcher
-        watcher.start(self._writer.unpark)
+        writer = self._writer = Parking(self._sweep)
+        watcher.start(writer.unpark)
         try:
             while rest:
-                self._writer.park(deadline_s)
+                writer.park(deadline_s)
                 try:
-                    rest = rest[self._send(rest):]
+                    rest = rest[self._channel.send(rest):]
                 except BlockingIOError:
                     pass
                 except OSError as error:
                     raise self._reads_no_more(error) from error
         finally:
+            self._writer = None
             watcher.stop()

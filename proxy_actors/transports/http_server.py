@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 from proxy_actors.actors.base import Actor
@@ -187,18 +188,18 @@ class HttpServer(Actor):
             self.parent.tell(ServerDrained())
 
     def _accept(self, stream: ByteStream) -> None:
-        """Serve one connection, in its own greenlet, from accept to close."""
+        """Serve one connection, in its own greenlet."""
         if self._intake.refuses or not self._clients.has_room(stream.peer):
             self._refuse(stream)
             return
         connection = ClientConnection(stream, self._wiring)
         self._clients.enter(connection, stream.peer)
-        try:
-            connection.serve()
-        finally:
-            self._clients.leave(connection)
-            if self._wiring.draining:
-                self.slot.tell(ConnectionEnded())
+        connection.serve(partial(self._ended, connection))
+
+    def _ended(self, connection: ClientConnection) -> None:
+        self._clients.leave(connection)
+        if self._wiring.draining:
+            self.slot.tell(ConnectionEnded())
 
     def _refuse(self, stream: ByteStream) -> None:
         self._refused += 1

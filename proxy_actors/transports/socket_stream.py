@@ -27,11 +27,11 @@ class SocketStream(FdStream):
         peer: the peer's address without its port.
     """
 
+    __slots__ = ("_socket",)
+
     def __init__(self, sweep: DeadlineSweep, connection: _socket.socket, peer: str) -> None:
         self._socket = connection
-        super().__init__(
-            sweep, connection.fileno(), connection.recv, connection.send, connection.close, peer
-        )
+        super().__init__(sweep, connection, peer)
 
     def take_ahead(self) -> bytes:
         """Return what the loop has read ahead, b"" where that is nothing. Never waits."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -38,12 +37,12 @@ class TimerService:
         self, after_s: float, mailbox: Mailbox, message: Any  # Any: see Mailbox.tell
     ) -> Callable[[], None]:
         """See `World.timer`. Told by the loop, never within this call; equal times in order."""
-        alarm = _Alarm(mailbox, message)
+        alarm = _Alarm(self, mailbox, message)
         due_s = time.monotonic() + max(after_s, 0.0)
         heapq.heappush(self._heap, (due_s, next(self._order), alarm))
         if self._watcher is None or due_s < self._watched_s:
             self._watch(due_s)
-        return partial(self._cancel, alarm)
+        return alarm.cancel
 
     @property
     def pending(self) -> int:
@@ -75,10 +74,8 @@ class TimerService:
             if heap:
                 self._watch(heap[0][0])
 
-    def _cancel(self, alarm: _Alarm) -> None:
-        if alarm.mailbox is None:
-            return
-        alarm.mailbox = alarm.message = None
+    def cancelled_one(self) -> None:
+        """Count a timer that has been cancelled; called by the timer."""
         self._cancelled += 1
         if self._cancelled * 2 > len(self._heap) > _REBUILD_ENTRIES_MIN:
             self._heap[:] = [entry for entry in self._heap if entry[2].mailbox is not None]
@@ -89,8 +86,17 @@ class TimerService:
 class _Alarm:
     """One timer. Without a mailbox it has fired or was cancelled."""
 
-    __slots__ = ("mailbox", "message")
+    __slots__ = ("_service", "mailbox", "message")
 
-    def __init__(self, mailbox: Mailbox, message: Any) -> None:  # Any: see Mailbox.tell
+    def __init__(
+        self, service: TimerService, mailbox: Mailbox, message: Any  # Any: see Mailbox.tell
+    ) -> None:
+        self._service = service
         self.mailbox: Mailbox | None = mailbox
         self.message = message
+
+    def cancel(self) -> None:
+        """See `World.timer`."""
+        if self.mailbox is not None:
+            self.mailbox = self.message = None
+            self._service.cancelled_one()

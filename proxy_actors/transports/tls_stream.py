@@ -77,6 +77,7 @@ class TlsStream:
         self._input_end: str | None = None
         self._closed = False
         self._on_departure: Callable[[], None] | None = None
+        self._on_input: Callable[[], None] | None = None
 
     def handshake(self, deadline_s: float) -> None:
         """See `ByteStream.handshake`; for a client too."""
@@ -103,6 +104,23 @@ class TlsStream:
         if not data:
             self.on_departure(None)  # who reads sees it: there is nobody to tell
         return data
+
+    def read_now(self, bytes_max: int) -> bytes | None:
+        """See `ByteStream.read_now`."""
+        while (data := self._decrypted(bytes_max)) is None:
+            records = self._inner.read_now(READ_BYTES_MAX)
+            if records is None:
+                return None
+            self._take_in(records)
+        if not data:
+            self.on_departure(None)  # who reads sees it: there is nobody to tell
+        return data
+
+    def on_input(self, callback: Callable[[], None] | None) -> None:
+        """See `ByteStream.on_input`. What has been decrypted, the stream below cannot tell."""
+        self._on_input = callback
+        self._inner.on_input(None if callback is None else self._announce_input)
+        self._announce_input_left()
 
     def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
         """See `ByteStream.write`."""
@@ -162,6 +180,21 @@ class TlsStream:
         callback, self._on_departure = self._on_departure, None
         if callback is not None:
             callback()
+
+    def _announce_input(self) -> None:
+        if self._on_input is not None:
+            self._on_input()
+            self._announce_input_left()
+
+    def _announce_input_left(self) -> None:
+        """Tell of what is within the session, of which the stream below knows nothing."""
+        if self._on_input is not None and (
+            self._ahead
+            or self._incoming.pending
+            or self._session.pending()
+            or self._input_end is not None
+        ):
+            self._inner.call_soon(self._announce_input)
 
     def _look_ahead(self) -> None:
         """See whether what came while nobody reads is the peer's farewell.

@@ -67,6 +67,22 @@ class ByteStream(Protocol):
             StreamClosedError: reset by the peer, or closed on this side.
         """
 
+    def read_now(self, bytes_max: int) -> bytes | None:
+        """As `read`, but return None where that would wait.
+
+        Raises:
+            StreamClosedError: as `read`.
+        """
+
+    def on_input(self, callback: Callable[[], None] | None) -> None:
+        """Have `callback` called while there may be something for `read_now`; None to unset.
+
+        By the loop, never within this call: so it must not wait. It is called for an end, a reset
+        and a close on this side as for bytes, and again as long as something is left, so that an
+        end is where to unset it; perhaps for nothing. While it is set no greenlet reads, and
+        departures are not told.
+        """
+
     def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
         """Write all parts in order, waiting for room as needed.
 

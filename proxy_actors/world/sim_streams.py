@@ -44,6 +44,7 @@ class SimPipe:
         self._reader: SimWaiter | None = None
         self._writer: SimWaiter | None = None
         self._departure: Callable[[], None] | None = None
+        self._on_input: Callable[[], None] | None = None
         self.other_way: SimPipe | None = None
 
     def read(self, bytes_max: int, deadline_s: float) -> bytes:
@@ -56,6 +57,10 @@ class SimPipe:
                 self._reader.wait(deadline_s)
             finally:
                 self._reader = None
+        return self.read_now(bytes_max) or b""
+
+    def read_now(self, bytes_max: int) -> bytes | None:
+        """Take some of what has arrived, of a size by chance; None where nothing has."""
         if self._arrived:
             world = self._world
             size = 1 if world.draw(world.faults.fragment, "read_was_short") else bytes_max
@@ -65,7 +70,13 @@ class SimPipe:
             return data
         if self._broken:
             raise StreamClosedError("reset by peer")
-        return b""
+        return b"" if self._eof else None
+
+    def on_input(self, callback: Callable[[], None] | None) -> None:
+        """Have `callback` called while there is something to be read."""
+        self._on_input = callback
+        if callback is not None and not self.quiet():
+            self._world.soon(self._announce_input)
 
     def write(self, data: bytes, deadline_s: float) -> None:
         """Send all, waiting for room."""
@@ -160,8 +171,15 @@ class SimPipe:
     def _wake_reader(self) -> None:
         if self._reader is not None:
             self._reader.set()
+        elif self._on_input is not None:
+            self._world.soon(self._announce_input)
         elif self._eof or self._broken:
             self._announce_departure()
+
+    def _announce_input(self) -> None:
+        if self._on_input is not None:
+            self._on_input()
+            self.on_input(self._on_input)
 
     def _announce_departure(self) -> None:
         callback, self._departure = self._departure, None
@@ -197,6 +215,17 @@ class SimStream:
         if self._closed:
             raise StreamClosedError("closed on this side")
         return data
+
+    def read_now(self, bytes_max: int) -> bytes | None:
+        """Read as the port says."""
+        if self._closed or self._in is None:
+            raise StreamClosedError("closed on this side")
+        return self._in.read_now(bytes_max)
+
+    def on_input(self, callback: Callable[[], None] | None) -> None:
+        """Be called as the port says."""
+        if self._in is not None:
+            self._in.on_input(callback)
 
     def write(self, parts: Sequence[bytes], deadline_s: float) -> None:
         """Write as the port says."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy_actors.errors import DeadlineError, MailboxFullError
+from proxy_actors.messages.lifecycle import Stop
 from tests.actors.stage import Act, FastAct, GivesBack, Puppet, Stage, failing
 
 
@@ -35,6 +36,27 @@ def test_full_box_takes_what_gives_something_back() -> None:
     assert puppet.ref.tell(GivesBack(lambda actor: handled.append("returned")))
     stage.begin(puppet)
     assert handled == ["first", "returned"]
+
+
+def test_sender_that_cannot_wait_is_told_that_there_is_no_room() -> None:
+    """And nothing is lost or counted by that: it comes again."""
+    stage = Stage()
+    puppet = Puppet(stage, mail_max=1)
+    handled: list[str] = []
+    first, second = [
+        Act(lambda actor, name=name: handled.append(name)) for name in ("first", "second")
+    ]
+    assert puppet.ref.deliver_if_room(first)
+    assert not puppet.ref.deliver_if_room(second)
+    assert puppet.undelivered == 0
+    stage.begin(puppet)
+    assert stage.do(lambda: puppet.ref.deliver_if_room(second))
+    stage.run(1.0)
+    assert handled == ["first", "second"]
+    puppet.ref.tell(Stop())
+    stage.run(1.0)
+    assert puppet.ref.deliver_if_room(first)
+    assert handled == ["first", "second"]
 
 
 def test_sender_that_moves_bytes_waits_for_room() -> None:

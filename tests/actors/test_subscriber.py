@@ -34,46 +34,56 @@ def stage() -> Stage:
     return Stage()
 
 
-def test_message_goes_past_a_greenlet_that_waits(stage: Stage) -> None:
-    subscriber, outlet = Subscriber(stage, LIMITS), Outlet()
-    taken = stage.start(lambda: subscriber.take(stage.now_s() + 60.0, outlet))
-    stage.run(1.0)
+def test_message_goes_through_the_outlet_of_who_waits(stage: Stage) -> None:
+    subscriber, outlet, woken = Subscriber(stage, LIMITS), Outlet(), list[str]()
+    subscriber.lend(outlet, lambda: woken.append("woken"))
     assert subscriber.push(b"one")
     assert subscriber.push_all((b"two", b"three"))
-    stage.run(1.0)
     assert outlet.got == [b"one", b"two", b"three"]
     assert subscriber.last == b"three"
-    stage.run(60.0)
-    with pytest.raises(DeadlineError):
-        taken.result()
+    assert not woken
+    assert subscriber.take_unread() == []
 
 
-def test_greenlet_is_woken_for_what_its_outlet_has_left(stage: Stage) -> None:
-    """What comes then waits for it, or it would be written into the middle of a message."""
-    subscriber, outlet = Subscriber(stage, LIMITS), Outlet()
+def test_who_waits_is_woken_once_for_what_the_outlet_has_left(stage: Stage) -> None:
+    """What comes then waits too, or it would be written into the middle of a message."""
+    subscriber, outlet, woken = Subscriber(stage, LIMITS), Outlet(), list[str]()
     outlet.takes_all = False
-    taken = stage.start(lambda: subscriber.take(stage.now_s() + 60.0, outlet))
-    stage.run(1.0)
+    subscriber.lend(outlet, lambda: woken.append("woken"))
     assert subscriber.push(b"one")
     assert subscriber.push(b"two")
+    subscriber.wake()
     assert outlet.got == [b"one"]
-    stage.run(1.0)
-    assert taken.result() == [b"two"]
+    assert woken == ["woken"]
+    assert subscriber.take_unread() == [b"two"]
+    assert subscriber.push(b"three")
+    assert woken == ["woken"]
+    assert subscriber.take_unread() == [b"three"]
 
 
-def test_outlet_is_lent_for_as_long_as_nothing_is_to_be_done(stage: Stage) -> None:
-    subscriber, outlet = Subscriber(stage, LIMITS), Outlet()
-    assert subscriber.push(b"before")
-    assert stage.do(lambda: subscriber.take(stage.now_s() + 60.0, outlet)) == [b"before"]
-    assert subscriber.push(b"after")
-    assert stage.do(lambda: subscriber.take(stage.now_s() + 60.0, outlet)) == [b"after"]
-    taken = stage.start(lambda: subscriber.take(stage.now_s() + 60.0, outlet))
-    stage.run(1.0)
+def test_who_waits_is_woken_by_the_end(stage: Stage) -> None:
+    subscriber, outlet, woken = Subscriber(stage, LIMITS), Outlet(), list[str]()
+    subscriber.lend(outlet, lambda: woken.append("woken"))
     subscriber.end()
     subscriber.push(b"at the end")
-    stage.run(1.0)
-    assert taken.result() == [b"at the end"]
+    assert woken == ["woken"]
+    assert subscriber.take_unread() == [b"at the end"]
     assert not outlet.got
+
+
+def test_greenlet_waits_for_a_message_until_its_deadline(stage: Stage) -> None:
+    subscriber = Subscriber(stage, LIMITS)
+    assert subscriber.push(b"before")
+    assert stage.do(lambda: subscriber.take(stage.now_s() + 60.0)) == [b"before"]
+    taken = stage.start(lambda: subscriber.take(stage.now_s() + 60.0))
+    stage.run(1.0)
+    assert subscriber.push(b"one")
+    stage.run(1.0)
+    assert taken.result() == [b"one"]
+    late = stage.start(lambda: subscriber.take(stage.now_s() + 60.0))
+    stage.run(61.0)
+    with pytest.raises(DeadlineError):
+        late.result()
 
 
 def test_client_that_is_too_far_behind_is_cut(stage: Stage) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tests.contracts.staging import SHORT_S, Box, connected, pass_time, read_exactly, soon
 
 from proxy_actors.errors import DeadlineError, StreamClosedError
-from proxy_actors.world.base import World
+from proxy_actors.world.base import ByteStream, World
 
 # More than both ends of a connection ever hold for a reader that does not read.
 TOO_MUCH = b"x" * (32 * 1024 * 1024)
@@ -277,9 +277,125 @@ def contract_nothing_is_lost_while_nobody_reads(world: World) -> None:
         assert write(world) is None
 
 
+def contract_input_is_told_and_read_without_waiting(world: World) -> None:
+    with connected(world) as (near, far):
+        told = _Told(world, near)
+        assert near.read_now(100) is None
+        pass_time(world)
+        assert told.pieces == []
+        for data in (b"one", b"another", TOO_MUCH[:100_000]):
+            write = _outcome(world, lambda data=data: far.write((data,), soon(world)))
+            assert told.wait_for(len(data)) == data
+            assert write(world) is None
+        assert max(map(len, told.pieces)) <= _Told.BYTES_MAX
+
+
+def contract_input_that_was_there_before_is_told_to_its_end(world: World) -> None:
+    """Not within the call that asks for it: whoever asks may be an actor."""
+    with connected(world) as (near, far):
+        far.write((b"first ", b"and last"), soon(world))
+        far.close()
+        pass_time(world)
+        told = _Told(world, near)
+        assert told.pieces == []
+        assert told.wait_for(14) == b"first and last"
+        assert told.wait_for_end() == b""
+
+
+def contract_end_of_input_is_told(world: World) -> None:
+    with connected(world) as (near, far):
+        told = _Told(world, near)
+        pass_time(world)
+        far.close()
+        assert told.wait_for_end() == b""
+
+
+def contract_closing_is_told_to_who_waits_for_input(world: World) -> None:
+    with connected(world) as (near, _):
+        told = _Told(world, near)
+        steps = ["closing"]
+        near.close()
+        steps.append("closed")  # no switch: whoever closes may be an actor
+        assert steps == ["closing", "closed"]
+        assert told.end is None
+        assert isinstance(told.wait_for_end(), StreamClosedError)
+
+
+def contract_input_is_told_no_more_when_unset(world: World) -> None:
+    with connected(world) as (near, far):
+        told = _Told(world, near)
+        far.write((b"for the one ",), soon(world))
+        assert told.wait_for(12) == b"for the one "
+        near.on_input(None)
+        far.write((b"for the other",), soon(world))
+        assert read_exactly(world, near, 13) == b"for the other"
+        box = Box(world)
+        near.on_departure(lambda: _tell(box, "gone"))
+        far.close()
+        assert box.wait_for(1) == ["gone"]
+        assert b"".join(told.pieces) == b"for the one "
+        assert told.end is None
+
+
+def contract_departure_is_not_told_to_who_waits_for_input(world: World) -> None:
+    with connected(world) as (near, far):
+        box = Box(world)
+        near.on_departure(lambda: _tell(box, "gone"))
+        told = _Told(world, near)
+        far.close()
+        assert told.wait_for_end() == b""
+        pass_time(world)
+        assert box.mail == []
+
+
 def contract_peer_is_an_address_without_a_port(world: World) -> None:
     with connected(world) as (near, far):
         assert near.peer == far.peer == "127.0.0.1"
+
+
+class _Told:
+    """Reads what comes as the loop tells that it does, a little at a time."""
+
+    BYTES_MAX = 1000
+
+    def __init__(self, world: World, stream: ByteStream) -> None:
+        self.pieces: list[bytes] = []
+        self.end: bytes | StreamClosedError | None = None
+        self._world = world
+        self._stream = stream
+        self._news = world.waiter()
+        stream.on_input(self._on_input)
+
+    def wait_for(self, size: int) -> bytes:
+        """Wait for so many bytes more; return them."""
+        begin = len(self.pieces)
+        while sum(map(len, self.pieces[begin:])) < size:
+            self._wait()
+        return b"".join(self.pieces[begin:])
+
+    def wait_for_end(self) -> bytes | StreamClosedError:
+        """Wait for what ends the input."""
+        while self.end is None:
+            self._wait()
+        return self.end
+
+    def _wait(self) -> None:
+        self._news = self._world.waiter()
+        self._news.wait(soon(self._world))
+
+    def _on_input(self) -> None:
+        try:
+            data = self._stream.read_now(self.BYTES_MAX)
+        except StreamClosedError as error:
+            self.end = error
+        else:
+            if data:
+                self.pieces.append(data)
+            else:
+                self.end = data
+        if self.end is not None:
+            self._stream.on_input(None)
+        self._news.set()
 
 
 def _outcome(world: World, act: Callable[[], object]) -> Callable[[World], object]:

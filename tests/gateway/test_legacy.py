@@ -17,7 +17,7 @@ from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.gateway.keys import Identity, Keyring
 from proxy_actors.gateway.legacy import LISTEN_S_MAX, message_uri
 from proxy_actors.gateway.limits import LimitKey, Rate, Rule
-from proxy_actors.gateway.relay import KEEP_ALIVE_S
+from proxy_actors.gateway.event_writer import KEEP_ALIVE_S
 from proxy_actors.gateway.route import Route, Routes
 from proxy_actors.messages.server import ServerDrained
 from proxy_actors.messages.upstream import DescribeReadiness

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from proxy_actors.actors.event_stream import EventStream
+from proxy_actors.gateway.http_source import HttpSource
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.policy.reconnect import ReconnectLimits
 from tests.gateway.scene import Scene
@@ -312,12 +314,47 @@ def test_silent_stream_is_opened_anew(scene: Scene) -> None:
     before = len(resumptions(scene))
     standing(scene).put(note("one"))
     scene.run(LIMITS.idle_s_max * 0.9)
+    standing(scene).put(note("two"))
+    scene.run(LIMITS.idle_s_max * 0.9)
     assert len(resumptions(scene)) == before
     scene.run(LIMITS.idle_s_max * 0.3)
     assert len(resumptions(scene)) == before + 1
-    standing(scene).put(note("two"))
+    standing(scene).put(note("three"))
     scene.run(2.0)
-    assert came(answer) == ["one", "two"]
+    assert came(answer) == ["one", "two", "three"]
+
+
+def test_idle_streams_hold_no_greenlet() -> None:
+    """Neither towards the server nor towards the client; what comes goes past all the same."""
+    scene = Scene(reconnect=LIMITS)
+    answers = [reading(scene, scene.session())[0] for _ in range(5)]
+    for session in scene.server.sessions.values():
+        session.standalone.put(note("one"))
+    scene.run(2.0)
+    assert [came(answer) for answer in answers] == [["one"]] * 5
+    tasks = scene.tasks()
+    assert (tasks["reader"], tasks["connection"]) == (5, 5)  # the clients', and the server's
+    assert not {"stream reader", "actor EventStream"} & tasks.keys()
+
+
+def test_events_wait_where_they_are_for_room_in_a_full_box(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PYK-P6: the loop reads no more meanwhile, and waits for nothing itself."""
+    wait, waits = HttpSource._tell_when_room, []
+
+    def noted(source: HttpSource, event: Any) -> None:
+        waits.append(event)
+        wait(source, event)
+
+    monkeypatch.setattr(HttpSource, "_tell_when_room", noted)
+    monkeypatch.setattr(EventStream, "mail_max", 1)
+    scene = Scene(reconnect=LIMITS)
+    steps = ("sse", *["note"] * 200, "answer", "end")
+    answer = scene.ask(request(call(1, *steps), session=scene.session()))
+    assert came(answer) == [PROGRESS] * 200 + [1]
+    assert waits, "there was room all along: nothing is shown"
+    scene.rest()
 
 
 def test_end_of_the_session_ends_the_wait() -> None:

@@ -78,7 +78,7 @@ def response_of(pieces: list[bytes], method: bytes) -> tuple[object, bytes, bool
 
 
 def chunked(body: bytes, cuts: list[int]) -> bytes:
-    return b"".join(b"".join(chunk(piece)) for piece in split(body, cuts)) + LAST_CHUNK
+    return b"".join(chunk(piece) for piece in split(body, cuts)) + LAST_CHUNK
 
 
 @st.composite

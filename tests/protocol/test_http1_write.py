@@ -108,7 +108,7 @@ def test_no_request_line_can_smuggle_another(method: bytes, target: bytes) -> No
 
 def test_chunks() -> None:
     """HTTP-F7: no data is no chunk, since an empty one would end the body."""
-    assert b"".join(chunk(b"x" * 26)) == b"1a\r\n" + b"x" * 26 + b"\r\n"
-    assert chunk(b"") == ()
+    assert chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
+    assert chunk(b"") == b""
     assert LAST_CHUNK == b"0\r\n\r\n"
     assert CONTINUE == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -529,7 +529,6 @@ RARE = frozenset({
     "killed_connect",
     "killed_connection",
     "killed_socket",
-    "killed_stream_reader",
     "left_in_mid_call",
     "limited_by_a_rule",
     "list_was_sent_again",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy_actors.actors.event_stream import EventStream
-from proxy_actors.gateway.http_exchange import HttpExchange
+from proxy_actors.gateway.http_events import UpstreamEvents
 from proxy_actors.gateway.http_source import HttpSource
 from proxy_actors.gateway.http_streams import HttpStreams
 from proxy_actors.gateway.relay import Reader
@@ -25,16 +25,16 @@ SENT_AGAIN = Defect(
 MUTANTS = (
     Defect("streams are opened anew without Last-Event-ID", HttpSource, "reopen_into",
            "self._reopen(self._place())", "self._reopen(b'')"),
-    Defect("a connection that brings no event forgets the last id", HttpExchange, "_decode",
-           "SseDecoder(EVENT_BYTES_MAX, self.resumed_after)", "SseDecoder(EVENT_BYTES_MAX)"),
+    Defect("a connection that brings no event forgets the last id", UpstreamEvents, "__init__",
+           "SseDecoder(EVENT_BYTES_MAX, after)", "SseDecoder(EVENT_BYTES_MAX)"),
     Defect("an id counts before its event is complete", SseDecoder, "_read_line",
            "self._id_seen = self._event_id = value",
            "self._id_seen = self._event_id = self.last_event_id = value"),
     SENT_AGAIN,
     Defect("a standalone stream that broke ends as if all were well", EventStreamPolicy,
            "_source_ended", "self._standalone and reason is not None", "False"),
-    Defect("a connection that broke is not given back", HttpSource, "read_into",
-           "else:\n        exchange.abandon()", "else:\n        pass"),
+    Defect("a connection that broke is not given back", HttpSource, "_end",
+           "exchange.abandon()", "pass"),
     Defect("a replay begins one too early", ReplayRing, "since", "number + 1 -", "number -"),
     Defect("who comes back gets what nobody has got", Reader, "__init__",
            "session.key, after)", "session.key, None)"),

@@ -28,6 +28,8 @@ import sseclient
 from proxy_actors.actors.event_stream import EventStream
 from proxy_actors.actors.subscriber import Subscriber
 from proxy_actors.gateway import relay
+from proxy_actors.gateway.event_writer import EventWriter
+from proxy_actors.gateway.http_events import UpstreamEvents
 from proxy_actors.gateway.http_exchange import HttpExchange
 from proxy_actors.gateway.http_source import HttpSource
 from proxy_actors.gateway.http_streams import HttpStreams
@@ -316,12 +318,12 @@ def log(number: int) -> dict[str, object]:
 
 
 DEFECTS = [
-    Defect("the id does not advance", relay._Writer, "_encoded",
+    Defect("the id does not advance", EventWriter, "_encoded",
            "self._number += len(messages)", "pass"),
-    Defect("ids are those of the next event", relay, "encode",
-           "enumerate(messages, number + 1)", "enumerate(messages, number + 2)"),
-    Defect("ids are those of the event before", relay, "encode",
-           "enumerate(messages, number + 1)", "enumerate(messages, number)"),
+    Defect("ids are those of the next event", EventWriter, "_encoded",
+           "stream_id, self._number)", "stream_id, self._number + 1)"),
+    Defect("ids are those of the event before", EventWriter, "_encoded",
+           "stream_id, self._number)", "stream_id, self._number - 1)"),
     Defect("a replay begins one too early", ReplayRing, "since", "number + 1 -", "number -"),
     Defect("a replay begins one too late", ReplayRing, "since", "number + 1 -", "number + 2 -"),
     Defect("who comes back gets the beginning", relay.Reader, "__init__",
@@ -331,11 +333,11 @@ DEFECTS = [
     Defect("numbers begin anew with each connection", EventStream, "_perform",
            "m.Subscribed(stream_id(self.name), after)", "m.Subscribed(stream_id(self.name), 0)"),
     Defect("nothing is kept while nobody reads", EventStreamPolicy, "_received",
-           "self.keep(data, now_s) for data in messages",
-           "self.keep(data, now_s) for data in messages if self._subscriber_id is not None"),
+           "self._ring.append(event.data, now_s)",
+           "self.subscriber_id is None or self._ring.append(event.data, now_s)"),
     Defect("the ring keeps one event", ReplayRing, "expire",
            "len(events) > limits.events_max", "True"),
-    Defect("what is left is taken twice", Subscriber, "take",
+    Defect("what is left is taken twice", Subscriber, "take_unread",
            "messages, self._messages, self._bytes = self._messages, [], 0",
            "messages, self._messages, self._bytes = self._messages, self._messages[-1:]"
            " if self._messages and not self._ended and len(self._messages) > 1 else [], 0"),
@@ -344,25 +346,23 @@ DEFECTS = [
 
 # Towards the upstream.
 DEFECTS_BEHIND = [
-    Defect("a connection that brings no event forgets the last id", HttpExchange, "_decode",
-           "SseDecoder(EVENT_BYTES_MAX, self.resumed_after)", "SseDecoder(EVENT_BYTES_MAX)"),
+    Defect("a connection that brings no event forgets the last id", UpstreamEvents, "__init__",
+           "SseDecoder(EVENT_BYTES_MAX, after)", "SseDecoder(EVENT_BYTES_MAX)"),
     Defect("the last id does not advance", SseDecoder, "_dispatch",
            "self.last_event_id = self._id_seen",
            "self.last_event_id = self.last_event_id or self._id_seen"),
     Defect("an id counts before its event is complete", SseDecoder, "_read_line",
            "self._id_seen = self._event_id = value",
            "self._id_seen = self._event_id = self.last_event_id = value"),
-    Defect("an event that was cut is forwarded", HttpExchange, "await_message",
-           "if self._failure is not None:",
-           r"if self._failure and self._decode(b'\n\n') or self._unread: return True"
-           "\n        if self._failure is not None:"),
+    Defect("an event that was cut is forwarded", HttpExchange, "read_messages",
+           "if data:\n        events.feed(data)",
+           r"events.feed(data + b'\n\n' if events.failure else data)"),
     Defect("streams are opened anew without Last-Event-ID", HttpSource, "reopen_into",
            "self._reopen(self._place())", "self._reopen(b'')"),
     SENT_AGAIN,
     Defect("a head that does not come is waited for", HttpStreams, "open_anew",
            "min(self._silence_s_max, HEAD_S_MAX)", "HEAD_S_MAX"),
-    Defect("silence is no cut", HttpSource, "_await_message",
-           "self._silence_s_max if bounded else math.inf", "math.inf"),
+    Defect("silence is no cut", HttpSource, "tell", "self._stream.tell(message)", "pass"),
 ]
 
 

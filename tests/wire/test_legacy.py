@@ -27,7 +27,7 @@ from tests.wire.waiting import PATIENCE_S, eventually
 UNREAD_BYTES = 300_000
 SETTINGS = {
     "proxy_actors.gateway.wiring.ConnectionLimits": {"write_s_max": 0.2},
-    "proxy_actors.gateway.relay.KEEP_ALIVE_S": 0.1,
+    "proxy_actors.gateway.event_writer.KEEP_ALIVE_S": 0.1,
 }
 
 
