@@ -196,7 +196,8 @@ class App:
     def _make_registry(self, store: SessionStore) -> SessionRegistry:
         settings = self._config.sessions
         limits = SessionLimits(
-            sessions_max=_sessions_max(self._config),
+            sessions_max=settings.sessions_max,
+            of_upstream=_sessions_of_upstreams(self._config),
             idle_timeout_s=settings.idle_timeout_s,
             lifetime_max_s=settings.lifetime_max_s,
             flush_interval_s=settings.flush_interval_s,
@@ -239,14 +240,13 @@ class App:
         )
 
 
-def _sessions_max(config: Config) -> int:
-    """Return the bound on sessions: that of what each of them has, if each has some (FLT-U16)."""
-    bounds = [
-        _sessions_of(server)
-        for upstream in config.upstreams.values()
-        for server in upstream.servers().values()
-    ]
-    return min(config.sessions.sessions_max, sum(bounds))
+def _sessions_of_upstreams(config: Config) -> dict[str, int]:
+    """Return the bounds on sessions by what each of them has, where each has some (FLT-U16)."""
+    bounds = {
+        name: sum(_sessions_of(server) for server in upstream.servers().values())
+        for name, upstream in config.upstreams.items()
+    }
+    return {name: sessions_max for name, sessions_max in bounds.items() if sessions_max < _MANY}
 
 
 def _sessions_of(upstream: Upstream) -> int:

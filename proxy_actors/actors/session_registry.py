@@ -156,7 +156,7 @@ class SessionRegistry(Actor):
             case m.SetLogLevel(key) | m.SetSubscription(key) | m.MoveSession(key):
                 kept = self._uses.kept(key)
                 self._uses.revoke(key)
-            case m.CreateSession() if self._policy.is_full:
+            case m.CreateSession() if self._policy.is_full(message.upstream):
                 kept = self._uses.kept()
             case m.SessionSweepDue() | m.FlushDue():
                 kept = self._uses.kept()

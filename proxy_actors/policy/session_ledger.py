@@ -93,6 +93,7 @@ class SessionLedger:
         self._in_order = True
         self._uses: dict[int, Entry] = {}
         self._of_principal: Counter[str] = Counter()
+        self._of_upstream: Counter[str] = Counter()
         self._stale = 0
 
     def enter(self, entry: Entry) -> None:
@@ -158,19 +159,30 @@ class SessionLedger:
         entry = self.entries.get(key)
         return entry.session if entry is not None and entry.phase is Phase.LIVE else None
 
-    def longest_unused(self) -> Entry | None:
-        """Return the first of the idle."""
-        self._order()
-        return next(iter(self.idle.values()), None)
+    def occupied_at(self, upstream: str) -> int:
+        """Return how many there are at an upstream."""
+        return self._of_upstream[upstream]
 
-    def evictable(self, principal: str) -> Entry | None:
-        """Return the idle session unused for longest: of this principal, else of anyone."""
+    def longest_unused(self, upstream: str = "") -> Entry | None:
+        """Return the first of the idle; of those at `upstream`, if it is named."""
+        self._order()
+        for entry in self.idle.values():
+            if not upstream or entry.session.upstream == upstream:
+                return entry
+        return None
+
+    def evictable(self, principal: str, upstream: str = "") -> Entry | None:
+        """Return the idle session unused for longest: of this principal, else of anyone.
+
+        It is one at `upstream`, if that is named.
+        """
         if self._of_principal[principal]:
             self._order()
             for entry in self.idle.values():
-                if entry.session.principal == principal:
+                there = not upstream or entry.session.upstream == upstream
+                if there and entry.session.principal == principal:
                     return entry
-        return self.longest_unused()
+        return self.longest_unused(upstream)
 
     def _order(self) -> None:
         """Put the idle in the order of last use, if a use ended that was over for a while."""
@@ -193,9 +205,11 @@ class SessionLedger:
     def _occupy(self, entry: Entry) -> None:
         self.occupied += 1
         self._of_principal[entry.session.principal] += 1
+        self._of_upstream[entry.session.upstream] += 1
 
     def _vacate(self, entry: Entry) -> None:
         self.occupied -= 1
+        self._of_upstream[entry.session.upstream] -= 1
         principal = entry.session.principal
         self._of_principal[principal] -= 1
         if not self._of_principal[principal]:

@@ -55,6 +55,8 @@ class SessionLimits(msgspec.Struct, frozen=True):
 
     Attributes:
         sessions_max: sessions created or live, 1 to 1,000,000. More evict the longest unused.
+        of_upstream: of these, the most at an upstream whose sessions have something each: a
+            process, or a connection. More evict the longest unused there.
         idle_timeout_s: a session ends when it was not used for so long. A day, so that a client
             left open in the evening goes on in the morning; memory is bounded by `sessions_max`.
         lifetime_max_s: a session ends at this age even when used, so that no id works for ever.
@@ -64,6 +66,7 @@ class SessionLimits(msgspec.Struct, frozen=True):
     """
 
     sessions_max: int = 10_000
+    of_upstream: dict[str, int] = {}
     idle_timeout_s: float = 86_400.0
     lifetime_max_s: float = 30 * 86_400.0
     flush_interval_s: float = 30.0
@@ -171,10 +174,15 @@ class SessionPolicy:
             case _:
                 assert_never(message)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether another session needs the place of one."""
-        return self._ledger.occupied >= self.limits.sessions_max
+    def is_full(self, upstream: str) -> bool:
+        """Whether another session at an upstream needs the place of one."""
+        full = self._ledger.occupied >= self.limits.sessions_max
+        return full or self._is_crowded(upstream)
+
+    def _is_crowded(self, upstream: str) -> bool:
+        """Whether that must be the place of one at the same upstream."""
+        sessions_max = self.limits.of_upstream.get(upstream)
+        return sessions_max is not None and self._ledger.occupied_at(upstream) >= sessions_max
 
     def gauges(self) -> SessionGauges:
         """Return the registry in figures."""
@@ -206,8 +214,10 @@ class SessionPolicy:
             return (m.Refuse(ask_id, m.Refusal.TOO_LARGE),)
         principal = hash_of_principal(message.principal)
         writes: list[SessionWrite] = []
-        if self.is_full:
-            victim = self._ledger.evictable(principal)
+        upstream = message.upstream
+        if self.is_full(upstream):
+            there = upstream if self._is_crowded(upstream) else ""
+            victim = self._ledger.evictable(principal, there)
             if victim is None:
                 return (m.Refuse(ask_id, m.Refusal.FULL),)
             writes.append(self._begin_end(victim, EndReason.EVICTED))
@@ -215,7 +225,7 @@ class SessionPolicy:
         session = m.Session(
             key=key_of(front_id),
             principal=principal,
-            upstream=message.upstream,
+            upstream=upstream,
             endpoint=message.endpoint,
             upstream_session_id=message.upstream_session_id,
             version=message.version,

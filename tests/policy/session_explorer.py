@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import EndReason, SessionMessage
@@ -40,6 +41,7 @@ class Scope:
     depth: int
     limits: SessionLimits = SessionLimits(sessions_max=2, idle_timeout_s=1e6, lifetime_max_s=1e6)
     principals: tuple[str, ...] = ("a", "b")
+    upstreams: tuple[str, ...] = ("up",)
     sessions_max: int = 3
     uses_max: int = 2
     asks_max: int = 2
@@ -101,7 +103,7 @@ def explore(scope: Scope) -> Findings:
 def begin(model: SessionModel) -> SessionPolicy:
     """Start an incarnation with what is stored."""
     policy = SessionPolicy(model.limits, model.token, model.wall_s, model.unfinished)
-    policy.load(model.rows.values(), {UPSTREAM: [""]}, model.now_s)
+    policy.load(model.rows.values(), {UPSTREAM: [""], "other": [""]}, model.now_s)
     sweep = m.SessionSweepDue(0)
     model.observe(sweep, policy.handle(sweep, model.now_s))
     model.check_against(policy)
@@ -148,9 +150,10 @@ def possible_moves(scope: Scope, model: SessionModel) -> Iterator[Move]:
     """Yield everything that can happen next."""
     present = [key for key, known in model.known.items() if known.phase is not GONE]
     if len(present) < scope.sessions_max:
-        for principal in scope.principals:
-            for resumable in scope.resumable:
-                yield creation(principal, resumable)
+        for principal, resumable, upstream in product(
+            scope.principals, scope.resumable, scope.upstreams
+        ):
+            yield creation(principal, resumable, upstream)
     for key in present:
         known = model.known[key]
         if known.phase is Phase.CREATING:
@@ -180,8 +183,10 @@ def possible_moves(scope: Scope, model: SessionModel) -> Iterator[Move]:
         yield Step(f"{crash} crashes")
 
 
-def creation(principal: str, resumable: bool = True) -> m.CreateSession:
-    return m.CreateSession(principal, UPSTREAM, "", None, "2025-11-25", b"{}", resumable)
+def creation(
+    principal: str, resumable: bool = True, upstream: str = UPSTREAM
+) -> m.CreateSession:
+    return m.CreateSession(principal, upstream, "", None, "2025-11-25", b"{}", resumable)
 
 
 def probe_with_nonsense(policy: SessionPolicy, model: SessionModel) -> None:
@@ -223,6 +228,7 @@ def state_key(policy: SessionPolicy, model: SessionModel) -> Hashable:
     by_use = sorted((key for key in model.rows if key in place), key=lambda k: model.rows[k].used_s)
     return (
         tuple(entry_key(entries.get(key), model, key) for key in present),
+        tuple(model.known[key].upstream for key in present),
         tuple(place[key] for key in policy._ledger.idle),
         tuple(place[key] for key in by_use),
         tuple(

@@ -31,8 +31,11 @@ def check(rule: bool, text: str) -> None:
 class Known:
     """A session as it should be. `phase` is GONE in the end; `level` is what its client set."""
 
-    def __init__(self, front_id: str, principal: str, resumable: bool, now_s: float) -> None:
+    def __init__(
+        self, front_id: str, principal: str, upstream: str, resumable: bool, now_s: float
+    ) -> None:
         self.front_id = front_id
+        self.upstream = upstream
         self.principal = principal
         self.resumable = resumable
         self.born_s = self.used_s = now_s
@@ -155,8 +158,9 @@ class SessionModel:
         idle = [key for key in self.of(Phase.LIVE) if key not in used]
         return sorted(idle, key=lambda key: self.known[key].order)
 
-    def occupied(self) -> int:
-        return len(self.of(Phase.LIVE)) + len(self.of(Phase.CREATING))
+    def occupied(self, upstream: str | None = None) -> int:
+        keys = [*self.of(Phase.LIVE), *self.of(Phase.CREATING)]
+        return sum(upstream in (None, self.known[key].upstream) for key in keys)
 
     def has_expired(self, key: str) -> bool:
         known = self.known[key]
@@ -221,6 +225,9 @@ class SessionModel:
         self, message: m.CreateSession, effects: Sequence[SessionEffect], ask_id: int
     ) -> None:
         full, idle = self.occupied() >= self.limits.sessions_max, self.idle()
+        if self.occupied(message.upstream) >= self.limits.of_upstream.get(message.upstream, 99):
+            full = True
+            idle = [key for key in idle if self.known[key].upstream == message.upstream]
         if full and not idle:
             check(effects == (m.Refuse(ask_id, m.Refusal.FULL),), "not refused though full")
             return
@@ -233,7 +240,9 @@ class SessionModel:
         for key in deleted:
             self.known[key].phase, self.known[key].revives = Phase.ENDING, True
         front_id = f"v1.0.{self.token()}"
-        known = Known(front_id, message.principal, message.resumable, self.now_s)
+        known = Known(
+            front_id, message.principal, message.upstream, message.resumable, self.now_s
+        )
         self.known[key_of(front_id)] = known
         self.create_asks[ask_id] = key_of(front_id)
         (saved,) = [x.row for x in write.writes if isinstance(x, m.SaveSession)]

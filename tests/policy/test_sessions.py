@@ -29,6 +29,7 @@ LIMITS = SessionLimits(
     sessions_max=3, idle_timeout_s=100.0, lifetime_max_s=1000.0, flush_interval_s=30.0
 )
 UPSTREAM = "up"
+OTHER = "other"
 AHEAD_S = 1_700_000_000.0
 ASK = 7
 
@@ -43,7 +44,7 @@ class Bench:
         self.tokens = 0
         self.unfinished: dict[str, m.SessionEnded] = {}
         self.policy = SessionPolicy(limits, self.token, self.wall_s, self.unfinished)
-        self.policy.load(rows, {UPSTREAM: [""]}, self.now_s)
+        self.policy.load(rows, {UPSTREAM: [""], OTHER: [""]}, self.now_s)
         self.started = self.tell(m.SessionSweepDue(0))
         self.generation = 1
 
@@ -58,15 +59,19 @@ class Bench:
         return list(self.policy.handle(message, self.now_s, ask_id))
 
     def ask(
-        self, principal: str = "alice", params: bytes = b"{}", resumable: bool = True
+        self,
+        principal: str = "alice",
+        params: bytes = b"{}",
+        resumable: bool = True,
+        upstream: str = UPSTREAM,
     ) -> list[SessionEffect]:
         """Ask for a session."""
-        create = m.CreateSession(principal, UPSTREAM, "", "theirs", "2025-11-25", params, resumable)
+        create = m.CreateSession(principal, upstream, "", "theirs", "2025-11-25", params, resumable)
         return self.tell(create, ASK)
 
-    def create(self, principal: str = "alice") -> str:
+    def create(self, principal: str = "alice", upstream: str = UPSTREAM) -> str:
         """Create a session; return its id."""
-        (write,) = self.ask(principal)
+        (write,) = self.ask(principal, upstream=upstream)
         *_, accepted = self.written(write)
         assert isinstance(accepted, m.Accept)
         return accepted.front_id
@@ -546,3 +551,13 @@ def test_smaller_cap_than_there_are_sessions_ends_those_unused_for_longest() -> 
     write, _ = bench.started
     assert writes_of(write) == (DeleteSession(key_of("50.0")), DeleteSession(key_of("40.0")))
     assert bench.policy.gauges().live == LIMITS.sessions_max
+
+
+def test_full_upstream_makes_room_at_itself_alone() -> None:
+    """FLT-U16: whose sessions have a process each; beside others, whose bound is another."""
+    bench = Bench(replace(LIMITS, sessions_max=10, of_upstream={UPSTREAM: 2}))
+    others = [bench.create(upstream=OTHER) for _ in range(4)]
+    first, second, third = (bench.create() for _ in range(3))
+    assert [bench.alive(id) for id in (first, second, third)] == [False, True, True]
+    assert all(bench.alive(id) for id in others)
+    assert bench.policy.gauges().live == 6

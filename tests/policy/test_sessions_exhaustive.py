@@ -17,7 +17,14 @@ SHORT = SessionLimits(sessions_max=2, idle_timeout_s=60.0, lifetime_max_s=100.0)
 
 ONE = SessionLimits(sessions_max=1, idle_timeout_s=1e6, lifetime_max_s=1e6)
 
+CROWDED = SessionLimits(
+    sessions_max=3, of_upstream={"up": 1}, idle_timeout_s=1e6, lifetime_max_s=1e6
+)
+
 USES = Scope(8)
+UPSTREAMS = Scope(
+    7, CROWDED, sessions_max=4, uses_max=1, asks_max=1, upstreams=("up", "other"),
+)
 FAILURES = Scope(8, ONE, sessions_max=2, uses_max=1, asks_max=1, failures=True, sweeps=True)
 CRASHES = Scope(
     6, principals=("a",), uses_max=1, asks_max=1, sweeps=True, crashes=("actor", "process"),
@@ -37,6 +44,7 @@ TIME = Scope(
 )
 SCOPES = {
     "uses": USES,
+    "upstreams": UPSTREAMS,
     "failures": FAILURES,
     "crashes": CRASHES,
     "failed_crashes": FAILED_CRASHES,
@@ -68,18 +76,25 @@ DEFECTS = {
     Defect("a principal is stored as it is", SessionPolicy, "_create",
            "hash_of_principal(message.principal)", "message.principal"): USES,
     Defect("one more than the bound is let in", SessionPolicy, "_create",
-           "if self.is_full:", "if self._ledger.occupied > self.limits.sessions_max:"): USES,
+           "if self.is_full(upstream):",
+           "if self._ledger.occupied > self.limits.sessions_max:"): USES,
+    Defect("an upstream has more than its bound", SessionPolicy, "is_full",
+           "full or self._is_crowded(upstream)", "full"): UPSTREAMS,
+    Defect("another upstream makes room", SessionPolicy, "_create",
+           "upstream if self._is_crowded(upstream) else \"\"", "\"\""): UPSTREAMS,
+    Defect("an end makes no room at its upstream", SessionLedger, "_vacate",
+           "self._of_upstream[entry.session.upstream] -= 1", "pass"): UPSTREAMS,
     Defect("the room is made in a write of its own", SessionPolicy, "_create",
            "writes.append(self._begin_end(victim, EndReason.EVICTED))",
            "early = self._write([self._begin_end(victim, EndReason.EVICTED)])"): USES,
     Defect("nobody is asked to make room", SessionLedger, "evictable",
-           "return self.longest_unused()", "return None"): USES,
+           "return self.longest_unused(upstream)", "return None"): USES,
     Defect("others make room first", SessionLedger, "evictable",
-           "entry.session.principal == principal", "entry.session.principal != principal"): USES,
+           "entry.session.principal == principal:", "entry.session.principal != principal:"): USES,
     Defect("those in use make room", SessionLedger, "begin_use",
            "del self.idle[entry.session.key]", "pass"): USES,
     Defect("what was used last makes room", SessionLedger, "longest_unused",
-           "iter(self.idle.values())", "reversed(self.idle.values())"): USES,
+           "in self.idle.values()", "in reversed(self.idle.values())"): USES,
     Defect("a use that ended is still open", SessionLedger, "end_use",
            "self._uses.pop(exchange_id, None)", "None"): USES,
     Defect("a use can end twice", SessionLedger, "end_use",
