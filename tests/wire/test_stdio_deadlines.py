@@ -19,7 +19,7 @@ from .session_client import check_failure
 from .waiting import eventually
 
 SETTINGS = {
-    "proxy_actors.config.model.Upstream": {"call_timeout_s": 1.5},
+    "proxy_actors.config.upstreams.Upstream": {"call_timeout_s": 1.5},
     "proxy_actors.actors.stdio_process.STOP_STEP_S": 0.2,
     "proxy_actors.actors.child_pipes.UNWRITTEN_BYTES_MAX": 512 * 1024,
 }

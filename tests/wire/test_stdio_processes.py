@@ -27,7 +27,7 @@ KINDS = {"session": "daemon", "shared": "session", "pool": "hidden-session"}
 QUICK_STEPS = {"proxy_actors.actors.stdio_process.STOP_STEP_S": 0.2}
 RARELY = {"proxy_actors.policy.backoff.BackoffLimits": {"base_s": 1e6, "cap_s": 1e6}}
 FEW = {
-    "proxy_actors.config.model.Upstream": {"sessions_max": 4},
+    "proxy_actors.config.upstreams.Upstream": {"sessions_max": 4},
     "proxy_actors.policy.stdio_children.ChildrenLimits": {"handshakes_max": 2},
 }
 
