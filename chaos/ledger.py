@@ -21,12 +21,18 @@ from tests.wire.session_client import Answer, Session
 
 ANSWERED, TOOL_ERROR, ERROR, REFUSED, CUT = "answered", "tool error", "error", "refused", "cut"
 SECRET = "chaos-secret-5f1d0c"
+# What the contract of errors has for each status; a lost session is told as either.
 REASONS = {
-    "pool-exhausted": 503, "overloaded": 503, "circuit-open": 503, "draining": 503,
-    "upstream-unavailable": 503, "connect-failed": 502, "upstream-closed": 502,
-    "upstream-protocol": 502, "upstream-timeout": 504, "deadline": 504, "process-exited": 502,
-    "session-lost": 502, "rate-limited": 429, "too-large": 413, "unauthorized": 401,
-    "forbidden": 403, "internal": 500,
+    401: {"unauthorized"},
+    403: {"forbidden"},
+    404: {"session-lost"},
+    413: {"too-large"},
+    429: {"rate-limited"},
+    500: {"internal"},
+    502: {"connect-failed", "upstream-closed", "upstream-protocol", "process-exited",
+          "session-lost"},
+    503: {"pool-exhausted", "overloaded", "circuit-open", "draining", "upstream-unavailable"},
+    504: {"upstream-timeout", "deadline"},
 }  # fmt: skip
 _INSIDE = re.compile(r"Traceback|Errno|\.py\b|0x[0-9a-f]{6}|/tmp/|/usr/")
 
@@ -146,7 +152,7 @@ class Ledger:
             self._close(row, ERROR)
             if message.get("id") != row.n:
                 row.wrong = f"an error under the id {message.get('id')}"
-            elif REASONS.get(row.reason) != status and status != 200:
+            elif row.reason not in REASONS.get(status, ()) and status != 200:
                 row.wrong = f"{row.reason} with the status {status}"
             elif data.get("upstream", _whose(row)) != row.upstream or "requestId" not in data:
                 row.wrong = f"not the contract of errors: {data}"
