@@ -102,8 +102,9 @@ class UpstreamGuard(Actor):
     def _apply(self, effects: list[HealthEffect]) -> None:
         for effect in effects:
             match effect:
-                case m.SetAvailability(endpoint, takes, serves):
+                case m.SetAvailability(endpoint, takes, serves, drained):
                     state = self._endpoints[endpoint].state
+                    state.drained = drained
                     state.become(takes, serves, self.world.now_s())
                 case m.WakeOutlierSweep(after_s, generation):
                     self.world.timer(after_s, self.ref, m.OutlierSweepDue(generation))

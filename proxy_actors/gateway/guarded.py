@@ -97,7 +97,10 @@ class GuardedForwarder(Forwarder):
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session at an endpoint that takes some."""
-        endpoint = self._only or self._choose(exchange)
+        only = self._only
+        if only is not None and only.state.drained:
+            raise self._unavailable()
+        endpoint = only or self._choose(exchange)
         return self._carry(endpoint, exchange, endpoint.forwarder.initialize)
 
     def call(self, exchange: Exchange) -> Response:
@@ -173,22 +176,27 @@ class GuardedForwarder(Forwarder):
     ) -> T:
         """Forward a request, and count it at its endpoint."""
         state = endpoint.state
+        if not state.serves:  # the only one there is
+            raise self._unavailable()
         state.pending += 1
         try:
             result = forward(exchange)
         except GatewayError as error:
-            self._failed(state, exchange, fault_of(error))
+            fault = fault_of(error)
+            if fault is not None:
+                self._failed(state, exchange, fault)
+            elif isinstance(error, FailedError) and error.answered is not None:
+                self._succeeded(state, exchange)  # it works, and has refused this one
             raise
         finally:
             state.pending -= 1
-        state.succeeded += 1
         if state.watched or state.latency is not None:
             self._succeeded(state, exchange)
+        else:
+            state.succeeded += 1
         return result
 
-    def _failed(self, state: EndpointState, exchange: Exchange, fault: Fault | None) -> None:
-        if fault is None:
-            return
+    def _failed(self, state: EndpointState, exchange: Exchange, fault: Fault) -> None:
         now_s = self._world.now_s()
         if state.latency is not None:
             state.latency.fail(now_s)
@@ -196,6 +204,7 @@ class GuardedForwarder(Forwarder):
         self._guard.deliver(CallFailed(state.name, tool, fault, now_s - exchange.began_s))
 
     def _succeeded(self, state: EndpointState, exchange: Exchange) -> None:
+        state.succeeded += 1
         now_s = self._world.now_s()
         seconds = now_s - exchange.began_s
         if state.latency is not None:

@@ -199,11 +199,15 @@ class AnnounceChecksEnded(Message, frozen=True):
 
 
 class SetAvailability(Message, frozen=True):
-    """Effect: write down whether an endpoint takes new sessions, and serves those it has."""
+    """Effect: write down whether an endpoint takes new sessions, and serves those it has.
+
+    `drained` says whether that is because the operator wants it so.
+    """
 
     endpoint: str
     takes: bool
     serves: bool
+    drained: bool
 
 
 OutlierMessage = CallFailed | CallSucceeded | OutlierSweepDue

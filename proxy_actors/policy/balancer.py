@@ -186,10 +186,11 @@ class Balancer:
 
     def usable(self) -> list[EndpointState]:
         """List those among which is chosen."""
-        primary = [endpoint for endpoint in self._primary if endpoint.takes]
-        if self._in_panic(primary):
-            return [x for x in self._primary if x.serves] or primary
-        return primary or [endpoint for endpoint in self._backup if endpoint.takes]
+        wanted = [endpoint for endpoint in self._primary if not endpoint.drained]
+        taking = [endpoint for endpoint in wanted if endpoint.takes]
+        if self._in_panic(len(taking), len(wanted)):
+            return [endpoint for endpoint in wanted if endpoint.serves]
+        return taking or [endpoint for endpoint in self._backup if endpoint.takes]
 
     def weight_of(self, endpoint: EndpointState, now_s: float) -> float:
         """Return what an endpoint weighs now: less than its weight in its slow start."""
@@ -199,11 +200,14 @@ class Balancer:
         share = max(min((now_s - since_s) / window_s, 1.0), WEIGHT_SHARE_MIN)
         return endpoint.weight * share
 
-    def _in_panic(self, taking: Sequence[EndpointState]) -> bool:
-        """Whether so few take sessions that the others must help; backups come first."""
+    def _in_panic(self, taking: int, wanted: int) -> bool:
+        """Whether so few take sessions that the others must help; backups come first.
+
+        Those that the operator has taken out are not among them.
+        """
         if any(endpoint.takes for endpoint in self._backup):
             return False
-        return len(taking) * 100.0 < self._limits.panic_percent * len(self._primary)
+        return taking * 100.0 < self._limits.panic_percent * wanted
 
 
 def load_of(endpoint: EndpointState, now_s: float) -> float:

@@ -19,6 +19,7 @@ class EndpointState:
         backup: whether it is used only while no other can be.
         takes: whether it may be given new sessions.
         serves: whether the sessions that it has may use it.
+        drained: whether the operator has taken it out: no panic gives it new sessions.
         taken_up_s: since when it takes sessions again; None where it always has.
         watched: whether its guard wants to hear of calls that succeed, since some have not.
         gated: whether calls have to be let through, since a limit or a breaker has a say.
@@ -29,8 +30,8 @@ class EndpointState:
     """
 
     __slots__ = (
-        "backup", "gated", "latency", "name", "pending", "serves", "streaming", "succeeded",
-        "taken_up_s", "takes", "watched", "weight",
+        "backup", "drained", "gated", "latency", "name", "pending", "serves", "streaming",
+        "succeeded", "taken_up_s", "takes", "watched", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +46,7 @@ class EndpointState:
         self.backup = backup
         self.takes = True
         self.serves = True
+        self.drained = False
         self.taken_up_s: float | None = None
         self.watched = False
         self.gated = False

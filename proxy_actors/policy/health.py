@@ -157,6 +157,7 @@ class HealthPolicy:
         for name, known in self._endpoints.items():
             status, state = known.status, known.state
             takes, serves = status is EndpointStatus.UP, status not in _HIDDEN
-            if (state.takes, state.serves) != (takes, serves):
-                effects.append(m.SetAvailability(name, takes, serves))
+            drained = known.operator is not OperatorState.READY
+            if (state.takes, state.serves, state.drained) != (takes, serves, drained):
+                effects.append(m.SetAvailability(name, takes, serves, drained))
         return effects

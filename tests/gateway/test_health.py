@@ -18,7 +18,7 @@ from proxy_actors.options import CheckKind
 from proxy_actors.policy.health import EndpointHealth
 from tests.gateway.endpoint_scene import EndpointScene
 from tests.plane import UPSTREAM
-from tests.sim.virtual import VirtualConnection, call, request
+from tests.sim.virtual import VirtualConnection, call, initialize, request
 
 ALL, SERVES, NONE = (True, True), (False, True), (False, False)
 PING = Checks(kind=CheckKind.PING, interval_s=10.0, down_interval_s=10.0, spread=0.0)
@@ -284,3 +284,49 @@ def ready(scene: EndpointScene) -> Any:
         return json.loads(answer.body)
 
     return scene.do(client)
+
+
+def test_answer_that_is_no_failure_begins_the_count_anew() -> None:
+    """Envoy: whatever is below 500 is a success."""
+    scene = EndpointScene("a", "b")
+    session = sessions(scene)["a"]
+    for _ in range(5):
+        fail(scene, session, 4)
+        assert scene.ask(call(0, "429"), session).status == 429
+    assert used(scene, "a") == ALL
+
+
+def test_no_panic_gives_sessions_to_what_the_operator_took_out() -> None:
+    """Two of three: what is left is used, and nothing beside it."""
+    scene = EndpointScene("a", "b", "c")
+    for name in ("a", "b"):
+        scene.set(name, OperatorState.DRAIN)
+    for _ in range(4):
+        scene.session()
+    assert scene.spread("initialize") == {"a": 0, "b": 0, "c": 4}
+
+
+def test_only_endpoint_may_be_drained_and_taken_out_too() -> None:
+    scene = EndpointScene("a")
+    session = scene.session()
+    scene.set("a", OperatorState.DRAIN)
+    assert scene.ask(initialize()).status == 503
+    assert scene.ask(call(1), session).status == 200
+    scene.set("a", OperatorState.MAINT)
+    answer = scene.ask(call(2), session)
+    assert (answer.status, answer.error["data"]["executed"]) == (503, "no")
+    scene.set("a", OperatorState.READY)
+    assert scene.ask(call(3), session).status == 200
+    assert scene.spread() == {"a": 2}
+
+
+def test_only_endpoint_that_is_down_is_not_waited_for() -> None:
+    """FLT-U3, N2: refused at once."""
+    scene = EndpointScene("a", checks=PING)
+    session = scene.session()
+    scene.run(20.0)
+    scene.servers["a"].pinged = ["pause 1000"]
+    assert scene.run_until(lambda: used(scene, "a") == NONE, 60.0)
+    began_s = scene.now_s()
+    assert scene.ask(call(1, "pause 1000"), session).status == 503
+    assert scene.now_s() - began_s < 0.5

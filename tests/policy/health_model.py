@@ -122,9 +122,11 @@ class HealthSubject(Subject):
     def note(self, effects: list[Any]) -> None:
         for effect in effects:
             match effect:
-                case m.SetAvailability(endpoint, takes, serves):
+                case m.SetAvailability(endpoint, takes, serves, drained):
                     state = self.known[endpoint].state
-                    check((state.takes, state.serves) != (takes, serves), "only news are told")
+                    before = state.takes, state.serves, state.drained
+                    check(before != (takes, serves, drained), "only news are told")
+                    state.drained = drained
                     state.become(takes, serves, self.now_s)
                 case m.WakeOutlierSweep(_, generation):
                     self.sweep = m.OutlierSweepDue(generation)
@@ -140,6 +142,8 @@ class HealthSubject(Subject):
         kept = self.operator is OperatorState.DRAIN or self.ejected or self.down is not None
         check(state.serves == (not hidden), "serves by the table")
         check(state.takes == (not hidden and not kept), "takes by the table")
+        wanted = self.operator is OperatorState.READY
+        check(state.drained != wanted, "what the operator took out is told apart")
         checked = self.checks is not None and not self.drained
         maint = self.operator is OperatorState.MAINT
         check((self.due is not None or self.out is not None) == (checked and not maint),

@@ -48,6 +48,8 @@ DEFECTS = [
            "status not in _HIDDEN", "status is EndpointStatus.UP"),
     Defect("one that is down serves", HealthPolicy, "_availability",
            "status not in _HIDDEN", "1"),
+    Defect("what the operator took out is as what has failed", HealthPolicy, "_availability",
+           "known.operator is not OperatorState.READY", "False"),
     Defect("maintenance is checked", HealthPolicy, "_set", "self._checks.suspend(endpoint)",
            "pass"),
     Defect("no check after maintenance", HealthPolicy, "_set",
