@@ -27,6 +27,13 @@ class ClientTable:
         # A dict, because a set has no order that a second run would have too.
         self._connections: dict[ClientConnection, str] = {}
         self._per_address: Counter[str] = Counter()
+        self._draining = False
+        self._of_before: set[ClientConnection] = set()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a connection that was busy as the drain began has not ended."""
+        return bool(self._of_before)
 
     def has_room(self, address: str) -> bool:
         """Whether one more connection of this address is within the bounds."""
@@ -43,9 +50,16 @@ class ClientTable:
     def leave(self, connection: ClientConnection) -> None:
         """Forget a connection."""
         address = self._connections.pop(connection)
+        self._of_before.discard(connection)
         self._per_address[address] -= 1
         if not self._per_address[address]:
             del self._per_address[address]
+
+    def begin_drain(self) -> None:
+        """Await the end of the connections that carry a request now. Once."""
+        if not self._draining:
+            self._draining = True
+            self._of_before = {x for x in self._connections if not x.idle}
 
     def close_idle(self) -> None:
         """End the connections that carry no request; the others end after their answers."""

@@ -8,8 +8,8 @@ from proxy_actors.messages.base import Message
 
 
 class DrainServer(Message, frozen=True):
-    """Parent to server: accept no more, end idle connections, tell ServerDrained when none is
-    left.
+    """Parent to server: end idle connections soon, accept no more once those that carry a request
+    have ended, tell ServerDrained when no connection is left.
     """
 
     always_accepted: ClassVar[bool] = True
@@ -17,6 +17,12 @@ class DrainServer(Message, frozen=True):
 
 class ConnectionEnded(Message, frozen=True):
     """Connection to server: its greenlet is about to end."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class IdleDue(Message, frozen=True):
+    """Timer to server: what idle connections were about to send as the drain went on has come."""
 
     always_accepted: ClassVar[bool] = True
 

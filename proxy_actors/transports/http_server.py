@@ -6,6 +6,11 @@ when `policy/intake.py` says so.
 The socket is bound before the tree of actors is started, so that it outlives a crash of this actor:
 connections then wait in the kernel until the next incarnation serves them. Each is served by a
 greenlet of its own through `gateway/handle.py`; this actor never reads or writes one.
+
+In a drain it goes on accepting until the requests of before have been answered: their clients may
+have answers, cancellations and ends of sessions to send, and whoever comes with a new call is told
+to go elsewhere. A connection that is accepted then ends after one request. Idle connections are
+ended a moment later than they could be: a request that is on its way would be lost with them.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from proxy_actors.messages import server as m
 from proxy_actors.messages.server import (
     ConnectionEnded,
     DrainServer,
+    IdleDue,
     IntakeEffect,
     IntakeMessage,
     ServerDrained,
@@ -44,6 +50,8 @@ from proxy_actors.world.base import ByteStream, Listener, World
 REFUSE_S_MAX = 1.0
 # How long calls that a stop has cut short may take to be answered.
 ANSWER_S_MAX = 1.0
+# How long a request may be underway on a connection that looks idle.
+IDLE_S = 0.2
 # How often the lag of the loop is looked at; while requests wait, in every round of the loop.
 LOOK_S = 0.02
 LOOK_GATED_S = 0.001
@@ -72,10 +80,10 @@ class HttpServer(Actor):
         self._weighed_s = 0.0
         self._end_watch: Callable[[], None] | None = None
         self._refused = 0
-        self._stopping = False
+        self._stopping = self._closed = False
 
     def on_start(self) -> None:
-        """Serve, unless a drain has begun."""
+        """Serve, or go on with a drain that has begun."""
         if self._wiring.draining:
             self._drain()
             return
@@ -83,11 +91,16 @@ class HttpServer(Actor):
         self._watch(LOOK_S)
         logger.info("listening host=%s port=%d", *self._listener.address)
 
-    def on_receive(self, message: DrainServer | ConnectionEnded | IntakeMessage) -> None:
+    def on_receive(
+        self, message: DrainServer | IdleDue | ConnectionEnded | IntakeMessage
+    ) -> None:
         """Drain, see whether the drain is done, or take in more or less."""
         match message:
             case DrainServer():
                 self._drain()
+            case IdleDue():
+                self._clients.close_idle()
+                self._report()
             case ConnectionEnded():
                 self._report()
             case _:
@@ -125,8 +138,15 @@ class HttpServer(Actor):
         }
 
     def _drain(self) -> None:
-        self._take_no_more()
+        self._watch_no_more()
+        self._clients.begin_drain()
+        if self._clients.awaited:
+            self._listener.serve(self._accept)  # it may not have been, for how busy the loop was
+        self._wait_for_idle()
         self._report()
+
+    def _wait_for_idle(self) -> None:
+        self.world.timer(IDLE_S, self.ref, IdleDue())
 
     def _take_no_more(self) -> None:
         self._watch_no_more()
@@ -180,6 +200,12 @@ class HttpServer(Actor):
         self._gate.open()
 
     def _report(self) -> None:
+        if self._clients.awaited:
+            return
+        if not self._closed:
+            self._closed = True
+            self._listener.close()
+            self._wait_for_idle()
         if self._clients:
             return
         if self._stopping:

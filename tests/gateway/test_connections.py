@@ -390,6 +390,97 @@ def test_drain_ends_idle_connections_and_takes_no_new_ones(scene: Scene) -> None
     assert drained(scene) == {ServerDrained, UpstreamDrained}
 
 
+def test_request_that_crosses_the_drain_on_an_idle_connection_is_answered(scene: Scene) -> None:
+    """P1: a connection that is closed at once would take it along, and nobody could say so."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection = scene.connection()
+        connection.ask(HEALTH, "GET")
+        connection.send(request(call(1), session=session))
+        drain(scene)
+        answer = connection.receive()
+        connection.close()
+        return answer
+
+    answer = scene.do(client)
+    assert (answer.status, answer.error["data"]["reason"]) == (503, "draining")
+    assert not answer.keep_alive
+    scene.rest()
+
+
+def test_who_comes_while_calls_of_before_run_is_answered(
+    scene: Scene, called: list[tuple[VirtualConnection, Answer]]
+) -> None:
+    """P1: new work is refused; when the calls have ended, nobody is answered any more."""
+    session = scene.session()
+    drain(scene)
+    scene.run(5.0)
+    answer = scene.ask(request(call(9), session=session))
+    assert (answer.status, answer.error["data"]["reason"]) == (503, "draining")
+    assert scene.ask(request(None, "GET", path="/ready"), method="GET").status == 503
+    idle = scene.do(scene.connection)
+    scene.run(60.0)
+    assert scene.plane.address not in scene.listeners
+    assert not idle.stream.is_quiet(), "it is open still"
+    assert drained(scene) == {ServerDrained, UpstreamDrained}
+    for connection, _ in called:
+        connection.close()
+    idle.close()
+
+
+def test_question_of_a_call_that_runs_is_answered_in_a_drain(scene: Scene) -> None:
+    """P1, MCP-S-23: a drain acts on new requests, not on answers that a server waits for."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection, answer = scene.connection(), Answer()
+        body = request(call(1, "sse", "ask", "answer", "end"), session=session)
+        connection.send(body)
+        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        while not answer.messages:
+            scene.pass_time(1.0)
+        drain(scene)
+        scene.pass_time(5.0)
+        reply = {"jsonrpc": "2.0", "id": answer.message["id"], "result": {"action": "accept"}}
+        other = scene.connection()
+        accepted = other.ask(request(reply, session=session))
+        assert (accepted.status, accepted.keep_alive) == (202, False)
+        other.close()
+        while not answer.complete:
+            scene.pass_time(1.0)
+        connection.close()
+        return answer
+
+    assert "result" in scene.do(client).message
+    scene.rest()
+    assert drained(scene) == {ServerDrained, UpstreamDrained}
+
+
+def kill_listener(scene: Scene) -> None:
+    """Kill the actor; the connections that it has accepted are served by others."""
+    (task,) = [task for task in scene.live if task.owner == "actor HttpServer"]
+    task.kill()
+    scene.run(1.0)
+
+
+def test_listener_that_is_started_anew_in_a_drain_goes_on_with_it(
+    scene: Scene, called: list[tuple[VirtualConnection, Answer]]
+) -> None:
+    """P15: before it has heard of the drain, and after."""
+    scene.plane.wiring.draining = True
+    kill_listener(scene)
+    drain(scene)
+    kill_listener(scene)
+    assert scene.plane.server.starts == 3
+    assert scene.ask(request(initialize())).status == 503
+    scene.run(60.0)
+    assert drained(scene) == {ServerDrained, UpstreamDrained}
+    for connection, answer in called:
+        assert "result" in answer.message
+        connection.close()
+
+
 @pytest.mark.parametrize(
     ("body", "status"), [(call(1), 503), (initialize(), 503), (note("notifications/x"), 202)]
 )

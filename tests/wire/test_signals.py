@@ -40,15 +40,6 @@ def proxy(upstream: SocketUpstream) -> Iterator[ProxyProcess]:
         yield proxy
 
 
-def refuses(address: tuple[str, int]) -> bool:
-    """Whether nobody listens there any more."""
-    try:
-        socket.create_connection(address, PATIENCE_S).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_calls_that_run_are_answered_before_the_process_ends(
     proxy: ProxyProcess, upstream: SocketUpstream, number: Signals
@@ -66,7 +57,7 @@ def test_calls_that_run_are_answered_before_the_process_ends(
         streamed = events.head()
         assert events.more(streamed)
         proxy.signal(number)
-        eventually(lambda: refuses(proxy.address))
+        eventually(lambda: proxy.page("/ready") == 503)
         assert not waiting.complete
         upstream.resume()
         answer = plain.answer()
@@ -107,7 +98,7 @@ def test_many_calls_and_streams_are_ended_in_one_drain(
         for n in calls:
             upstream.wait_for(n)
         proxy.signal(SIGTERM)
-        eventually(lambda: refuses(proxy.address))
+        eventually(lambda: proxy.page("/ready") == 503)
         upstream.resume()
         for n, wire in zip(calls, callers):
             answer = wire.answer()
@@ -125,7 +116,7 @@ def test_many_calls_and_streams_are_ended_in_one_drain(
 def test_new_work_is_refused_while_running_calls_end(
     proxy: ProxyProcess, upstream: SocketUpstream
 ) -> None:
-    """P1: 503 where the request was on its way already, no connection to anyone else."""
+    """P1: 503 for what is new, wherever it comes; answers to a server's questions are taken."""
     session = proxy.session_id()
     late = request(call(2), session=session)
     opening = request(initialize())
@@ -139,7 +130,7 @@ def test_new_work_is_refused_while_running_calls_end(
         upstream.wait_for(1)
         proxy.signal(SIGTERM)
         assert idle.has_ended
-        eventually(lambda: refuses(proxy.address))
+        eventually(lambda: proxy.page("/ready") == 503)
         for wire, data in zip(wires, (late, opening, answers)):
             wire.send(data[-1:])
         statuses = []
@@ -180,7 +171,7 @@ def test_second_signal_ends_the_process_at_once(
         wire.send(request(call(1, "pause 1", "json"), session=session))
         upstream.wait_for(1)
         proxy.signal(SIGTERM)
-        eventually(lambda: refuses(proxy.address))
+        eventually(lambda: proxy.page("/ready") == 503)
         proxy.signal(number)
         assert proxy.wait() == 1
         assert wire.answer().status is None
@@ -347,7 +338,7 @@ def test_readiness_is_over_in_a_drain(proxy: ProxyProcess, upstream: SocketUpstr
         upstream.wait_for(1)
         asking.send(ready[:-1])
         proxy.signal(SIGTERM)
-        eventually(lambda: refuses(proxy.address))
+        eventually(lambda: proxy.page("/ready") == 503)
         asking.send(ready[-1:])
         assert asking.answer("GET").status == 503
         upstream.resume()
@@ -366,7 +357,7 @@ def test_notification_reaches_its_stream_to_the_last(
         running.send(request(call(1, "sse", "note", "pause 1", "answer", "end"), session=session))
         assert running.more(running.head())
         proxy.signal(SIGTERM)
-        eventually(lambda: refuses(proxy.address))
+        eventually(lambda: proxy.page("/ready") == 503)
         (own,) = upstream.server.sessions.values()
         assert own.standalone is not None
         own.standalone.put(note("notifications/tools/list_changed"))
