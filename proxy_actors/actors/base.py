@@ -315,8 +315,7 @@ class Actor(pykka.Actor):
     def _bury(self, mail: Mail) -> None:
         if mail.reply_to is not None:
             mail.reply_to.fail(ActorStoppedError(f"{self.name} stopped"))
-        # What it crashed over is not kept: the next incarnation might crash over it as well.
-        kept = mail is not self._unfinished and self.slot.keep(mail.message)
+        kept = self.slot.keep(mail.message, crashed=mail is self._unfinished)
         if kept or mail.message.__class__ in _LIFECYCLE:
             return
         self.undelivered += 1

@@ -353,9 +353,9 @@ class Channel(Actor):
             # A session with a channel of its own ends with the process.
             request_id=call.request_id if isinstance(self._policy, SharedPolicy) else None,
         )
+        self.start_child(stream)  # first: what it is listed in it leaves at its end
         self._streams.enter_stream(stream.slot, owner)
         self._call_streams[call.call_id] = stream.slot
-        self.start_child(stream)
         self._reply(call.call_id, m.CallStreaming(name))
 
     def _end_call(self, call_id: int) -> None:
@@ -379,9 +379,9 @@ class Channel(Actor):
         stream = EventStream(
             self.world, name, self._subscribers, session_key=session_key, streams=self._streams
         )
+        self.start_child(stream)
         self._streams.enter_stream(stream.slot, self._owner(session_key, principal))
         self._standalone = stream.slot
-        self.start_child(stream)
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))
 

@@ -72,16 +72,18 @@ class ConnectionTable:
 
     def close(self, connection_id: int) -> None:
         """Close and forget a connection. Idempotent."""
-        stream = self.streams.pop(connection_id, None)
+        stream = self.streams.get(connection_id)
         if stream is not None:
-            stream.close()
+            stream.close()  # first: one that is forgotten is closed by nobody
+            self.streams.pop(connection_id, None)
 
     def discard_lease(self, lease_id: int) -> None:
         """Close what a lease holds: for a return that found no pool to go to."""
-        self.kept.pop(lease_id, None)
-        row = self.leases.pop(lease_id, None)
+        row = self.leases.get(lease_id)
         if row is not None:
             self.close(row.connection_id)
+        self.kept.pop(lease_id, None)
+        self.leases.pop(lease_id, None)
 
     def discard_granted(self, waiter_id: int) -> None:
         """Close what a waiter was granted: for a cancel that found no pool to go to."""
@@ -93,6 +95,11 @@ class ConnectionTable:
         """Close what an exchange holds: for an end that found no pool to be told to."""
         for row in self.held_by(exchange_id):
             self.discard_lease(row.lease_id)
+
+    def forget_kept_in_vain(self) -> None:
+        """Forget what is kept of leases that were taken back: their holders find nothing."""
+        for lease_id in self.kept.keys() - self.leases.keys():
+            del self.kept[lease_id]
 
     def close_unless_leased(self, *connection_ids: int) -> None:
         """Close those of the connections that no lease holds."""
@@ -144,6 +151,7 @@ class ConnectionPool(Actor):
 
     def on_start(self) -> None:
         """Close what the last incarnation left idle, and count what is still out."""
+        self._table.forget_kept_in_vain()
         self._table.close_idle()
         inherited = tuple(self._table.leases.values())
         self._policy = PoolPolicy(self._limits, self.slot.starts, inherited)
@@ -242,8 +250,8 @@ class ConnectionPool(Actor):
             if not recall.overdue or until_s <= now_s
         ][: recall.leases_max]
         for lease_id in taken:
-            del kept[lease_id]
             self._closed(self._table.leases.get(lease_id))
+            del kept[lease_id]
         return [m.ReturnConnection(lease_id, reusable=not recall.overdue) for lease_id in taken]
 
     def _grant(self, grant: m.Grant) -> list[PoolMessage]:

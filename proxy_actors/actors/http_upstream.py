@@ -221,9 +221,9 @@ class HttpUpstream(Supervisor):
             reconnect=Reconnect(self._reconnect, self.world.random),
             request_id=message.request_id,
         )
+        self.start_child(stream)  # first: what it is listed in it leaves at its end
         self._policy.enter_call(stream.name, message.session_key, message.request_id)
         self._streams.enter_stream(stream.slot, owner)
-        self.start_child(stream)
         return stream.name
 
     def _reserve_standalone(self, message: m.ReserveStandalone) -> object:
@@ -251,8 +251,8 @@ class HttpUpstream(Supervisor):
             session_key=message.session_key, streams=self._streams,
             reconnect=Reconnect(self._reconnect, self.world.random), request_id=b"",
         )
-        self._streams.enter_stream(stream.slot, owner)
         self.start_child(stream)
+        self._streams.enter_stream(stream.slot, owner)
         self._apply(self._policy.enter_standalone(name, message.session_key))
         return name
 

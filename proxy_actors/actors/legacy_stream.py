@@ -76,6 +76,11 @@ class LegacyStream(Actor):
         self._cancel_timer()
         self._apply(self._policy.handle(CloseStream()))
 
+    def on_crash(self) -> None:
+        """The same, once more if it was being done."""
+        self._cancel_timer()
+        self._apply(self._policy.leave())
+
     def describe(self) -> dict[str, object]:
         """State for operators."""
         return {"requests": self._policy.requests, "session": bool(self._policy.session_key)}

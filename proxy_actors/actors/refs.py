@@ -147,13 +147,14 @@ class Slot:
     may bring back are told apart by it.
     """
 
-    __slots__ = ("_kept", "name", "ref", "starts")
+    __slots__ = ("_feared", "_kept", "name", "ref", "starts")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ref: Ref | None = None
         self.starts = 0
         self._kept: tuple[Message, ...] = ()
+        self._feared: Message | None = None
 
     def enter(self, ref: Ref) -> None:
         """Have an incarnation live here, and hear what was kept for it first."""
@@ -163,11 +164,19 @@ class Slot:
         for message in kept:
             ref.tell(message)
 
-    def keep(self, message: Message) -> bool:
-        """Keep mail for the next incarnation; False when it is not such mail."""
-        if message.outlives_crash:
-            self._kept += (message,)
-        return message.outlives_crash
+    def keep(self, message: Message, crashed: bool = False) -> bool:
+        """Keep mail for the next incarnation; False when it is not such mail.
+
+        Args:
+            crashed: whether an incarnation has crashed over it. Such mail is kept once, as the next
+                may crash over it as well.
+        """
+        if not message.outlives_crash or crashed and message is self._feared:
+            return False
+        if crashed:
+            self._feared = message
+        self._kept += (message,)
+        return True
 
     def tell(self, message: Message) -> bool:
         """Tell the present incarnation; False when there is none, or it did not accept."""

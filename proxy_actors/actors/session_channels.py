@@ -125,8 +125,8 @@ class SessionChannels(Actor):
 
     def _start_channel(self, name: str) -> None:
         channel = self._make(name)
+        self._listed.add(name)  # first: what is listed and not known to be is so for ever
         self._channels.enter(channel.slot)
-        self._listed.add(name)
         self.start_child(channel)
 
     def _tell_child(self, name: str, message: Any) -> None:  # Any: a child's vocabulary

@@ -289,8 +289,8 @@ class StdioShared(Actor):
             self._subscribers,
             self._failure,
         )
+        self._listed.add(name)  # first: what is listed and not known to be is so for ever
         self._processes.enter(process.slot)
-        self._listed.add(name)
         self.start_child(process)
 
     def _name_child(self, name: str) -> None:
@@ -324,10 +324,10 @@ class StdioShared(Actor):
             request_id=b"",
         )
         owner = StreamOwner(session_key, principal, self._upstream)
+        self.start_child(stream)  # first: what it is listed in it leaves at its end
         self._streams.enter_stream(stream.slot, owner)
         self._listed.add(name)
         self._session_streams[session_key] = stream.slot
-        self.start_child(stream)
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))
 

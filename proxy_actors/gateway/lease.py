@@ -79,10 +79,10 @@ class Lease:
         """Have the connection closed, whoever waits on it; for actors. No effect when released."""
         if self._released:
             return
-        self._released = True
         pool = self._pool
         if not pool.slot.tell(ReturnConnection(self.id, reusable=False)):
             pool.table.discard_lease(self.id)
+        self._released = True  # last: an actor that crashes here gives it back once more at its end
 
 
 class Keeper:

@@ -116,6 +116,7 @@ class EndSession(Message, frozen=True):
     """
 
     always_accepted: ClassVar[bool] = True
+    outlives_crash: ClassVar[bool] = True
     key: str
     reason: EndReason
 

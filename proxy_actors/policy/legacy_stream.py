@@ -123,8 +123,10 @@ class LegacyStreamPolicy:
         return self._end() if self._draining and not self._requests else []
 
     def _end(self) -> list[LegacyStreamEffect]:
-        if self._over:
-            return []
+        return [] if self._over else self.leave()
+
+    def leave(self) -> list[LegacyStreamEffect]:
+        """End, however far it has come with that before: a crash may have cut it short."""
         self._over = True
         effects: list[LegacyStreamEffect] = []
         if self._reader is not None:

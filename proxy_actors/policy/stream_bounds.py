@@ -52,7 +52,7 @@ class StreamBooks:
     def __init__(self, limits: StreamLimits, upstreams: Mapping[str, int] = {}) -> None:
         self._limits = limits
         self._upstreams = upstreams
-        self._rows: dict[str, tuple[StreamKind, StreamOwner]] = {}
+        self._rows: dict[str, tuple[StreamKind, StreamOwner] | None] = {}
         self._counts: Counter[tuple[StreamBound, Hashable]] = Counter()
         self.open: Counter[StreamKind] = Counter()
         """How many are open, by kind."""
@@ -76,24 +76,40 @@ class StreamBooks:
     def enter(self, stream: str, kind: StreamKind, owner: StreamOwner) -> None:
         """Open the row of a stream, whose name no other ever has."""
         assert stream not in self._rows
-        self._rows[stream] = kind, owner
-        self._count(kind, owner, 1)
+        self._write(stream, (kind, owner), kind, owner, 1)
 
     def leave(self, stream: str) -> StreamKind | None:
         """Close the row of a stream, and say what it was. Idempotent: then it is nothing."""
-        row = self._rows.pop(stream, None)
-        if row is None:
-            return None
-        self._count(*row, -1)
-        return row[0]
-
-    def _count(self, kind: StreamKind, owner: StreamOwner, more: int) -> None:
-        self.open[kind] += more
-        for key in (
-            (StreamBound.SESSION, owner.session_key),
-            (StreamBound.PRINCIPAL, owner.principal),
-            (StreamBound.UPSTREAM, owner.upstream),
-        ):
-            self._counts[key] += more
-            if not self._counts[key]:
+        row = self._rows.get(stream)
+        if row is not None:
+            self._write(stream, None, *row, -1)
+            for key in [key for key in _counted(row[1]) if not self._counts[key]]:
                 del self._counts[key]
+        self._rows.pop(stream, None)
+        return None if row is None else row[0]
+
+    def _write(
+        self,
+        stream: str,
+        row: tuple[StreamKind, StreamOwner] | None,
+        kind: StreamKind,
+        owner: StreamOwner,
+        more: int,
+    ) -> None:
+        """Write a row and all its counts in one step: whoever crashes has written all or nothing.
+
+        The books outlive who writes in them, and a stream that is counted in one place and not in
+        another would be so for ever.
+        """
+        rows, kinds, counts = self._rows, self.open, self._counts
+        a, b, c = _counted(owner)
+        last, of_a, of_b, of_c = kinds[kind] + more, *(counts[key] + more for key in (a, b, c))
+        rows[stream], kinds[kind], counts[a], counts[b], counts[c] = row, last, of_a, of_b, of_c
+
+
+def _counted(owner: StreamOwner) -> tuple[tuple[StreamBound, str], ...]:
+    return (
+        (StreamBound.SESSION, owner.session_key),
+        (StreamBound.PRINCIPAL, owner.principal),
+        (StreamBound.UPSTREAM, owner.upstream),
+    )

@@ -222,7 +222,22 @@ def test_news_between_two_incarnations_are_told_to_the_second() -> None:
     assert house.history == ["+b", "news to 2"]
 
 
-def test_news_that_a_worker_crashed_over_are_not_told_again() -> None:
+def test_news_that_a_worker_crashed_over_are_told_once_more() -> None:
+    """FLT-P15: the crash may have had nothing to do with them."""
+    house = House()
+    house.history.clear()
+
+    def crash_once(actor: Inmate) -> None:
+        actor.history.append(f"news to {actor.ref.incarnation}")
+        if actor.ref.incarnation == 1:
+            raise LookupError("planted")
+
+    assert house.slots["b"].tell(Kept(crash_once))
+    house.stage.run(1.0)
+    assert house.history == ["news to 1", "+b", "news to 2"]
+
+
+def test_news_that_two_workers_crashed_over_are_not_told_again() -> None:
     """Else they would end every incarnation, and with them the house."""
     house = House()
     house.history.clear()
@@ -234,7 +249,7 @@ def test_news_that_a_worker_crashed_over_are_not_told_again() -> None:
     assert house.slots["b"].tell(Kept(fail))
     assert house.slots["b"].tell(told("news"))
     house.stage.run(1.0)
-    assert house.history == ["crash", "+b", "news to 2"]
+    assert house.history == ["crash", "+b", "crash", "+b", "news to 3"]
 
 
 # A drain.
