@@ -2,6 +2,7 @@
 # make test   lint, then every test
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
+# make sweep  crash actors at every line that they come to, in the simulator
 # make bench  measure (see bench/); make bench-streams: event streams;
 #             make bench-endpoints: one of three servers fails;
 #             make bench-overload: twice as much is offered as can be served
@@ -27,7 +28,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim chaos soak bench bench-streams bench-endpoints bench-overload docs clean
+.PHONY: run test lint peers sim sweep chaos soak bench bench-streams bench-endpoints bench-overload docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -44,6 +45,16 @@ lint: $(VENV)/dev.stamp
 # are never skipped.
 peers:
 	@sh tests/peers/install.sh
+
+# The rare states and the planted defects are the matter of the campaigns of `make test`. One
+# scenario alone: make sim PYTEST_ARGS="-k test_whole".
+sim: $(VENV)/dev.stamp
+	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n $(JOBS) --dist load -o faulthandler_timeout=0 \
+	    -k under_every_seed tests/sim $(PYTEST_ARGS)
+
+sweep: $(VENV)/dev.stamp
+	SWEEP_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) --dist load -o faulthandler_timeout=0 \
+	    -k is_borne tests/sim/test_sweep.py $(PYTEST_ARGS)
 
 bench: $(VENV)/dev.stamp
 	sh bench/install.sh $(BIN)/python

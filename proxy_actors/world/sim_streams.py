@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from proxy_actors.world.sim_world import SimWorld
 
 PIPE_BYTES_MAX = 65_536
+# After so long a kernel gives up a connection whose peer acknowledges nothing.
+VANISHED_S_MAX = 60.0
 KILLED = 9
 TERMINATED = 15
 
@@ -31,7 +33,11 @@ class _End(Enum):
 
 
 class SimPipe:
-    """One direction of bytes."""
+    """One direction of bytes.
+
+    Attributes:
+        truncated: whether it has ended before all that was written had come.
+    """
 
     def __init__(self, world: SimWorld) -> None:
         self._world = world
@@ -41,6 +47,8 @@ class SimPipe:
         self._eof = False
         self._broken = False
         self._shut = False
+        self._vanished = False
+        self.truncated = False
         self._reader: SimWaiter | None = None
         self._writer: SimWaiter | None = None
         self._departure: Callable[[], None] | None = None
@@ -152,21 +160,44 @@ class SimPipe:
         if not self._underway or self._broken:
             return
         data = self._underway.pop(0)
-        if data is _End.CLEAN:
+        if self._vanished:
+            pass  # it reaches nobody
+        elif data is _End.CLEAN:
             self._eof = True
         elif data is _End.RESET:
             self._broken = True
             self._wake_writer()
-        elif self._world.draw(self._world.faults.reset, "connection_reset"):
-            for pipe in (self, self.other_way):
-                if pipe is not None:
-                    pipe.break_off()
+        elif self._has_fault(data):
             return
         else:
-            assert isinstance(data, bytes)
             self._underway_bytes -= len(data)
             self._arrived += data
         self._wake_reader()
+
+    def _has_fault(self, data: bytes) -> bool:
+        """Draw whether a connection, which a pipe of a process is not, has one with this piece."""
+        world, faults, other = self._world, self._world.faults, self.other_way
+        if world.draw(faults.reset, "connection_reset"):
+            self._break_both()
+        elif other is None:
+            return False
+        elif world.draw(faults.truncate, "connection_truncated"):
+            self.truncated = self._eof = self._shut = True
+            self._arrived += data[: world.chance.randrange(len(data))]
+            self._underway.clear()
+            self._wake_reader()
+            self._wake_writer()
+        elif world.draw(faults.vanish, "peer_vanished"):
+            self._vanished = other._vanished = True
+            world.at(world.now_s() + VANISHED_S_MAX, self._break_both)
+        else:
+            return False
+        return True
+
+    def _break_both(self) -> None:
+        for pipe in (self, self.other_way):
+            if pipe is not None:
+                pipe.break_off()
 
     def _wake_reader(self) -> None:
         if self._reader is not None:

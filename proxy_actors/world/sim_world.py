@@ -40,8 +40,10 @@ logger = logging.getLogger("proxy_actors.world")
 class Faults:
     """How often the virtual network and processes misbehave: chances from 0 to 1.
 
-    `fragment` is how often a read gets one byte of what is there, which is no fault. `heal` ends
-    all faults, for the liveness phase of a run.
+    `truncate` is how often a connection ends in good order in the midst of what was sent, and
+    `vanish` how often a peer is gone without a word: what is sent is lost, until the kernel gives
+    the connection up. `fragment` is how often a read gets one byte of what is there, which is no
+    fault. `heal` ends all faults, for the liveness phase of a run.
     """
 
     def __init__(
@@ -53,9 +55,13 @@ class Faults:
         latency_s_max: float = 0.01,
         spawn_fail: float = 0.0,
         fragment: float = 0.3,
+        truncate: float = 0.0,
+        vanish: float = 0.0,
     ) -> None:
         self.refuse = refuse
         self.reset = reset
+        self.truncate = truncate
+        self.vanish = vanish
         self.stall = stall
         self.stall_s_max = stall_s_max
         self.latency_s_max = latency_s_max
@@ -65,6 +71,7 @@ class Faults:
     def heal(self) -> None:
         """Misbehave no more."""
         self.refuse = self.reset = self.stall = self.spawn_fail = 0.0
+        self.truncate = self.vanish = 0.0
 
 
 class SimListener:

@@ -22,6 +22,7 @@ class LegacyClient:
 
     Args:
         connect: opens a connection, where that is not the world's usual way.
+        look_s: how often it looks whether something has come.
 
     Attributes:
         answer: what came on the stream so far; `complete` once it has ended as it should.
@@ -34,8 +35,10 @@ class LegacyClient:
         path: str = "/sse",
         fields: Fields | None = None,
         connect: Callable[[], VirtualConnection] | None = None,
+        look_s: float = LOOK_S,
     ) -> None:
         self.world = world
+        self._look_s = look_s
         self._connect = connect or (lambda: VirtualConnection(world))
         self.answer = Answer()
         self.gone = False
@@ -99,7 +102,7 @@ class LegacyClient:
         deadline_s = self.world.now_s() + PATIENCE_S
         while not condition():
             assert self.world.now_s() < deadline_s, (self.answer, "and nothing more")
-            self.world.pass_time(LOOK_S)
+            self.world.pass_time(self._look_s)
 
     def close(self) -> None:
         """Leave."""

@@ -48,7 +48,7 @@ from tests.sim.plane_oracle import Known, Line, Oracle
 from tests.sim.virtual import PROXY, UPSTREAM, URL, start_server
 
 CLIENTS = 3
-SEEDS = 220
+SEEDS = 130
 # A call may take its time; the server may wait for an answer, or notice late that a stream is over.
 QUIET_S = CALL_S_MAX + ANSWER_WAIT_S + 40.0
 # Greenlets of the data plane; of connections, those that serve a client.

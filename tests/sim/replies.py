@@ -1,7 +1,8 @@
 """The rule that an ask has one answer, watched over.
 
 An actor answers an ask once; only the crash of a turn may come on top, for an asker that has its
-answer already. Whatever happens, the first answer is the one that the asker gets (PYK-P10).
+answer already. Whatever happens, the first answer is the one that the asker gets (PYK-P10). Nobody
+is left waiting for an actor that has ended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from proxy_actors.actors.refs import Reply
-from proxy_actors.errors import ActorStoppedError
+from proxy_actors.errors import ActorStoppedError, DeadlineError
 from proxy_actors.world.base import World
 from proxy_actors.world.sim_world import SimWorld
 
@@ -34,6 +35,10 @@ def watched_replies() -> Iterator[None]:
         except ActorStoppedError as error:
             if reply.first_answer is not error:
                 note(reply, f"{reply.first_answer}, but the asker got {error!r}")
+            raise
+        except DeadlineError:
+            if reply._actor.actor_stopped.is_set():
+                note(reply, "nothing before it ended")
             raise
         if answer is not reply.first_answer:
             note(reply, f"{reply.first_answer}, but the asker got {answer}")

@@ -383,4 +383,4 @@ RARE = frozenset({
     "upstream-timeout_unknown",
 })
 
-SSE = Scenario("sse", lambda world: Scene(world).run(), RARE, 72, MUTANTS)
+SSE = Scenario("sse", lambda world: Scene(world).run(), RARE, 48, MUTANTS)

@@ -25,6 +25,7 @@ from proxy_actors.messages.lifecycle import StopReason
 from proxy_actors.messages.stdio import FrameTooLong
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode
+from proxy_actors.policy import liveness
 from proxy_actors.policy.backoff import BackoffLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_calls import CANCELLED_S_MAX
@@ -46,7 +47,7 @@ from tests.sim.virtual_child import Servers
 from tests.stdio_plane import StdioPlane
 
 COMMAND = ChildCommand(argv=("server",), env={})
-SEEDS = 220
+SEEDS = 110
 CLIENTS = 3
 POOL_CHILDREN = 2
 BACKOFF = BackoffLimits(base_s=0.1, cap_s=3.0)
@@ -58,12 +59,17 @@ GRAIN_S = 0.1
 
 @contextmanager
 def narrow() -> Iterator[None]:
-    """Have boxes and buffers so small that servers and clients can fill them."""
+    """Have boxes and buffers so small that servers and clients can fill them.
+
+    And little patience with servers that hang, as calls have little time then.
+    """
     bounds = (
         (EventStream, "mail_max", 16),
         (StdioProcess, "mail_max", 40),
         (child_pipes, "FRAME_BYTES_MAX", 20_000),
         (child_pipes, "UNWRITTEN_BYTES_MAX", 40_000),
+        (liveness, "QUIET_S", 10.0),
+        (liveness, "PING_S", 5.0),
     )
     with ExitStack() as stack:
         for owner, name, bound in bounds:
@@ -355,6 +361,7 @@ RARE_EVERYWHERE = frozenset({
     "StdioProcess_crashed",
     "StdioProcess_was_killed",
     "StreamCall",
+    "WakeLiveness",
     "WakeRespawn",
     "WakeSweep",
     "WriteFrame",

@@ -26,7 +26,7 @@ from tests.sim.stream_clients import StreamClient
 from tests.sim.stream_mutants import MUTANTS
 from tests.sim.virtual import start_server
 
-SEEDS = 80
+SEEDS = 60
 # Some proxies end connections early; longer than the calls that a drain finds.
 SHORT_S = 12.0
 

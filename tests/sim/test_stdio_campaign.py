@@ -31,8 +31,6 @@ def test_campaigns_reach_every_effect_behind_stdio() -> None:
     effects = {effect.__name__ for union in unions for effect in union.__args__}
     # Its session has to end between the look-up and the message; the policy's search has that.
     effects.remove("RefuseSessionStream")
-    # A server has to be silent for long while its calls expire; tests/gateway has that.
-    effects.remove("WakeLiveness")
     assert effects <= frozenset().union(*(scenario.rare for scenario in STDIO))
 
 
