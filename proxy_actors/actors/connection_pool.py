@@ -224,11 +224,12 @@ class ConnectionPool(Actor):
     def _perform(self, effect: m.Refuse | m.Open | m.Close | m.Wake | m.Drained) -> None:
         match effect:
             case m.Refuse(waiter_id, reason, after_s):
-                reply = self._forget(waiter_id)
+                reply = self._asks.get(waiter_id)
                 if reply is not None:
                     text, upstream = _TEXTS[reason], self._upstream
                     error = FailedError(reason, text, upstream=upstream, retry_after_s=after_s)
                     reply.fail(error)
+                self._forget(waiter_id)  # last: who crashes answers those that it has not forgotten
             case m.Open(connection_id):
                 self.world.spawn("connect", lambda: self._open(connection_id))
             case m.Close(connection_id):
@@ -266,7 +267,6 @@ class ConnectionPool(Actor):
         if not grant.fresh and not stream.is_quiet():
             return [m.GrantFailed(grant.lease_id)]
         checkout = self._checkouts[grant.waiter_id]
-        self._forget(grant.waiter_id)
         self._table.leases[grant.lease_id] = InheritedLease(
             grant.lease_id,
             grant.connection_id,
@@ -276,6 +276,7 @@ class ConnectionPool(Actor):
             checkout.owner,
         )
         reply.set(m.ConnectionGranted(grant.lease_id, grant.connection_id, grant.fresh))
+        self._forget(grant.waiter_id)
         return []
 
     def _open(self, connection_id: int) -> None:

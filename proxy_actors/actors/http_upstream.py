@@ -336,7 +336,7 @@ class HttpUpstream(Supervisor):
         self.world.spawn("renewal", renew)
 
     def _answer_renewal(self, answer: m.AnswerRenewal) -> None:
-        reply = self._asks.pop(answer.ask_id)
+        reply = self._asks[answer.ask_id]
         if answer.session is not None:
             reply.set(answer.session)
         else:
@@ -345,6 +345,7 @@ class HttpUpstream(Supervisor):
                 answer.reason, answer.text, upstream=self._upstream,
                 retryable=False if lost else None,
             ))
+        del self._asks[answer.ask_id]
 
     def _probe(self) -> None:
         """Try to connect, in a greenlet of its own."""

@@ -173,7 +173,8 @@ class SessionRegistry(Actor):
     def _perform(self, effect: SessionEffect) -> None:
         match effect:
             case m.Accept(ask_id, front_id, session):
-                self._accept(self._asks.pop(ask_id), front_id, session)
+                self._accept(self._asks[ask_id], front_id, session)
+                del self._asks[ask_id]
             case m.Refuse(ask_id, refusal):
                 self._asks.pop(ask_id).fail(_refused(refusal))
             case m.Confirm(ask_id, existed):

@@ -40,7 +40,7 @@ BORROWERS = 6
 EXCHANGES_EACH = 3
 GRAIN_S = 0.06
 OWNERS = (m.Owner("one", "a"), m.Owner("one", "b"), m.Owner("two", "c"))
-SEEDS = 300
+SEEDS = 600
 
 
 class PlantedError(Exception):

@@ -37,7 +37,7 @@ def watched_replies() -> Iterator[None]:
                 note(reply, f"{reply.first_answer}, but the asker got {error!r}")
             raise
         except DeadlineError:
-            if reply._actor.actor_stopped.is_set():
+            if reply._actor.actor_stopped.is_set() and not hasattr(reply, "first_answer"):
                 note(reply, "nothing before it ended")
             raise
         if answer is not reply.first_answer:

@@ -21,7 +21,6 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_channels import SessionChannels
 from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.actors.upstream_group import UpstreamGroup
-from proxy_actors.actors.upstream_guard import UpstreamGuard
 from proxy_actors.gateway.lease import Lease
 from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.stream_bounds import StreamBooks
@@ -32,8 +31,8 @@ from tests.sim.sweep_scenario import SEEDS, broken_by, find_points
 STRIDE = int(os.environ.get("SWEEP_STRIDE", 24))
 # So that no test comes near the bound on the time of a test.
 PARTS = range(8)
-# Kinds that others are made of, and those of upstreams with several endpoints.
-NOT_MET = frozenset({Channel, Supervisor, UpstreamGroup, UpstreamGuard})
+# Kinds that others are made of, and the parent of several endpoints.
+NOT_MET = frozenset({Channel, Supervisor, UpstreamGroup})
 
 HALVES = (
     Defect("news that an actor crashed over are lost", Slot, "keep",

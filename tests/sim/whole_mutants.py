@@ -7,7 +7,6 @@ by a crash within a turn by the sweep.
 from __future__ import annotations
 
 from proxy_actors.actors.base import Actor
-from proxy_actors.actors.connection_pool import ConnectionPool
 from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.supervisor import Supervisor
@@ -21,8 +20,6 @@ from tests.defects import Defect
 MUTANTS = (
     Defect("who asks an actor that crashes is not answered", Actor, "_turn",
            "reply.fail(ActorStoppedError(f\"{self.name} crashed\"))", "pass"),
-    Defect("who waits for an answer of a pool that crashes is not answered", ConnectionPool,
-           "on_crash", "self._fail_askers()", "pass"),
     Defect("mail that was not handled is lost with its actor", Actor, "_bury",
            "self._guard(lambda: self.on_undelivered(mail.message))", "pass"),
     Defect("children outlive their parent", Actor, "_end", "self._stop_children()", "pass"),
