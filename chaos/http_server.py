@@ -1,8 +1,12 @@
 """A real process that serves MCP over HTTP and does with each call what the call says.
 
-`python -m chaos.http_server PORT JOURNAL [ids]`: the scripted server of the tests on real sockets.
-It writes a line into the journal for each execution of a call with an argument `n`, which outlives
-a kill. With `ids` clients can come back to its streams. It ends with its standard input.
+`python -m chaos.http_server PORT JOURNAL [WORD ...]`: the scripted server of the tests on real
+sockets. It writes a line into the journal for each execution of a call with an argument `n`, which
+outlives a kill. It ends with its standard input. Words:
+
+    ids        clients can come back to its streams
+    stateless  it gives its sessions no id
+    STEP       is what it does with calls that do not say it, one step after another
 """
 
 from __future__ import annotations
@@ -36,9 +40,15 @@ class Journal(Counter[object]):
 class JournalledUpstream(SocketUpstream):
     """Such a server, which forgets what it need not know."""
 
-    def __init__(self, port: int, journal: Path, resumption: Resumption | None) -> None:
+    def __init__(self, port: int, journal: Path, words: list[str]) -> None:
         listening = socket.create_server(("127.0.0.1", port), backlog=512)
-        super().__init__(listening=listening, slow=True, resumption=resumption)
+        super().__init__(
+            "stateless" not in words,
+            listening=listening,
+            slow=True,
+            resumption=Resumption(retry_ms=50) if "ids" in words else None,
+        )
+        self.server.usual = [x for x in words if x not in ("ids", "stateless")] or None
         seen: Any = deque(maxlen=KEPT)  # Any: a list elsewhere
         self.server.seen = seen
         self.server.executions = Journal(journal)
@@ -48,8 +58,7 @@ class JournalledUpstream(SocketUpstream):
 def main() -> None:
     """Serve until the end of input."""
     port, journal, *words = sys.argv[1:]
-    resumption = Resumption(retry_ms=50) if "ids" in words else None
-    with JournalledUpstream(int(port), Path(journal), resumption):
+    with JournalledUpstream(int(port), Path(journal), words):
         sys.stdout.write(READY)
         sys.stdout.flush()
         sys.stdin.buffer.read()

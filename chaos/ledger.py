@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ class Ledger:
         rows = self.of(upstream)
         return Counter(row.ended for row in rows)
 
-    def faults(self, journal: Path | None, deadline_s: float) -> list[str]:
+    def faults(self, journals: Sequence[Path], deadline_s: float) -> list[str]:
         """Everything that must not be, for a reader."""
         told = [f"{row.n}: {row.wrong}" for row in self.calls.values() if row.wrong]
         told += [f"{row.n}: no outcome" for row in self.calls.values() if row.outcome is None]
@@ -187,8 +187,9 @@ class Ledger:
             for row in self.calls.values()
             if row.took_s > deadline_s + 1.0
         ]
-        if journal is not None and journal.exists():
-            told += self._executions(Counter(journal.read_text().split()))
+        written = [journal.read_text() for journal in journals if journal.exists()]
+        if written:
+            told += self._executions(Counter("".join(written).split()))
         return told
 
     def _executions(self, executed: Counter[str]) -> Iterable[str]:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from chaos.footing import cpu_s
+from chaos.footing import cpu_s, rss_bytes
 from chaos.ledger import ANSWERED, CUT
 from chaos.name_server import SILENT, NameServer
 from chaos.relay import RESET
@@ -31,7 +31,6 @@ from tests.wire.http_client import Wire
 
 NOT_RUN = {
     "P4": "hot restart is not built",
-    "P11": "watermarks of memory are being built",
     "P16": "no client can fill a mailbox from outside: tests/actors and the simulator do",
     "P20": "the door for operators is not built",
     "P21": "interceptors are not built",
@@ -41,6 +40,7 @@ NOT_RUN = {
 HEALTH = request(None, "GET", path="/health")
 LATE = {"upstream-timeout", "deadline"}
 LISTENERS = 200
+MEGABYTE = 1 << 20
 
 
 def listeners(stage: Stage, path: str, count: int) -> list[Wire]:
@@ -94,7 +94,7 @@ def second_signal(stage: Stage) -> None:
     stage.unwatch()
     pids = stage.proxy.descendants()
     stage.proxy.signal(signal.SIGTERM)
-    stage.until(lambda: "draining" in stage.proxy.log(), 2.0, "it drains")
+    stage.until(lambda: " draining seconds_max" in stage.proxy.log(), 2.0, "it drains")
     began_s = time.monotonic()
     stage.proxy.signal(signal.SIGTERM)
     status = stage.proxy.wait()
@@ -359,37 +359,85 @@ def suspended(stage: Stage) -> None:
     stage.require(relay.accepted - before <= 10, "it reconnects in a herd")
 
 
-@plays("P12", "a cgroup gives the proxy a tenth of a core for 4 s, under load")
-def starved(stage: Stage) -> None:
-    """Health is answered, and deadlines hold."""
-    group = Path("/sys/fs/cgroup/cpu") / f"chaos-{os.getpid()}"
+@contextmanager
+def cgroup(controller: str) -> Iterator[Path]:
+    """A control group of its own; whoever is left in it at the end leaves."""
+    root = Path("/sys/fs/cgroup") / controller
+    group = root / f"chaos-{os.getpid()}"
     try:
         group.mkdir()
     except OSError:
-        raise NotHere("no cgroup of cpu that may be made") from None
-    stage.isolated = stage.controlled = False
+        raise NotHere(f"no control group of {controller} can be made") from None
     try:
-        stage.serve(http_upstream(stage.http_server().url))
-        session = stage.session()
-        load = stage.load(clients=6, pause_s=0.0)
-        (group / "cpu.cfs_period_us").write_text("100000")
-        (group / "cpu.cfs_quota_us").write_text("10000")
-        (group / "cgroup.procs").write_text(str(stage.proxy.pid))
-        worst = 0.0
-        for _ in range(20):
-            began_s = time.monotonic()
-            stage.require(stage.proxy.page("/health") == 200, "health was not answered")
-            worst = max(worst, time.monotonic() - began_s)
-            time.sleep(0.2)
-        stage.within(2.0, worst, "health at the worst")
-        (group.parent / "cgroup.procs").write_text(str(stage.proxy.pid))
-        stage.recovered(2.0, session)
-        load.stop()
-        stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
+        if not (group / "cgroup.procs").exists():
+            raise NotHere(f"{controller} is no hierarchy of control groups")
+        yield group
     finally:
         for pid in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(pid)
+            (root / "cgroup.procs").write_text(pid)
         group.rmdir()
+
+
+@plays("P11", "a cgroup of 200 MB, and 25 bodies of 4 MB that are never finished")
+def memory_pressure(stage: Stage) -> None:
+    """From half of it on new connections are refused, and open ones served; then it recovers."""
+    group = stage.enter(cgroup("memory"))
+    (group / "memory.limit_in_bytes").write_text(str(200 * MEGABYTE))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        stage.serve(http_upstream(stage.http_server().url), top="[overload]\nmemory-percent = 50\n")
+    finally:
+        (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+    session = stage.session()
+    with Wire(stage.proxy.address) as first:
+        stage.require(first.ask(HEALTH, "GET").status == 200, "not served before")
+        body = b"[" + b" " * (4 * MEGABYTE - 10)
+        fields = {"Content-Length": str(4 * MEGABYTE)}
+        wires = []
+        for _ in range(25):
+            wires.append(Wire(stage.proxy.address))
+            wires[-1].send_what_is_taken(request(None, path="/mcp/victim", fields=fields) + body)
+
+        def refused() -> bool:
+            with Wire(stage.proxy.address) as other:
+                other.socket.settimeout(1.0)
+                try:
+                    return other.ask(HEALTH, "GET").status == 503
+                except ConnectionError:
+                    return True
+
+        took_s = stage.until(refused, 5.0, "new connections are refused")
+        stage.figures["refused after ms"] = round(took_s * 1e3)
+        stage.figures["rss MB"] = rss_bytes(stage.proxy.pid) // MEGABYTE
+        stage.require(first.ask(HEALTH, "GET").status == 200, "who was there is not served")
+        for wire in wires:
+            wire.close()
+    stage.until(lambda: not refused(), 8.0, "new connections are served again")
+    stage.recovered(1.0, session)
+
+
+@plays("P12", "a cgroup gives the proxy a tenth of a core for 4 s, under load")
+def starved(stage: Stage) -> None:
+    """Health is answered, and deadlines hold."""
+    group = stage.enter(cgroup("cpu"))
+    stage.isolated = stage.controlled = False
+    stage.serve(http_upstream(stage.http_server().url))
+    session = stage.session()
+    load = stage.load(clients=6, pause_s=0.0)
+    (group / "cpu.cfs_period_us").write_text("100000")
+    (group / "cpu.cfs_quota_us").write_text("10000")
+    (group / "cgroup.procs").write_text(str(stage.proxy.pid))
+    worst = 0.0
+    for _ in range(20):
+        began_s = time.monotonic()
+        stage.require(stage.proxy.page("/health") == 200, "health was not answered")
+        worst = max(worst, time.monotonic() - began_s)
+        time.sleep(0.2)
+    stage.within(2.0, worst, "health at the worst")
+    (group.parent / "cgroup.procs").write_text(str(stage.proxy.pid))
+    stage.recovered(2.0, session)
+    load.stop()
+    stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
 
 
 @plays("P13", "statsd: nobody listens, a name that nobody knows, a resolver that is silent")

@@ -111,7 +111,9 @@ class Relay:
         self._listening.close()
 
     def accept(self) -> None:
-        """Listen again, where it was."""
+        """Listen again, where it was. Idempotent."""
+        if self._acceptor.is_alive():
+            return
         self._listening = socket.create_server(self._address)
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()

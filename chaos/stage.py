@@ -91,6 +91,7 @@ class Stage:
         self.chance = random.Random(f"{name} {seed}")
         self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         self.journal = self.directory / "journal"
+        self._journals = [self.journal]
         self.ledger = Ledger()
         self.figures: dict[str, object] = {}
         self.deadline_s = 5.0
@@ -123,9 +124,19 @@ class Stage:
         assert self._proxy is not None
         return self._proxy
 
-    def http_server(self, *words: str) -> HttpServer:
-        """Start a server over HTTP that journals."""
-        return self._stack.enter_context(HttpServer(self.journal, *words))
+    def http_server(self, *words: str, apart: bool = False) -> HttpServer:
+        """Start a server over HTTP; `apart` gives it a journal of its own."""
+        if apart:
+            self._journals.append(self.directory / f"journal-{len(self._journals)}")
+        journal = self._journals[-1] if apart else self.journal
+        return self._stack.enter_context(HttpServer(journal, *words))
+
+    def executed(self) -> list[int]:
+        """How many calls each server with a journal of its own has executed."""
+        return [
+            len(journal.read_text().split()) if journal.exists() else 0
+            for journal in self._journals[1:]
+        ]
 
     def enter(self, part: AbstractContextManager[T]) -> T:
         """Have something end with the stage."""
@@ -331,7 +342,7 @@ class Stage:
         """End all load and sessions, quiesce and compare; return what is wrong."""
         self.leave()
         self.proxy.errors |= {name for name in self.perhaps if f" {name} " in self.proxy.log()}
-        told = self.ledger.faults(self.journal, self.deadline_s + self.suspended_s)
+        told = self.ledger.faults(self._journals, self.deadline_s + self.suspended_s)
         if SECRET in self.proxy.log():
             told.append("O5: the log tells a secret")
         watch = self._watch

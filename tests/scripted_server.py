@@ -112,6 +112,7 @@ class ScriptedServer(LinkServer):
         pinged: what is done with a ping; a result is given by default.
         health: the status of GET /health.
         capabilities: what it says of itself.
+        usual: the steps of a call that says none, where it has an `n`; None answers it.
         slow_s: how long a standalone stream takes to open.
         resumed: how often somebody has come back to a stream, by its name.
         stream_of: the name of the stream that answers request `n`.
@@ -140,6 +141,7 @@ class ScriptedServer(LinkServer):
         self.pinged: list[str] | None = None
         self.health = 200
         self.capabilities: Any = {"tools": {}}
+        self.usual: list[str] | None = None
         self.slow_s = 0.0
         self.resumed: Counter[str] = Counter()
         self.stream_of: dict[object, str] = {}
@@ -288,6 +290,8 @@ class _Exchange:
             server.executions[self.n] += 1
         if self.steps is None and isinstance(message, dict) and message.get("method") == "ping":
             self.steps = server.pinged
+        if self.steps is None and isinstance(message, dict) and self.n is not None:
+            self.steps = server.usual
         if self.steps is None:
             self.steps = ["json"] if self.id is not None and "method" in message else ["202"]
 

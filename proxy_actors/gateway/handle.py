@@ -115,7 +115,9 @@ class ClientConnection:
         self._client.keeper.close()
         self._client.holder.close()
         self._stream.close()
-        self._on_end()
+        on_end = self._on_end
+        del self._on_end  # it knows this connection, whose buffers would wait for the collector
+        on_end()
 
     def close(self) -> None:
         """End the connection in whatever it is doing."""

@@ -69,7 +69,7 @@ def journal(tmp_path: Path) -> Path:
 
 def told(ledger: Ledger, journal: Path, *executed: str) -> str:
     journal.write_text("".join(f"{n}\n" for n in executed))
-    return " ".join(ledger.faults(journal, 5.0))
+    return " ".join(ledger.faults([journal], 5.0))
 
 
 def test_call_that_is_as_it_should_be_is_no_fault(

@@ -6,11 +6,13 @@ for; what the bounds of production do over time is shown in `tests/gateway`, in 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import select
 import socket
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +27,10 @@ from tests.wire.waiting import eventually
 
 SOON_S = 0.1
 HEALTH = request(None, "GET", path="/health")
+BEGUN = request(None, fields={"Content-Length": "100000"}) + b"x" * 50_000
+CALLS = request(call(1), session="SESSION") + request(
+    call(2, "sse", "note", "answer", "end"), session="SESSION"
+)
 
 
 @pytest.fixture
@@ -209,6 +215,26 @@ def test_flood_of_connections_leaves_nothing_behind(upstream: SocketUpstream) ->
         plane.rest()
         eventually(lambda: served_anew(plane))  # the kernel may have had some of them still
         eventually(lambda: not plane.plane.table.leases)
+
+
+@pytest.mark.parametrize("sent", [b"", HEALTH, BEGUN, CALLS], ids=["idle", "one", "half", "calls"])
+def test_connection_that_has_ended_is_freed_at_once(upstream: SocketUpstream, sent: bytes) -> None:
+    """P11: with what it has buffered, and not when the collector of cycles comes by."""
+    with PlaneThread(upstream.url) as plane:
+        session = plane.session()
+        clients = plane.plane.wiring.clients
+        gc.disable()
+        try:
+            with plane.wire() as wire:
+                wire.send(sent.replace(b"SESSION", session.encode()))
+                connection = weakref.ref(eventually(lambda: next(iter(clients._connections), None)))
+                if sent == HEALTH:
+                    assert wire.answer("GET").status == 200
+                elif sent == CALLS:
+                    assert wire.answer().status == wire.answer().status == 200
+            eventually(lambda: connection() is None)
+        finally:
+            gc.enable()
 
 
 def served_anew(plane: PlaneThread) -> bool:
