@@ -153,6 +153,10 @@ POOL_STREAMING = _gauge(
 POOL_WAITING = _gauge(
     "upstream.{upstream}.pool.waiting", "requests", "Waiting for a connection."
 )
+POOL_LIMIT = _gauge(
+    "upstream.{upstream}.pool.limit", "calls",
+    "How many may be underway at once, where that is found out; else 0.",
+)  # fmt: skip
 POOL_SHED = _counter(
     "upstream.{upstream}.pool.shed", "requests",
     "Refused at once, because too many wait for a connection to be served in time.",

@@ -253,7 +253,8 @@ class ConnectionPool(Actor):
         for lease_id in taken:
             self._closed(self._table.leases.get(lease_id))
             del kept[lease_id]
-        return [m.ReturnConnection(lease_id, reusable=not recall.overdue) for lease_id in taken]
+        reusable = not recall.overdue
+        return [m.ReturnConnection(lease_id, reusable, kept=True) for lease_id in taken]
 
     def _grant(self, grant: m.Grant) -> list[PoolMessage]:
         """Hand a connection over; what is returned says that it was not."""

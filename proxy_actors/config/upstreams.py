@@ -70,6 +70,13 @@ class Pool(Section, frozen=True, kw_only=True):
     lifetime_max_s: Annotated[
         Seconds, doc("A connection older than this is closed when next idle.")
     ] = 3600.0
+    adaptive_min: Annotated[
+        int, Meta(ge=0, le=10_000),
+        doc(
+            "How many calls may be underway is found out from how long they take: between this "
+            "and connections-max. 0: always connections-max."
+        ),
+    ] = 0
 
 
 class Reconnect(Section, frozen=True, kw_only=True):

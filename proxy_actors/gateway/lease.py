@@ -36,7 +36,7 @@ KEPT_S_MAX = 3.0
 class Lease:
     """The right to read and write one connection, for one exchange."""
 
-    __slots__ = ("_keeper", "_pool", "_released", "fresh", "id", "stream")
+    __slots__ = ("_keeper", "_kept", "_pool", "_released", "fresh", "id", "stream")
 
     def __init__(
         self,
@@ -45,10 +45,12 @@ class Lease:
         stream: ByteStream,
         keeper: Keeper | None,
         fresh: bool = False,
+        kept: bool = False,
     ) -> None:
         self._pool = pool
         self.id = lease_id
         self._keeper = keeper
+        self._kept = kept
         self._released = False
         self.stream = stream
         self.fresh = fresh
@@ -73,7 +75,7 @@ class Lease:
         if reusable and self._keeper is not None and not pool.table.wanted:
             self._keeper.keep(pool, self, idle_s_max)
         else:
-            pool.give_back(self.id, reusable, idle_s_max)
+            pool.give_back(self.id, reusable, idle_s_max, self._kept)
 
     def discard(self) -> None:
         """Have the connection closed, whoever waits on it; for actors. No effect when released."""
@@ -126,10 +128,10 @@ class Keeper:
             self._give_back(pool, lease)
             return None
         if not lease.stream.looks_quiet:  # the loop has watched it ever since it was kept
-            pool.give_back(lease.id, False, None)
+            pool.give_back(lease.id, False, None, kept=True)
             return None
         # Not the same object: whoever still holds that one must not end this exchange's lease.
-        return Lease(pool, lease.id, lease.stream, self)
+        return Lease(pool, lease.id, lease.stream, self, kept=True)
 
     def close(self) -> None:
         """Give back what is kept. Idempotent."""
@@ -142,7 +144,7 @@ class Keeper:
     def _give_back(self, pool: Pool, lease: Lease) -> None:
         """To the pool a connection is idle from now on: one that has been for long misleads it."""
         idle_s = self._now_s() - self._since_s
-        pool.give_back(lease.id, idle_s <= IDLE_S_MAX, None)
+        pool.give_back(lease.id, idle_s <= IDLE_S_MAX, None, kept=True)
 
 
 class Pool:
@@ -203,9 +205,11 @@ class Pool:
             raise self._restarted()
         return Lease(self, grant.lease_id, stream, keeper, grant.fresh)
 
-    def give_back(self, lease_id: int, reusable: bool, idle_s_max: float | None) -> None:
+    def give_back(
+        self, lease_id: int, reusable: bool, idle_s_max: float | None, kept: bool = False
+    ) -> None:
         """Return a lease to the pool, or close its connection when there is no pool to go to."""
-        if not self.slot.deliver(ReturnConnection(lease_id, reusable, idle_s_max)):
+        if not self.slot.deliver(ReturnConnection(lease_id, reusable, idle_s_max, kept)):
             self.table.discard_lease(lease_id)
 
     def _restarted(self) -> FailedError:

@@ -69,13 +69,15 @@ class ReturnConnection(Message, frozen=True):
     """Lease to pool: the exchange is over.
 
     `reusable` is true when the connection stands between two messages. `idle_s_max` is how long
-    the peer said that it keeps an idle connection, if it said so.
+    the peer said that it keeps an idle connection, if it said so. `kept` says that the lease was
+    kept for more than one exchange, so that its age is not what one has taken.
     """
 
     always_accepted: ClassVar[bool] = True
     lease_id: int
     reusable: bool
     idle_s_max: float | None = None
+    kept: bool = False
 
 
 class ConnectionBecameStream(Message, frozen=True):

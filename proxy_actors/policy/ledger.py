@@ -44,9 +44,9 @@ class Connection:
 
 
 class Lease:
-    """Who holds a connection, and against which budget it counts."""
+    """Who holds a connection since when, and against which budget it counts."""
 
-    __slots__ = ("checkout", "connection", "id", "inherited", "purpose")
+    __slots__ = ("checkout", "connection", "granted_s", "id", "inherited", "purpose")
 
     def __init__(self, lease_id: int, connection: Connection, checkout: CheckoutConnection) -> None:
         self.id = lease_id
@@ -54,6 +54,7 @@ class Lease:
         self.checkout = checkout
         self.purpose = checkout.purpose
         self.inherited = False
+        self.granted_s = 0.0
 
 
 class Ledger:

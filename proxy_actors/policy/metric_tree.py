@@ -35,6 +35,7 @@ _GAUGES: dict[str, dict[str, Metric]] = {
         "leased": metrics.POOL_LEASED,
         "streaming": metrics.POOL_STREAMING,
         "waiting": metrics.POOL_WAITING,
+        "limit": metrics.POOL_LIMIT,
     },
     "SessionRegistry": {
         "creating": metrics.SESSIONS_CREATING,

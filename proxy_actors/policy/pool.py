@@ -8,11 +8,11 @@ holds after every message. A lease has one closer: its return, its cancel, or th
 exchange, whichever comes first; the others then find no row. It never connects, closes or waits:
 it says what to do as effects. `actors/connection_pool.py` is its shell.
 
-Budgets. Calls draw from `connections_max`. Responses, notifications and DELETEs draw from
-`reserve` on top, and from what calls leave. Event streams draw from `streams_max` alone: a
-standalone stream from its checkout on, a call's answer from the moment that its head says
-text/event-stream. So neither open streams nor calls that wait for an answer of their own client
-can keep that answer from passing.
+Budgets. Calls draw from `connections_max`, or what `policy/adaptive_limit.py` leaves of it.
+Responses, notifications and DELETEs draw from `reserve` on top, and from what calls leave. Event
+streams draw from `streams_max` alone: a standalone one from its checkout on, a call's answer once
+its head says text/event-stream. So neither open streams nor calls that wait for an answer of their
+own client can keep that answer from passing.
 
 Shares. Of each budget who holds least is served first (`policy/fair_queue.py`). Who has most in a
 full queue, or would wait past its time, is refused at once (`policy/pool_admission.py`).
@@ -35,6 +35,7 @@ import msgspec
 from proxy_actors.errors import Reason
 from proxy_actors.messages import pool as m
 from proxy_actors.messages.pool import PoolEffect, PoolMessage, Purpose
+from proxy_actors.policy.adaptive_limit import AdaptiveLimit
 from proxy_actors.policy.ledger import Connection, InheritedLease, Lease, Ledger
 from proxy_actors.policy.pool_admission import Admission
 from proxy_actors.policy.pool_limits import PoolGauges, PoolLimits
@@ -69,6 +70,8 @@ class PoolPolicy:
         self._in_turn = tuple((x, self._waiting[x].rows) for x in _PRECEDENCE)
         self._rows = tuple(rows for _, rows in self._in_turn)
         self._admission = Admission(limits.waiters_max)
+        most = limits.connections_max
+        self._calls = AdaptiveLimit(limits.adaptive_min or most, most)
         self._draining = False
         self._drained = False
         self._stale = 0
@@ -85,8 +88,8 @@ class PoolPolicy:
         match message:
             case m.CheckoutConnection():
                 self._checkout(message, now_s, effects)
-            case m.ReturnConnection(lease_id, reusable, idle_s_max):
-                self._return(lease_id, reusable, idle_s_max, now_s, effects)
+            case m.ReturnConnection():
+                self._return(message, now_s, effects)
             case m.CancelCheckout(waiter_id):
                 self._cancel(waiter_id, now_s, effects)
             case m.ConnectionBecameStream(lease_id):
@@ -130,6 +133,7 @@ class PoolPolicy:
             waiting=sum(map(len, self._rows)),
             stale=self._stale,
             shed=self._admission.shed,
+            limit=self._calls.limit if self.limits.adaptive_min else 0,
         )
 
     # What comes in.
@@ -142,36 +146,32 @@ class PoolPolicy:
             effects.append(m.Refuse(checkout.waiter_id, Reason.DRAINING))
             return
         queue = self._waiting[checkout.purpose]
-        if not queue.rows and checkout.purpose is not Purpose.STREAM:
-            if self._ledger.idle and self._may_lease(checkout.purpose):
-                connection = self._take_fitting(checkout, now_s)
-                if connection is not None:
-                    self._lease(connection, checkout, now_s, effects)
-                    return
+        direct = not queue.rows and checkout.purpose is not Purpose.STREAM
+        if direct and self._ledger.idle and self._may_lease(checkout.purpose):
+            connection = self._take_fitting(checkout, now_s)
+            if connection is not None:
+                self._lease(connection, checkout, now_s, effects)
+                return
         refusal = self._admission.refusal(queue, checkout, now_s)
         queue.append(checkout)
         if refusal is not None:
             queue.take(refusal.waiter_id)
             effects.append(refusal)
 
-    def _return(
-        self,
-        lease_id: int,
-        reusable: bool,
-        idle_s_max: float | None,
-        now_s: float,
-        effects: list[PoolEffect],
-    ) -> None:
-        lease = self._ledger.release(lease_id)
+    def _return(self, back: m.ReturnConnection, now_s: float, effects: list[PoolEffect]) -> None:
+        calls = self._ledger.leased(Purpose.CALL)
+        lease = self._ledger.release(back.lease_id)
         if lease is None:
             self._stale += 1
             return
-        if not reusable:
+        if self.limits.adaptive_min and lease.purpose is Purpose.CALL and not back.kept:
+            self._calls.returned(lease.granted_s, calls, now_s)
+        if not back.reusable:
             effects.append(m.Close(lease.connection.id))
             return
         lease.connection.idle_since_s = now_s
-        if idle_s_max is not None:
-            lease.connection.idle_s_max = min(idle_s_max, self.limits.idle_timeout_s)
+        if back.idle_s_max is not None:
+            lease.connection.idle_s_max = min(back.idle_s_max, self.limits.idle_timeout_s)
         self._keep(lease, now_s, effects)
 
     def _keep(self, lease: Lease, now_s: float, effects: list[PoolEffect]) -> None:
@@ -327,6 +327,7 @@ class PoolPolicy:
         self._admission.served(checkout.purpose)
         fresh = connection.uses == 0 and connection.opened_s == now_s
         lease = self._ledger.grant(connection, checkout)
+        lease.granted_s = now_s
         effects.append(m.Grant(checkout.waiter_id, lease.id, connection.id, fresh))
 
     def _open_for(self, purpose: Purpose, effects: list[PoolEffect]) -> None:
@@ -347,7 +348,7 @@ class PoolPolicy:
             return ledger.streams < limits.streams_max
         if purpose is Purpose.CALL:
             calls = ledger.leased(purpose) + ledger.opening_for(purpose)
-            if calls >= limits.connections_max:
+            if calls >= self._calls.limit:
                 return False
         return ledger.ordinary < limits.ordinary_max or bool(ledger.idle)
 
@@ -356,7 +357,7 @@ class PoolPolicy:
         if purpose is Purpose.STREAM:
             return ledger.leased(purpose) < limits.streams_max
         calls = ledger.leased(Purpose.CALL)
-        if purpose is Purpose.CALL and calls >= limits.connections_max:
+        if purpose is Purpose.CALL and calls >= self._calls.limit:
             return False
         return calls + ledger.leased(Purpose.RESERVED) < limits.ordinary_max
 

@@ -18,6 +18,8 @@ class PoolLimits(msgspec.Struct, frozen=True):
         idle_timeout_s: an idle connection is closed after so long. Servers close after 5 s
             commonly, and the side that closes first loses no request.
         lifetime_max_s: a connection older than this is closed when next idle.
+        adaptive_min: how many calls may be underway at the least, 1 to connections_max, where that
+            is found out from how long they take; 0 where it is not.
     """
 
     connections_max: int = 64
@@ -27,6 +29,7 @@ class PoolLimits(msgspec.Struct, frozen=True):
     idle_min: int = 0
     idle_timeout_s: float = 4.0
     lifetime_max_s: float = 3600.0
+    adaptive_min: int = 0
 
     @property
     def ordinary_max(self) -> int:
@@ -38,7 +41,7 @@ class PoolGauges(msgspec.Struct, frozen=True):
     """The ledger in figures.
 
     `stale` counts messages about leases that were closed before, `shed` the exchanges that were
-    refused because others wait.
+    refused because others wait; `limit` is the adaptive one, 0 without.
     """
 
     opening: int
@@ -48,3 +51,4 @@ class PoolGauges(msgspec.Struct, frozen=True):
     waiting: int
     stale: int
     shed: int = 0
+    limit: int = 0

@@ -303,6 +303,33 @@ def test_what_must_not_wait_behind_calls_is_never_refused_for_them() -> None:
         assert not any(isinstance(effect, m.Refuse) for effect in effects)
 
 
+def test_adaptive_limit_bounds_calls_and_is_told_what_they_take() -> None:
+    bench = Bench(PoolLimits(connections_max=8, reserve=1, adaptive_min=2))
+    grants = [bench.lease(), bench.lease()]
+    for _ in range(6):
+        bench.ask()
+    assert (gauges(bench).leased, gauges(bench).limit) == (2, 2)
+    while gauges(bench).limit == 2:
+        bench.now_s += 0.1
+        grant = grants.pop(0)
+        effects = bench.give_back(grant)
+        grants += [x for x in effects if isinstance(x, m.Grant)]
+        for opened in [x for x in effects if isinstance(x, m.Open)]:
+            grants += [x for x in bench.tell(m.ConnectionOpened(opened.connection_id))
+                       if isinstance(x, m.Grant)]
+        bench.ask()
+    assert gauges(bench).leased + gauges(bench).opening > 2
+
+
+def test_lease_that_was_kept_says_nothing_of_how_long_a_call_takes() -> None:
+    bench = Bench(PoolLimits(connections_max=8, reserve=1, adaptive_min=1))
+    for _ in range(100):
+        grant = bench.lease()
+        bench.now_s += 1.0
+        bench.tell(m.ReturnConnection(grant.lease_id, True, kept=True))
+    assert bench.policy._calls._measuring
+
+
 # Time.
 
 

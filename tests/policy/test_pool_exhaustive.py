@@ -76,7 +76,7 @@ def test_pool_keeps_its_rules_in_every_order_of_messages(name: str) -> None:
 
 DEFECTS = {
     Defect("a return is dropped", PoolPolicy, "_return",
-           "lease = self._ledger.release(lease_id)", "lease = None"): CALLS,
+           "lease = self._ledger.release(back.lease_id)", "lease = None"): CALLS,
     Defect("a connection is granted twice", PoolPolicy, "_take_fitting",
            "return idle.pop(place)", "return idle[place]"): CALLS,
     Defect("the cancel of a waiter is ignored", PoolPolicy, "_cancel",
@@ -103,9 +103,9 @@ DEFECTS = {
     Defect("connections of before the crash are used again", PoolPolicy, "_keep",
            "lease.inherited or ", ""): RESTART,
     Defect("calls take from the reserve", PoolPolicy, "_may_lease",
-           "calls >= limits.connections_max", "False"): CALLS,
+           "calls >= self._calls.limit", "False"): CALLS,
     Defect("calls are opened beyond their budget", PoolPolicy, "_may_open",
-           "calls >= limits.connections_max", "False"): CALLS,
+           "calls >= self._calls.limit", "False"): CALLS,
     Defect("any waiter takes what was opened for another", PoolPolicy, "_opened",
            "queue.rows and self._may_lease(purpose)", "False"): MIXED,
     Defect("what was opened for a stream is kept beyond the bound", PoolPolicy, "_opened",

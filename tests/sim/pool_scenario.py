@@ -418,7 +418,7 @@ RARE = frozenset({
 
 MUTANTS = (
     Defect("a return is dropped", PoolPolicy, "_return",
-           "lease = self._ledger.release(lease_id)", "lease = None"),
+           "lease = self._ledger.release(back.lease_id)", "lease = None"),
     Defect("a return is lost with the pool", ConnectionPool, "on_undelivered",
            "self._table.discard_lease(lease_id)", "pass"),
     Defect("a connection is granted twice", PoolPolicy, "_take_fitting",
