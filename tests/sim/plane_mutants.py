@@ -20,9 +20,9 @@ from tests.defects import Defect
 
 MUTANTS = (
     Defect("a lease is not given back", Lease, "release",
-           "pool.give_back(self.id, reusable, idle_s_max)", "pass"),
+           "pool.give_back(self.id, reusable, idle_s_max, self._kept)", "pass"),
     Defect("an ask that was given up is not cancelled", Pool, "checkout",
-           "if grant is None and", "if False and"),
+           "if not answered and", "if False and"),
     Defect("a connection in mid-message is used again", HttpExchange, "_release",
            "self._written and parser.reusable", "True"),
     Defect("a kept lease is used though it was taken back", Keeper, "take",
