@@ -3,6 +3,7 @@
 # make lint   style, types and the direction of imports
 # make sim    long simulation campaigns: SEEDS=100000 of each scenario
 # make sweep  crash actors at every line that they come to, in the simulator
+# make stops  start and stop the proxy under load: STOPS=200 times
 # make bench  measure (see bench/); make bench-streams: event streams;
 #             make bench-endpoints: one of three servers fails;
 #             make bench-overload: twice as much is offered as can be served
@@ -18,6 +19,7 @@ PYTEST_ARGS ?=
 # Tests of one module run in one process, modules side by side.
 JOBS ?= 2
 SEEDS ?= 100000
+STOPS ?= 200
 SEED ?= 1
 SOAK_S ?= 3600
 ROWS ?=
@@ -28,7 +30,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
-.PHONY: run test lint peers sim sweep chaos soak bench bench-streams bench-endpoints bench-overload docs clean
+.PHONY: run test lint peers sim sweep stops chaos soak bench bench-streams bench-endpoints bench-overload docs clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
@@ -55,6 +57,9 @@ sim: $(VENV)/dev.stamp
 sweep: $(VENV)/dev.stamp
 	SWEEP_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) --dist load -o faulthandler_timeout=0 \
 	    -k is_borne tests/sim/test_sweep.py $(PYTEST_ARGS)
+
+stops: $(VENV)/dev.stamp
+	STOPS=$(STOPS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/wire/test_stops.py
 
 bench: $(VENV)/dev.stamp
 	sh bench/install.sh $(BIN)/python

@@ -84,6 +84,8 @@ class SocketListener:
         """See `Listener.close`."""
         if self._watcher is None:
             return
+        if self._watcher.active:
+            self._on_readable()  # or the kernel resets who has come since the last look
         self.pause()
         self._watcher.close()
         self._watcher = None

@@ -43,7 +43,11 @@ class Wire:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         if source:
             self.socket.bind((source, 0))
-        self.socket.connect(address)
+        try:
+            self.socket.connect(address)
+        except ConnectionError:
+            self.socket.close()
+            raise
         if tls is not None:
             self.socket = tls.wrap_socket(
                 self.socket, server_hostname=address[0], suppress_ragged_eofs=False
