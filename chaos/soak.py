@@ -105,7 +105,7 @@ def soak(seconds: float, seed: int) -> Result:
         if SECRET in proxy.log():
             told.append("the log tells a secret")
         told += [f"lost: {wrong}" for wrong in books.wrong]
-        told += [x for x in map(lambda name: _uneven(name, samples), GROWTH_MAX) if x]
+        told += [x for x in map(lambda name: uneven(name, samples), GROWTH_MAX) if x]
         return Result(seconds, seed, samples, books, weather.played, told)
 
 
@@ -162,7 +162,8 @@ def slope(name: str, samples: Sequence[Sample]) -> float:
     return statistics.linear_regression(*_half(name, samples)).slope * 3600
 
 
-def _uneven(name: str, samples: Sequence[Sample]) -> str:
+def uneven(name: str, samples: Sequence[Sample]) -> str:
+    """Say how much a figure has grown in the second half, if it is too much."""
     times, values = _half(name, samples)
     growth = slope(name, samples) / 3600 * (times[-1] - times[0])
     if growth <= GROWTH_MAX[name] * statistics.mean(values):
