@@ -57,11 +57,12 @@ DEFECTS = [
            "if left > 0:", "if False:"),
     Defect("opening for ever", LegacyStreamPolicy, "_end_request",
            "self._opening = None", "pass"),
-    Defect("ended twice", LegacyStreamPolicy, "_end", "if self._over:", "if False:"),
-    Defect("the reader is left waiting", LegacyStreamPolicy, "_end",
+    Defect("ended twice", LegacyStreamPolicy, "_end", "[] if self._over else", ""),
+    Defect("the reader is left waiting", LegacyStreamPolicy, "leave",
            "effects.append(m.EndReader(self._reader))", "pass"),
-    Defect("nothing is cancelled", LegacyStreamPolicy, "_end", "if self._requests:", "if False:"),
-    Defect("the session stays", LegacyStreamPolicy, "_end", "self._session_key)", '"")'),
+    Defect("nothing is cancelled", LegacyStreamPolicy, "leave",
+           "if self._requests:", "if False:"),
+    Defect("the session stays", LegacyStreamPolicy, "leave", "self._session_key)", '"")'),
 ]  # fmt: skip
 
 

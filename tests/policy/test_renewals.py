@@ -99,7 +99,7 @@ def test_session_is_opened_anew_once_in_every_order() -> None:
     Defect("who is late renews again", Renewals, "ask",
            "if present is not None and", "if False and"),
     Defect("what is lost again is not renewed", Renewals, "ask",
-           "and present.upstream_session_id != session.upstream_session_id", ""),
+           " and present.place != session.place", ""),
     Defect("those who come to it are not answered", Renewals, "ask",
            "waiting.append(ask_id)", "pass"),
     Defect("an outcome is told again", Renewals, "ended",
