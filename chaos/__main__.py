@@ -21,15 +21,14 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.ids) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    verdicts = []
     for seed in range(options.seed, options.seed + options.repeat):
         verdicts = play_all(options.ids, seed, lambda x: print(report.line(x), flush=True))
         print(report.summary(verdicts))
+        if options.write is not None:
+            options.write.write_text(report.document(verdicts, seed))
         if failed := [x.id for x in verdicts if x.result == FAILED]:
             print(f"again: python -m chaos --seed {seed} {' '.join(failed)}")
             return 1
-    if options.write is not None:
-        options.write.write_text(report.document(verdicts, options.seed))
     return 0
 
 

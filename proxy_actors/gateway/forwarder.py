@@ -14,6 +14,9 @@ from proxy_actors.messages.sessions import Session
 CALL_S_MAX = 300.0
 INITIALIZE_S_MAX = 30.0
 HEAD_S_MAX = 30.0
+# What the proxy tells a server of itself, and whose answer does not matter: it takes a connection
+# of the reserve, which is small.
+TOLD_S_MAX = 5.0
 # A call without a word for so long becomes an event stream, so that it can be kept alive.
 SILENT_S_MAX = 10.0
 # Methods without effects, by RELIABILITY: an idle connection may be used for them however old.

@@ -28,6 +28,7 @@ from proxy_actors.gateway.forwarder import (
     INITIALIZE_S_MAX,
     REPEATABLE,
     REPEATABLE_ANEW,
+    TOLD_S_MAX,
     Forwarder,
 )
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
@@ -319,4 +320,6 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
 
     def _post_later(self, session: Session, body: bytes) -> None:
         fields = self._fields.own(session.upstream_session_id, session.version, len(body))
-        self._world.spawn("own message", lambda: self.sender.send_own(b"POST", fields, body))
+        self._world.spawn(
+            "own message", lambda: self.sender.send_own(b"POST", fields, body, TOLD_S_MAX)
+        )

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from proxy_actors.gateway.forwarder import CALL_S_MAX, SILENT_S_MAX
+from proxy_actors.gateway.forwarder import CALL_S_MAX, SILENT_S_MAX, TOLD_S_MAX
 from proxy_actors.messages.sessions import EndReason, SessionEnded
 from proxy_actors.policy.pool_limits import PoolLimits
+from tests import scripted_server
 from tests.gateway.scene import Scene
 from tests.scripted_server import ANSWER_WAIT_S
 from tests.sim.virtual import UPSTREAM, Answer, call, initialize, note, request
@@ -333,6 +334,20 @@ def test_call_without_an_answer_ends_at_its_deadline_and_is_cancelled(scene: Sce
     cancelled = scene.server.seen[-1].body
     assert cancelled["method"] == "notifications/cancelled"
     assert cancelled["params"]["requestId"] == 1
+
+
+def test_server_that_hangs_holds_the_reserve_for_a_moment_only(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N3: nobody waits for the answer to what the proxy says itself, but for the connection."""
+    session = scene.session()
+    monkeypatch.setattr(scripted_server, "refuse", lambda *_: scene.server.pause(1000.0))
+    late = request(call(1, f"pause {CALL_S_MAX + 100}", "json"), session=session)
+    assert scene.ask(late).status == 504
+    scene.run(1.0)
+    assert len(scene.plane.table.leases) == 1
+    scene.run(TOLD_S_MAX)
+    assert not scene.plane.table.leases
 
 
 def test_stream_without_an_answer_ends_at_its_deadline_and_is_cancelled(scene: Scene) -> None:
