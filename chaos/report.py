@@ -39,6 +39,15 @@ Bounds on times are wider by five times what the machine itself was late in waki
 (`noise`). *Simulator* names the campaigns that play the row under many orders of events; *tests* is
 how many further files of `make test` name it.
 """
+_LIMITS = """## What no row shows
+
+- Losses and limits of a real link (N15): there is no netem on every machine; jitter, a thin line and
+  a flapping one are played by the fault proxy. C3 and C12 have hundreds of clients, not thousands.
+- N13: the last good address of a name is not kept when the name is gone. P2: HUP reads no file. P18:
+  nobody is told that the hub was blocked. P11 refuses connections and resets no stream. C12:
+  `/health` has no door of its own, so who is not connected yet is refused like others.
+- Breakers that open at N1 and U3, and retries at another endpoint, are the matter of `tests/`.
+"""
 
 
 def line(verdict: Verdict) -> str:
@@ -63,6 +72,7 @@ def document(verdicts: list[Verdict], seed: int) -> str:
         parts.append("|---|---|---|---|---|---|---|")
         parts += [_row(x) for x in verdicts if x.id.startswith(letter)]
         parts.append("")
+    parts.append(_LIMITS)
     return "\n".join(parts)
 
 
