@@ -21,7 +21,10 @@ from tests.certificates import Authority
 
 NOT_RUN: dict[str, str] = {}
 
-UNREACHED = {"connect-failed"}
+UNREACHED = {"connect-failed", "circuit-open"}
+# A breaker that has opened finds out no later that the server is back: cap-s, and a second for a
+# client's request to be its probe.
+BREAKER_S = 6.0
 BROKEN = {"upstream-closed"}
 NO_HTTP = {"upstream-protocol"}
 LATE = {"upstream-timeout", "deadline"}
@@ -70,7 +73,7 @@ def refused(stage: Stage) -> None:
         stage.ends(row, UNREACHED, "no")
         stage.within(0.1, row.took_s, "refused")
     relay.accept()
-    stage.recovered(1.0, session)
+    stage.recovered(BREAKER_S, session)
     load.stop()
     ended = {row.ended for row in load.rows}
     stage.require(ended <= {ANSWERED, *UNREACHED, *BROKEN}, f"load ended with {ended}")

@@ -53,15 +53,10 @@ class Repeated(threading.Thread):
 
 
 class Noise:
-    """How late threads of this machine are woken, at the worst.
+    """How late threads of this machine are woken, at the worst."""
 
-    Args:
-        leniency: all bounds on times are multiplied by this besides.
-    """
-
-    def __init__(self, leniency: float) -> None:
+    def __init__(self) -> None:
         self.worst_ms = 0.0
-        self._leniency = leniency
         self._due_s = 0.0
 
     def look(self) -> None:
@@ -73,7 +68,7 @@ class Noise:
 
     def widen(self, bound_ms: float) -> float:
         """The bound on such a machine."""
-        return self._leniency * bound_ms + NOISE_FACTOR * self.worst_ms
+        return bound_ms + NOISE_FACTOR * self.worst_ms
 
 
 class Probes:
@@ -113,18 +108,15 @@ class Watch:
         ledger: where the bystander's calls are entered.
         address: where the proxy listens.
         baseline_ms: the bystander's p99 before the fault.
-        leniency: see `Noise`.
     """
 
-    def __init__(
-        self, ledger: Ledger, address: tuple[str, int], baseline_ms: float, leniency: float
-    ) -> None:
+    def __init__(self, ledger: Ledger, address: tuple[str, int], baseline_ms: float) -> None:
         self._baseline_ms = baseline_ms
         self._client = SessionClient(address, {})
         self._session = self._client.session(path="/mcp/bystander")
         self._ledger = ledger
         self.calls: list[Call] = []
-        self.noise = Noise(leniency)
+        self.noise = Noise()
         self.probes = Probes(address)
         self._threads = [
             Repeated(CALL_INTERVAL_S, self._call),

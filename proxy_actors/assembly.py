@@ -39,6 +39,7 @@ from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.http_fields import UpstreamFields, UpstreamUrl
 from proxy_actors.gateway.http_forward import HttpForwarder
 from proxy_actors.gateway.lease import Pool
+from proxy_actors.gateway.retrying import Retrier
 from proxy_actors.gateway.route import Route
 from proxy_actors.gateway.sse_forward import DetectingForwarder, SseForwarder
 from proxy_actors.gateway.sse_pipes import SsePipes, SseServer
@@ -49,6 +50,7 @@ from proxy_actors.messages.pool import DrainPool
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.options import Balance, CheckKind, OnSessionLost, StdioMode, Transport
 from proxy_actors.policy.balancer import Balancer, BalanceLimits, chooser_of
+from proxy_actors.policy.breaker import BreakerLimits
 from proxy_actors.policy.child_environment import child_environment
 from proxy_actors.policy.endpoint_state import EndpointState
 from proxy_actors.policy.health import EndpointHealth
@@ -57,6 +59,8 @@ from proxy_actors.policy.outliers import OutlierLimits
 from proxy_actors.policy.peak_ewma import PeakEwma
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
+from proxy_actors.policy.retries import RetryLimits
+from proxy_actors.policy.retry_budget import RetryBudget
 from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
@@ -64,7 +68,9 @@ from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.world.base import ByteStream, ChildCommand, TlsClient, World
 
 _Make = Callable[[], Actor]
-_Limits = TypeVar("_Limits", PoolLimits, ReconnectLimits, CheckLimits, OutlierLimits)
+_Limits = TypeVar(
+    "_Limits", PoolLimits, ReconnectLimits, CheckLimits, OutlierLimits, BreakerLimits, RetryLimits
+)
 
 
 class Assembly:
@@ -134,19 +140,21 @@ class Assembly:
         # Only the upstream knows how many there are, and so what `auto` means.
         checks = msgspec.structs.replace(upstream.checks, kind=upstream.check_kind)
         settings = msgspec.structs.replace(upstream.servers()[endpoint], checks=checks)
-        state = EndpointState(name)
+        state = EndpointState(name, requests_max=settings.requests_max)
         if endpoint:
             slot = Slot(f"{slot.name}/{endpoint}")
             by_latency = upstream.balance is Balance.TWO_CHOICES
             share = upstream.endpoints[endpoint]
             state = EndpointState(
-                endpoint, share.weight, share.backup, PeakEwma() if by_latency else None
+                endpoint, share.weight, share.backup, PeakEwma() if by_latency else None,
+                settings.requests_max,
             )
             self._streams.endpoints[slot.name] = state
         key = _key_of(settings, endpoint)
         make = self._stdio if settings.command else self._http
         handshake = Handshake(self._registry, name, key)
         make_actor, forwarder, checker = make(name, slot, settings, handshake)
+        forwarder.initialize_s_max = settings.timeouts.initialize_s
         worker = Worker(slot, make_actor, drain=DrainUpstream())
         return worker, UpstreamEndpoint(state, forwarder, slot, key), checker
 
@@ -157,10 +165,19 @@ class Assembly:
         limits = BalanceLimits(settings.slow_start_s, settings.panic_percent)
         chooser = chooser_of(settings.balance, self._world.random)
         states = [endpoint.state for endpoint in endpoints]
+        retries = settings.retries
+        budget = RetryBudget(states, retries.budget_percent, retries.budget_min)
+        retrier = Retrier(
+            self._world, _section(retries, RetryLimits), budget, settings.timeouts.first_byte_s,
+            retries.trust_annotations, self._meters.upstream(name),
+        )
+        if retrier.hints is not None:
+            for endpoint in endpoints:
+                endpoint.forwarder.watch_tools(retrier.hints.forget)
         return GuardedForwarder(
             self._world, name, endpoints, guard, self._registry,
-            Balancer(states, chooser, limits), hash_key_of(settings.hash_on), settings.affinity,
-            settings.on_session_lost is OnSessionLost.REINITIALIZE,
+            Balancer(states, chooser, limits), hash_key_of(settings.hash_on), retrier,
+            settings.affinity, settings.on_session_lost is OnSessionLost.REINITIALIZE,
         )
 
     def _guard(
@@ -178,10 +195,12 @@ class Assembly:
         limits = GuardLimits(
             _section(settings.outliers, OutlierLimits),
             _section(settings.checks, CheckLimits) if checked else None,
+            _section(settings.breaker, BreakerLimits) if settings.breaker.enabled else None,
         )
+        meters = self._meters.upstream(name)
 
         def make() -> UpstreamGuard:
-            return UpstreamGuard(self._world, slot, name, known, checkers, limits)
+            return UpstreamGuard(self._world, slot, name, known, checkers, limits, meters)
 
         return Worker(slot, make, drain=StopChecks())
 
@@ -193,7 +212,7 @@ class Assembly:
         table = ConnectionTable()
         pool_slot = Slot(f"{slot.name}/pool")
         fields = UpstreamFields(url, settings.headers)
-        leases = Pool(pool_slot, table, name)
+        leases = Pool(pool_slot, table, name, settings.timeouts.pool_wait_s)
         http = HttpForwarder(
             world,
             slot,
@@ -210,7 +229,8 @@ class Assembly:
         connect = self._connect(name, slot, url, settings)
 
         def make_pool() -> ConnectionPool:
-            return ConnectionPool(world, pool_slot, limits, table, connect, name)
+            connect_s_max = settings.timeouts.connect_s
+            return ConnectionPool(world, pool_slot, limits, table, connect, name, connect_s_max)
 
         forwarder: Forwarder = http
         sessions: Worker | None = None
@@ -221,6 +241,7 @@ class Assembly:
                 world, slot, server, self._registry, self._streams, self._subscribers,
                 settings.pool.streams_max,
             )
+            http.initialize_s_max = sse.initialize_s_max = settings.timeouts.initialize_s
             pinned = settings.transport is Transport.SSE
             forwarder = sse if pinned else DetectingForwarder(http, sse)
 

@@ -141,6 +141,23 @@ UPSTREAM_READY = _gauge(
 CONNECT = _timer(
     "upstream.{upstream}.connect", "How long opening a connection took, those that failed included."
 )
+RETRIES = _counter(
+    "upstream.{upstream}.retries", "retries", "Requests that were sent again after they had failed."
+)
+RETRIES_REFUSED = _counter(
+    "upstream.{upstream}.retries_refused", "requests",
+    "Requests that might have been sent again, but for too many retries under way.",
+)  # fmt: skip
+BREAKER_OPENED = _counter(
+    "upstream.{upstream}.breaker.opened", "changes",
+    "Circuit breakers, of endpoints and of tools, that have opened.",
+)  # fmt: skip
+BREAKER_HALF_OPENED = _counter(
+    "upstream.{upstream}.breaker.half_opened", "changes", "Those that began to let probes pass."
+)
+BREAKER_CLOSED = _counter(
+    "upstream.{upstream}.breaker.closed", "changes", "Those that let everything pass again."
+)
 POOL_OPENING = _gauge("upstream.{upstream}.pool.opening", "connections", "Being opened.")
 POOL_IDLE = _gauge("upstream.{upstream}.pool.idle", "connections", "Open, and used by nobody.")
 POOL_LEASED = _gauge(

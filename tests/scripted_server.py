@@ -109,6 +109,8 @@ class ScriptedServer(LinkServer):
 
     Attributes:
         openings: how the next sessions are refused, each by a step.
+        firsts: by what steps the next requests of a method are answered, whatever they say.
+        tools: what it answers to tools/list, where that is anything but the usual.
         pinged: what is done with a ping; a result is given by default.
         health: the status of GET /health.
         capabilities: what it says of itself.
@@ -138,6 +140,8 @@ class ScriptedServer(LinkServer):
         self.executions: Counter[object] = Counter()
         self.deleted: list[str] = []
         self.openings: list[str] = []
+        self.firsts: dict[str, list[list[str]]] = {}
+        self.tools: list[Any] | None = None
         self.pinged: list[str] | None = None
         self.health = 200
         self.capabilities: Any = {"tools": {}}
@@ -284,6 +288,11 @@ class _Exchange:
         self.steps = arguments.get("do") or (params.get("_meta") or {}).get("do")
         self.fields = fields
         self.result: Any = {"content": [{"type": "text", "text": f"n={self.n}"}]}
+        method = message.get("method") if isinstance(message, dict) else None
+        if server.firsts.get(method):
+            self.steps = server.firsts[method].pop(0)
+        if method == "tools/list" and server.tools is not None:
+            self.result = {"tools": server.tools}
         if not isinstance(message, dict) or "method" not in message:
             self._take_answer(message)
         elif self.id is not None and not self._refused():
@@ -553,7 +562,8 @@ class _Exchange:
 
     def _refused(self) -> bool:
         first = str((self.steps or [""])[0])
-        return first.partition(" ")[0] in ("401", "403", "429", "404")
+        asks_to_wait = first.startswith("503 Retry-After")
+        return asks_to_wait or first.partition(" ")[0] in ("401", "403", "429", "404")
 
     def _take_answer(self, message: Any) -> None:
         if self.session is None or not isinstance(message, dict):

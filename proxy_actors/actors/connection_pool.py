@@ -127,6 +127,7 @@ class ConnectionPool(Actor):
         slot: its stable name, to which connectors report across restarts.
         table: the parent's table.
         connect: opens one connection; takes a deadline, raises ConnectError. Runs in a greenlet.
+        connect_s_max: how long it may take.
     """
 
     mail_max = 10_000
@@ -139,9 +140,11 @@ class ConnectionPool(Actor):
         table: ConnectionTable,
         connect: Callable[[float], ByteStream],
         upstream: str,
+        connect_s_max: float = CONNECT_S_MAX,
     ) -> None:
         super().__init__(world, slot.name)
         self._upstream = upstream
+        self._connect_s_max = connect_s_max
         self._limits = limits
         self._table = table
         self._connect = connect
@@ -284,7 +287,8 @@ class ConnectionPool(Actor):
         """Connect, in a greenlet of its own."""
         outcome: PoolMessage = m.ConnectionFailed(connection_id)
         try:
-            self._table.streams[connection_id] = self._connect(self.world.now_s() + CONNECT_S_MAX)
+            deadline_s = self.world.now_s() + self._connect_s_max
+            self._table.streams[connection_id] = self._connect(deadline_s)
             outcome = m.ConnectionOpened(connection_id)
         except ConnectError:
             pass

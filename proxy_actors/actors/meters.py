@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from proxy_actors import metrics
+from proxy_actors.messages.breaker import BreakerState
 from proxy_actors.metrics import Metric, Row
 from proxy_actors.policy.health import EndpointHealth
 from proxy_actors.policy.ring_budget import RingBudget
@@ -24,6 +25,11 @@ RESPONSE = "_response"
 UNREAD = "_unread"
 LISTEN = "_listen"
 DELETE = "_delete"
+_BREAKERS = {
+    metrics.BREAKER_OPENED: BreakerState.OPEN,
+    metrics.BREAKER_HALF_OPENED: BreakerState.HALF_OPEN,
+    metrics.BREAKER_CLOSED: BreakerState.CLOSED,
+}
 _METHODS = (*CLIENT_METHODS, OTHER, RESPONSE, UNREAD, LISTEN, DELETE)
 
 
@@ -121,6 +127,8 @@ class UpstreamMeters:
         self.errors: Counter[str] = Counter()
         self.connect = Samples()
         self.endpoints: list[EndpointMeter] = []
+        self.retries = self.retries_refused = 0
+        self.breakers: Counter[BreakerState] = Counter()
 
     def of(self, method: str) -> CallMeter:
         """Return the meter of a method; all that are not of the specification share one."""
@@ -132,6 +140,14 @@ class UpstreamMeters:
         rows = [row for method, meter in self._methods.items() for row in meter.take(name, method)]
         rows += [Row(metrics.UPSTREAM_ERRORS, (name, why), (n,)) for why, n in errors.items()]
         rows += [row for meter in self.endpoints for row in meter.take(name)]
+        counts = {
+            metrics.RETRIES: self.retries,
+            metrics.RETRIES_REFUSED: self.retries_refused,
+            **{metric: self.breakers[state] for metric, state in _BREAKERS.items()},
+        }
+        self.retries = self.retries_refused = 0
+        self.breakers.clear()
+        rows += [Row(metric, (name,), (count,)) for metric, count in counts.items() if count]
         return rows + self.connect.take(metrics.CONNECT, name)
 
 

@@ -76,7 +76,12 @@ class StdioProcess(Channel):
                 how = f"with code {code}" if signal is None else f"by signal {signal}"
                 self._exit = f"the server process ended {how}"
                 self._hear_last_words()
-            case m.OutputEnded() | m.LastWordsDue():
+            case m.OutputEnded():
+                self._output_ended = True
+                if self._exit is None:  # it will say nothing more: a session must not be left to it
+                    self._stop_step(self._step)
+                self._hear_last_words()
+            case m.LastWordsDue():
                 self._output_ended = True
                 self._hear_last_words()
             case m.FrameTooLong():

@@ -16,9 +16,23 @@ from typing import assert_never
 import msgspec
 
 from proxy_actors.actors.base import Actor
+from proxy_actors.actors.guard_breakers import GuardBreakers
+from proxy_actors.actors.meters import UpstreamMeters
 from proxy_actors.actors.refs import Slot
 from proxy_actors.messages import health as m
+from proxy_actors.messages.base import Message
+from proxy_actors.messages.breaker import (
+    AdmitCall,
+    BreakerDue,
+    BreakerMessage,
+    CallAdmitted,
+    CircuitOpen,
+    PermitReleased,
+    ProbeEnded,
+)
+from proxy_actors.messages.guard import CallFailed, CallSucceeded
 from proxy_actors.messages.health import HealthEffect, HealthMessage, HealthReport, Verdict
+from proxy_actors.policy.breaker import BreakerLimits
 from proxy_actors.policy.health import EndpointHealth, HealthPolicy
 from proxy_actors.policy.health_checks import CheckLimits
 from proxy_actors.policy.outliers import OutlierLimits
@@ -41,16 +55,24 @@ class Checker(ABC):
     def check(self, deadline_s: float) -> CheckResult:
         """Find out by the deadline how the endpoint is. Never raises what the endpoint did."""
 
+    def probe(self, deadline_s: float) -> CheckResult:
+        """Check once, where there are no checks as a rule: nothing is left behind."""
+        return self.check(deadline_s)
+
     @abstractmethod
     def end_checks(self) -> None:
         """Leave nothing behind at the endpoint; there may be another check all the same."""
 
 
 class GuardLimits(msgspec.Struct, frozen=True):
-    """How the endpoints of an upstream are judged; without `checks` none is made."""
+    """How the endpoints of an upstream are judged; without `checks` none is made.
+
+    Without `breakers` there are none.
+    """
 
     outliers: OutlierLimits = OutlierLimits()
     checks: CheckLimits | None = None
+    breakers: BreakerLimits | None = None
 
 
 class UpstreamGuard(Actor):
@@ -61,7 +83,8 @@ class UpstreamGuard(Actor):
         upstream: the upstream's configured name.
         endpoints: what lasts of each, by name.
         checkers: what checks each, by name.
-        """
+        meters: where changes of circuit breakers are counted.
+    """
 
     mail_max = 10_000
 
@@ -73,31 +96,68 @@ class UpstreamGuard(Actor):
         endpoints: Mapping[str, EndpointHealth],
         checkers: Mapping[str, Checker],
         limits: GuardLimits,
+        meters: UpstreamMeters | None = None,
     ) -> None:
         super().__init__(world, slot.name)
         self._upstream = upstream
+        self._checked = limits.checks is not None
+        states = {name: known.state for name, known in endpoints.items()}
+        self._breakers = GuardBreakers(
+            world, upstream, states, self._wake, self._start_probe, limits.breakers,
+            meters or UpstreamMeters(),
+        )
         self._endpoints = endpoints
         self._checkers = checkers
         self._health = HealthPolicy(endpoints, limits.outliers, limits.checks, world.random)
 
     def on_start(self) -> None:
         """Go on where another incarnation has ended."""
+        self._breakers.begin()
         self._apply(self._health.begin(self.world.now_s()))
         self._watch()
 
-    def on_receive(self, message: HealthMessage) -> None:
-        """Apply the message."""
-        self._apply(self._health.handle(message, self.world.now_s()))
+    def on_receive(
+        self, message: HealthMessage | AdmitCall | BreakerMessage
+    ) -> CallAdmitted | CircuitOpen | None:
+        """Apply the message; who asks whether a call may be sent is answered at once."""
+        answer: CallAdmitted | CircuitOpen | None = None
+        match message:
+            case AdmitCall():
+                answer = self._breakers.admit(message)
+            case PermitReleased() | ProbeEnded() | BreakerDue():
+                self._breakers.handle(message)
+            case CallFailed() | CallSucceeded():
+                self._breakers.heard(message)
+                self._apply(self._health.handle(message, self.world.now_s()))
+            case m.CheckEnded(endpoint, _, verdict):
+                self._apply(self._health.handle(message, self.world.now_s()))
+                if verdict is Verdict.WELL:
+                    self._breakers.check_passed(endpoint)
+            case _:
+                self._apply(self._health.handle(message, self.world.now_s()))
         self._watch()
+        return answer
 
     def describe(self) -> dict[str, object]:
         """State for operators."""
-        return {name: _described(known) for name, known in self._endpoints.items()}
+        return {
+            name: {**_described(known), "breakers": self._breakers.describe(name)}
+            for name, known in self._endpoints.items()
+        }
 
     def _watch(self) -> None:
-        """Write down of which endpoints it is of interest that calls succeed."""
+        """Write down what the breakers say, and of which endpoints successes are of interest."""
+        changed = False
         for name, known in self._endpoints.items():
-            known.state.watched = self._health.watched(name)
+            broken = not self._breakers.is_closed(name)
+            changed = changed or broken is not known.broken
+            known.broken = broken
+            known.state.watched = self._health.watched(name) or self._breakers.watches(name)
+        if changed:
+            self._apply(self._health.review())
+
+    def _wake(self, after_s: float, message: Message) -> None:
+        self.world.timer(after_s, self.ref, message)
 
     def _apply(self, effects: list[HealthEffect]) -> None:
         for effect in effects:
@@ -144,6 +204,20 @@ class UpstreamGuard(Actor):
                 slot.tell(m.ChecksEnded(endpoint))
 
         self.world.spawn("check end", end)
+
+    def _start_probe(self, endpoint: str, permit: int, deadline_s: float) -> None:
+        """Find out for the breakers whether an endpoint answers; who refuses us does."""
+        checker, slot = self._checkers[endpoint], self.slot
+        check = checker.check if self._checked else checker.probe
+
+        def probe() -> None:
+            ok = False
+            try:
+                ok = check(deadline_s).verdict in (Verdict.WELL, Verdict.REFUSED)
+            finally:
+                slot.tell(ProbeEnded(endpoint, permit, ok))
+
+        self.world.spawn("breaker probe", probe)
 
     def _report(self, effect: HealthReport) -> None:
         """Log what has come to pass."""

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from proxy_actors.config.resilience import Breaker, Retries, Timeouts
 from proxy_actors.config.section import Count, Name, Seconds, Section, doc
 from proxy_actors.options import (
     Affinity,
@@ -265,6 +266,12 @@ class Upstream(Section, frozen=True, kw_only=True):
     ] = 50.0
     checks: Checks = Checks()
     outliers: Outliers = Outliers()
+    requests_max: Annotated[
+        Count, doc("Requests in flight at an endpoint; further ones are refused with 503.")
+    ] = 1024
+    breaker: Breaker = Breaker()
+    retries: Retries = Retries()
+    timeouts: Timeouts = Timeouts()
     pool: Pool = Pool()
     reconnect: Reconnect = Reconnect()
     tls: UpstreamTls = UpstreamTls()

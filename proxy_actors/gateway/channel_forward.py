@@ -17,7 +17,7 @@ from proxy_actors.errors import (
     Reason,
 )
 from proxy_actors.gateway.exchange import Exchange
-from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX, Forwarder
+from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.handshake import Handshake, negotiated_version
 from proxy_actors.gateway.response import Response, json_response
 from proxy_actors.messages.sessions import EndReason, EndSession, Session
@@ -68,7 +68,7 @@ class ChannelForwarder(Forwarder):
 
     def initialize(self, exchange: Exchange) -> Response:
         """Shake hands over a fresh channel, and release it unless that opens a session."""
-        deadline_s = self._world.now_s() + INITIALIZE_S_MAX
+        deadline_s = self.opening_deadline_s(exchange)
         bound = False
         try:
             child = self._take_child(exchange, deadline_s)

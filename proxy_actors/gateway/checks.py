@@ -77,6 +77,16 @@ class HttpChecker(Checker):
         except ProxyActorsError as error:  # somebody of ours does not answer
             return _unmade(error)
 
+    def probe(self, deadline_s: float) -> CheckResult:
+        """Make one check, and end the session that was opened for it."""
+        try:
+            return self.check(deadline_s)
+        finally:
+            session, self._session = self._session, None
+            if session is not None:
+                own, gone = self._own, session
+                self._world.spawn("session delete", lambda: own.delete(gone))
+
     def end_checks(self) -> None:
         """End the session at the server."""
         self._ended = True

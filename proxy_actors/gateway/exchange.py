@@ -78,6 +78,10 @@ class Exchange:
         accepted: its head.
         client: whose connection it came on.
         began_s, deadline_s: when it had come, and when the answer must have.
+        sent_s, head_deadline_s: when the try in hand began, and when the head of its answer must
+            have come.
+        tries: how many went before it.
+        may_be_running: whether the upstream may be busy with one of them.
         route: the upstream; only a request to an MCP endpoint has one.
         message: the JSON-RPC message of the body, the first one of a batch; unset before it is
             admitted.
@@ -95,9 +99,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "accepted", "batch", "began_s", "client", "deadline_s", "found", "id", "keeper",
-        "message", "messages", "meter", "opens_session", "parted", "principal", "request",
-        "route", "session", "stream", "tier",
+        "accepted", "batch", "began_s", "client", "deadline_s", "found", "head_deadline_s", "id",
+        "keeper", "may_be_running", "message", "messages", "meter", "opens_session", "parted",
+        "principal", "request", "route", "sent_s", "session", "stream", "tier", "tries",
     )  # fmt: skip
     route: Route
     message: Message
@@ -118,8 +122,10 @@ class Exchange:
         self.request = request
         self.accepted = accepted
         self.client = client
-        self.began_s = began_s
-        self.deadline_s = deadline_s
+        self.began_s = self.sent_s = began_s
+        self.deadline_s = self.head_deadline_s = deadline_s
+        self.tries = 0
+        self.may_be_running = False
         if accepted.route is not None:
             self.route = accepted.route
         self.keeper: Keeper | None = client.keeper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from proxy_actors.errors import FailedError
 from proxy_actors.gateway import rescue, upstream_status
@@ -10,6 +11,7 @@ from proxy_actors.gateway.exchange import Exchange, request_name
 from proxy_actors.gateway.response import Response
 from proxy_actors.gateway.session_notes import NOTED
 from proxy_actors.messages.sessions import Session
+from proxy_actors.policy.retries import READS
 
 CALL_S_MAX = 300.0
 INITIALIZE_S_MAX = 30.0
@@ -19,13 +21,8 @@ HEAD_S_MAX = 30.0
 TOLD_S_MAX = 5.0
 # A call without a word for so long becomes an event stream, so that it can be kept alive.
 SILENT_S_MAX = 10.0
-# Methods without effects, by RELIABILITY: an idle connection may be used for them however old.
-REPEATABLE = frozenset(
-    {
-        "ping", "tools/list", "prompts/list", "prompts/get", "resources/list",
-        "resources/templates/list", "resources/read", "completion/complete",
-    }
-)  # fmt: skip
+# Methods without effects: an idle connection may be used for them however old.
+REPEATABLE = READS
 # These as well when the session they are sent in is a new one: they set what they say.
 REPEATABLE_ANEW = REPEATABLE | NOTED
 
@@ -36,9 +33,11 @@ class Forwarder(ABC):
 
     Attributes:
         upstream: its configured name.
+        initialize_s_max: how long a session may take to be opened.
     """
 
     upstream: str
+    initialize_s_max = INITIALIZE_S_MAX
 
     @abstractmethod
     def initialize(self, exchange: Exchange) -> Response:
@@ -55,6 +54,13 @@ class Forwarder(ABC):
     @abstractmethod
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's standalone event stream."""
+
+    def opening_deadline_s(self, exchange: Exchange) -> float:
+        """Say when an `initialize` must have been answered, however often it is tried."""
+        return min(exchange.deadline_s, exchange.began_s + self.initialize_s_max)
+
+    def watch_tools(self, changed: Callable[[], None]) -> None:
+        """Call this whenever the server is heard to say that its list of tools is another."""
 
     def take_over(self, session: Session, deadline_s: float) -> Session:
         """Open a session here that was at another endpoint of the upstream, and return it.

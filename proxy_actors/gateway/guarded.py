@@ -4,20 +4,35 @@ A session has a home, the endpoint that opened it, and stays there while that ca
 cannot, the session has ended, or is opened anew at another endpoint where the operator allows that:
 never is a server that keeps something for a session changed in silence. Where there is only one
 endpoint, nothing is chosen; where its calls succeed, nobody is told.
+
+Breakers and the bound on what is in flight say whether a request is sent at all. They are for new
+requests alone: what a client answers, notes or cancels always passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from proxy_actors.actors.refs import Slot
-from proxy_actors.errors import Executed, FailedError, GatewayError, Reason, Side
+from proxy_actors.errors import (
+    ActorStoppedError,
+    DeadlineError,
+    Executed,
+    FailedError,
+    GatewayError,
+    MailboxFullError,
+    Reason,
+    RefusedError,
+    Side,
+)
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import Forwarder
 from proxy_actors.gateway.keys import ANONYMOUS
 from proxy_actors.gateway.response import Response
+from proxy_actors.gateway.retrying import Retrier
+from proxy_actors.messages.breaker import AdmitCall, CallAdmitted, CircuitOpen, PermitReleased
 from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
 from proxy_actors.messages.sessions import EndReason, EndSession, Session, SessionEnded
 from proxy_actors.options import Affinity
@@ -37,6 +52,7 @@ _FAULTS = {
 # What a server says that has no such method, or that speaks another version: it works.
 _NOT_A_FAULT = frozenset({501, 505})
 _OF_GATEWAYS = frozenset({502, 503, 504})
+DECIDE_S_MAX = 1.0
 HashKey = Callable[[Exchange], str]
 """Says what of a request the choice of an endpoint by hash goes by."""
 
@@ -66,6 +82,7 @@ class GuardedForwarder(Forwarder):
         guard: hears of calls that fail.
         balancer: chooses among several endpoints.
         hash_key: what it goes by where it chooses by hash.
+        retrier: sends again what has failed.
         affinity: whether sessions that mean nothing to their server stay at one endpoint too.
         renews: whether a session whose endpoint cannot be used is opened anew at another.
     """
@@ -79,6 +96,7 @@ class GuardedForwarder(Forwarder):
         registry: Slot,
         balancer: Balancer,
         hash_key: HashKey,
+        retrier: Retrier,
         affinity: Affinity = Affinity.SESSION,
         renews: bool = False,
     ) -> None:
@@ -88,6 +106,7 @@ class GuardedForwarder(Forwarder):
         self._registry = registry
         self._balancer = balancer
         self._hash_key = hash_key
+        self._retrier = retrier
         self._affinity = affinity
         self._renews = renews
         self._only = endpoints[0] if len(endpoints) == 1 else None
@@ -97,16 +116,40 @@ class GuardedForwarder(Forwarder):
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session at an endpoint that takes some."""
-        only = self._only
-        if only is not None and only.state.drained:
-            raise self._unavailable()
-        endpoint = only or self._choose(exchange)
-        return self._carry(endpoint, exchange, endpoint.forwarder.initialize)
+        tried: list[str] = []
+
+        def send() -> Response:
+            only = self._only
+            if only is not None and only.state.drained:
+                raise self._unavailable()
+            endpoint = only or self._choose(exchange, tried)
+            tried.append(endpoint.state.name)
+            exchange.deadline_s = endpoint.forwarder.opening_deadline_s(exchange)
+            return self._carry(endpoint, exchange, endpoint.forwarder.initialize)
+
+        if self._retrier.bounds_tries:
+            self._retrier.begin(exchange)
+        try:
+            return send()
+        except FailedError as error:
+            failed = error
+        return self._retrier.again(failed, exchange, send, elsewhere=self._only is None)
 
     def call(self, exchange: Exchange) -> Response:
         """Forward a request to the home of its session."""
+        retrier = self._retrier
+        if retrier.bounds_tries:
+            retrier.begin(exchange)
         endpoint = self._only or self._home(exchange)
-        return self._carry(endpoint, exchange, endpoint.forwarder.call)
+        try:
+            response = self._carry(endpoint, exchange, endpoint.forwarder.call)
+        except FailedError as error:
+            failed = error
+        else:
+            if retrier.hints is not None:
+                retrier.learn(exchange.message, response)
+            return response
+        return self._call_again(failed, exchange, endpoint)
 
     def post(self, exchange: Exchange) -> None:
         """Forward a notification or a response to where its session is, whatever its state."""
@@ -118,25 +161,44 @@ class GuardedForwarder(Forwarder):
         endpoint = self._only or self._home(exchange)
         return endpoint.forwarder.open_standalone(exchange)
 
+    def _call_again(
+        self, failed: FailedError, exchange: Exchange, endpoint: UpstreamEndpoint
+    ) -> Response:
+        """Send a request again, at another endpoint if it is bound to none."""
+        tried = [endpoint.state.name]
+
+        def send() -> Response:
+            endpoint = self._only or self._home(exchange, tried)
+            tried.append(endpoint.state.name)
+            return self._carry(endpoint, exchange, endpoint.forwarder.call)
+
+        return self._retrier.again(failed, exchange, send, elsewhere=self._is_free(exchange))
+
     # Where to.
 
-    def _choose(self, exchange: Exchange) -> UpstreamEndpoint:
+    def _choose(self, exchange: Exchange, tried: Collection[str] = ()) -> UpstreamEndpoint:
         """Choose an endpoint for what is bound to none."""
         key = self._hash_key(exchange)
-        state = self._balancer.choose(key, self._world.now_s())
+        state = self._balancer.choose(key, self._world.now_s(), tried)
         if state is None:
             raise self._unavailable()
         return self._by_name[state.name]
 
-    def _home(self, exchange: Exchange) -> UpstreamEndpoint:
+    def _home(self, exchange: Exchange, tried: Collection[str] = ()) -> UpstreamEndpoint:
         """Return the endpoint at which the session of a request is, once this has returned."""
+        if self._is_free(exchange):
+            return self._choose(exchange, tried)
         session = exchange.in_session()
-        if self._affinity is Affinity.NONE and session.upstream_session_id is None:
-            return self._choose(exchange)
         home = self._find(session)
         if home.state.serves:
             return home
         return self._move(exchange, session, home)
+
+    def _is_free(self, exchange: Exchange) -> bool:
+        """Whether a request may go to any of several endpoints."""
+        if self._only is not None or self._affinity is not Affinity.NONE:
+            return False
+        return exchange.in_session().upstream_session_id is None
 
     def _find(self, session: Session) -> UpstreamEndpoint:
         """Find the endpoint at which a session is."""
@@ -167,51 +229,88 @@ class GuardedForwarder(Forwarder):
 
     def _unavailable(self) -> FailedError:
         text = "no server of the upstream can be used at the moment"
-        return FailedError(Reason.UPSTREAM_UNAVAILABLE, text, upstream=self.upstream)
+        return FailedError(
+            Reason.UPSTREAM_UNAVAILABLE, text, upstream=self.upstream, retry_after_s=1.0
+        )
 
-    # What came of it.
+    # Whether, and what came of it.
 
     def _carry(
         self, endpoint: UpstreamEndpoint, exchange: Exchange, forward: Callable[[Exchange], T]
     ) -> T:
-        """Forward a request, and count it at its endpoint."""
+        """Forward a request, if it may be now, and count it at its endpoint."""
         state = endpoint.state
         if not state.serves:  # the only one there is
             raise self._unavailable()
+        if state.pending >= state.requests_max:
+            text = "too many requests are in flight at the upstream"
+            raise FailedError(Reason.OVERLOADED, text, upstream=self.upstream, side=Side.PROXY)
+        permit, probes = state.epoch, False
+        if state.gated:
+            permit, probes = self._admit(state, exchange)
+        told = False
         state.pending += 1
         try:
             result = forward(exchange)
+            told = True
         except GatewayError as error:
             fault = fault_of(error)
             if fault is not None:
-                self._failed(state, exchange, fault)
-            elif isinstance(error, FailedError) and error.answered is not None:
-                self._succeeded(state, exchange)  # it works, and has refused this one
+                self._failed(state, exchange, fault, permit)
+                told = True
+            elif _is_answer(error):  # it works, and has refused this one
+                self._succeeded(state, exchange, permit, probes)
+                told = True
             raise
         finally:
             state.pending -= 1
-        if state.watched or state.latency is not None:
-            self._succeeded(state, exchange)
+            if probes and not told:  # its client has left, or we could not send it
+                tool = exchange.message.tool() or ""
+                self._guard.deliver(PermitReleased(state.name, tool, permit))
+        if probes or state.watched or state.latency is not None:
+            self._succeeded(state, exchange, permit, probes)
         else:
             state.succeeded += 1
         return result
 
-    def _failed(self, state: EndpointState, exchange: Exchange, fault: Fault) -> None:
+    def _admit(self, state: EndpointState, exchange: Exchange) -> tuple[int, bool]:
+        """Ask for the permit of a request where some must not be sent, and if it is a probe's."""
+        message = exchange.message
+        ask = AdmitCall(state.name, message.tool() or "", self._retrier.reads(message))
+        try:
+            answer: CallAdmitted | CircuitOpen = self._guard.ask(
+                ask, self._world.now_s() + DECIDE_S_MAX
+            )
+        except (ActorStoppedError, DeadlineError, MailboxFullError):
+            return state.epoch, False  # nobody is there to say no
+        if isinstance(answer, CallAdmitted):
+            return answer.permit, answer.probe
+        what = "this tool of the upstream" if answer.tool else "the upstream"
+        raise FailedError(
+            Reason.CIRCUIT_OPEN, f"{what} has failed too often, and is left alone for a while",
+            upstream=self.upstream, side=Side.PROXY, retry_after_s=answer.after_s,
+        )
+
+    def _failed(
+        self, state: EndpointState, exchange: Exchange, fault: Fault, permit: int
+    ) -> None:
         now_s = self._world.now_s()
         if state.latency is not None:
             state.latency.fail(now_s)
-        tool = exchange.message.tool() or ""
-        self._guard.deliver(CallFailed(state.name, tool, fault, now_s - exchange.began_s))
+        tool, seconds = exchange.message.tool() or "", now_s - exchange.sent_s
+        self._guard.deliver(CallFailed(state.name, tool, fault, seconds, permit))
 
-    def _succeeded(self, state: EndpointState, exchange: Exchange) -> None:
+    def _succeeded(
+        self, state: EndpointState, exchange: Exchange, permit: int, probes: bool
+    ) -> None:
         state.succeeded += 1
         now_s = self._world.now_s()
-        seconds = now_s - exchange.began_s
+        seconds = now_s - exchange.sent_s
         if state.latency is not None:
             state.latency.observe(seconds, now_s)
-        if state.watched:
+        if state.watched or probes:
             tool = exchange.message.tool() or ""
-            self._guard.deliver(CallSucceeded(state.name, tool, seconds))
+            self._guard.deliver(CallSucceeded(state.name, tool, seconds, permit))
 
 
 def hash_key_of(hash_on: str) -> HashKey:
@@ -234,6 +333,13 @@ def hash_key_of(hash_on: str) -> HashKey:
         return found.decode("latin-1") if isinstance(found, bytes) else found
 
     return key
+
+
+def _is_answer(error: GatewayError) -> bool:
+    """Whether an error is what the server has said, in good health."""
+    return isinstance(error, RefusedError) or (
+        isinstance(error, FailedError) and error.answered is not None
+    )
 
 
 def fault_of(error: GatewayError) -> Fault | None:

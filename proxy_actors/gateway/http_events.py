@@ -10,7 +10,7 @@ import logging
 
 from proxy_actors.errors import Executed, FailedError, MessageError, Reason
 from proxy_actors.gateway.exchange import request_name
-from proxy_actors.protocol import jsonrpc
+from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.sse import SseDecoder
 
 EVENT_BYTES_MAX = 16 * 1024 * 1024
@@ -26,19 +26,26 @@ class UpstreamEvents:
         exchange_id: whose stream it is, for the log.
         request_id: the raw JSON id that the final answer will carry; None when there is none.
         after: the id behind which the stream was opened, empty for its beginning.
+        sent_as: the raw JSON id that the request has at the upstream, if that is another one.
     """
 
     __slots__ = (
-        "_decoder", "_exchange_id", "_request_id", "_upstream", "dropped", "dropped_error",
-        "failure", "heard", "placed", "unread",
+        "_decoder", "_exchange_id", "_request_id", "_sent_as", "_upstream", "dropped",
+        "dropped_error", "failure", "heard", "placed", "unread",
     )  # fmt: skip
 
     def __init__(
-        self, upstream: str, exchange_id: int, request_id: bytes | None, after: bytes
+        self,
+        upstream: str,
+        exchange_id: int,
+        request_id: bytes | None,
+        after: bytes,
+        sent_as: bytes | None = None,
     ) -> None:
         self._upstream = upstream
         self._exchange_id = exchange_id
         self._request_id = request_id
+        self._sent_as = sent_as
         self._decoder = SseDecoder(EVENT_BYTES_MAX, after)
         self.unread: tuple[jsonrpc.Message, ...] = ()
         """Messages that are to be taken."""
@@ -88,7 +95,8 @@ class UpstreamEvents:
             admitted = jsonrpc.admit(data)
         except MessageError as error:
             return self._drop(data, error)
-        self.unread += admitted if isinstance(admitted, tuple) else (admitted,)
+        messages = admitted if isinstance(admitted, tuple) else (admitted,)
+        self.unread += renamed(messages, self._sent_as, self._request_id)
         if self.dropped_error is not None:
             self.dropped_error = None
         return True
@@ -96,7 +104,8 @@ class UpstreamEvents:
     def _drop(self, data: bytes, cause: MessageError) -> bool:
         error = self._failed(f"the upstream sent no valid JSON-RPC: {cause.text}")
         error.__cause__ = cause
-        if self._request_id is not None and jsonrpc.answered_id(data) == self._request_id:
+        id = self._sent_as or self._request_id
+        if id is not None and jsonrpc.answered_id(data) == id:
             self.failure = error
             return False
         self.dropped_error = error
@@ -112,3 +121,21 @@ class UpstreamEvents:
         return FailedError(
             Reason.UPSTREAM_PROTOCOL, text, executed=Executed.UNKNOWN, upstream=self._upstream
         )
+
+
+def renamed(
+    messages: tuple[jsonrpc.Message, ...], sent_as: bytes | None, request_id: bytes | None
+) -> tuple[jsonrpc.Message, ...]:
+    """Give an answer the id that the client knows, where its request was sent under another."""
+    if sent_as is None or request_id is None:
+        return messages
+    return tuple(
+        _with_id(x, request_id) if x.kind is jsonrpc.RESPONSE and x.id == sent_as else x
+        for x in messages
+    )
+
+
+def _with_id(message: jsonrpc.Message, id: bytes) -> jsonrpc.Message:
+    admitted = jsonrpc.admit(jsonrpc_rewrite.with_id(message, id))
+    assert isinstance(admitted, jsonrpc.Message)
+    return admitted

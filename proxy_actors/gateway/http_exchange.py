@@ -18,7 +18,7 @@ from proxy_actors.errors import (
     Reason,
     StreamClosedError,
 )
-from proxy_actors.gateway.http_events import UpstreamEvents
+from proxy_actors.gateway.http_events import UpstreamEvents, renamed
 from proxy_actors.gateway.lease import Lease
 from proxy_actors.protocol import jsonrpc
 from proxy_actors.protocol.http1_framing import HttpLimits
@@ -48,6 +48,8 @@ class HttpExchange:
     """
 
     # What most exchanges never change stays with the class.
+    sent_as: bytes | None = None
+    """The raw JSON id that the request has at the upstream, where that is not `request_id`."""
     repeats = False
     """Whether the request was sent before, on a connection that was then found closed."""
     resumed_after = b""
@@ -132,7 +134,7 @@ class HttpExchange:
         try:
             parser = self._parser
             body = parser.take_body() if parser.complete else self._read_body(deadline_s)
-            if self.request_id is not None:
+            if self.request_id is not None and self.sent_as is None:
                 plain = jsonrpc.plain_answer(body, self.request_id)
                 if plain is not None:
                     fits = True
@@ -239,7 +241,8 @@ class HttpExchange:
         """What the event stream has said so far."""
         if self._events is None:
             self._events = UpstreamEvents(
-                self._upstream, self._exchange_id, self.request_id, self.resumed_after
+                self._upstream, self._exchange_id, self.request_id, self.resumed_after,
+                self.sent_as,
             )
         return self._events
 
@@ -317,7 +320,8 @@ class HttpExchange:
             admitted = jsonrpc.admit(data)
         except MessageError as error:
             raise self._failed(f"the upstream sent no valid JSON-RPC: {error.text}") from error
-        return admitted if isinstance(admitted, tuple) else (admitted,)
+        messages = admitted if isinstance(admitted, tuple) else (admitted,)
+        return renamed(messages, self.sent_as, self.request_id)
 
     def _read(self, deadline_s: float, bytes_max: int = READ_BYTES_MAX) -> None:
         try:

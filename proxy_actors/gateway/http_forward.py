@@ -7,6 +7,7 @@ hop-by-hop fields (HTTP-F1, THR-T9).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from proxy_actors.actors.event_stream import EventSource
@@ -108,7 +109,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
     def initialize(self, exchange: Exchange) -> Response:
         """Forward `initialize`; the answer becomes JSON whatever the upstream made of it."""
         message = exchange.message
-        deadline_s = self._world.now_s() + INITIALIZE_S_MAX
+        deadline_s = self.opening_deadline_s(exchange)
         upstream, head = self.sender.send(
             Outgoing(
                 exchange.id, b"POST", self._post(exchange, message.raw, None), _CALL,
@@ -151,12 +152,17 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
 
     def _call(self, exchange: Exchange, session: Session) -> Response:
         message, deadline_s = exchange.message, exchange.deadline_s
+        sent_as, raw = None, message.raw
+        if exchange.may_be_running:  # to the upstream this is another request
+            sent_as = b'"retry-%x-%d"' % (exchange.id, exchange.tries)
+            raw = jsonrpc_rewrite.with_id(message, sent_as)
         try:
-            parts = self._post(exchange, message.raw, session)
+            parts = self._post(exchange, raw, session)
             upstream, head = self.sender.send(
                 Outgoing(
-                    exchange.id, b"POST", parts, _CALL, deadline_s, message.id,
+                    exchange.id, b"POST", parts, _CALL, exchange.head_deadline_s, message.id,
                     message.method in REPEATABLE, exchange.keeper, exchange.meter, exchange,
+                    sent_as,
                 )
             )
             if head.status == 200 and head.media_type == JSON_TYPE:
@@ -167,7 +173,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             return self._unusual(exchange, session, upstream, head)
         except FailedError as error:
             if error.reason is Reason.UPSTREAM_TIMEOUT:
-                self._cancel_later(session, message.id)
+                self._cancel_later(session, sent_as or message.id)
             raise
 
     def post(self, exchange: Exchange) -> None:
@@ -211,6 +217,10 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         finally:
             if name is None:
                 self._slot.tell(ReleaseStandalone(session.key, exchange.id))
+
+    def watch_tools(self, changed: Callable[[], None]) -> None:
+        """Hear of it on the event streams."""
+        self.streams.on_tools_changed = changed
 
     # For the upstream's actor.
 
@@ -282,7 +292,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         if first is not None and upstream.is_final(first):
             answers.finish(upstream)
             return json_response(first.raw, head.returned)
-        request_id = exchange.message.id
+        request_id = upstream.sent_as or exchange.message.id
         try:
             name = self.streams.of_call(
                 exchange, session, upstream, lambda: self._cancel_later(session, request_id)

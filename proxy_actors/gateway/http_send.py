@@ -39,6 +39,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         purpose: what budget its connection is drawn from.
         request_id: the raw JSON id that its answer will carry; None when there is none.
         repeatable: whether sending it twice does no harm.
+        sent_as: the raw JSON id that it has at the upstream, if that is another one.
         keeper: keeps the connection for the next exchange.
         meter: where its times are counted.
         asker: the client's exchange whose share the connection comes out of; None for the proxy's
@@ -55,6 +56,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     keeper: Keeper | None = None
     meter: CallMeter | None = None
     asker: Exchange | None = None
+    sent_as: bytes | None = None
 
 
 class HttpSender:
@@ -79,12 +81,16 @@ class HttpSender:
         """Send a request and read the head of its answer.
 
         The upstream may close an idle connection just as a request leaves on it. What can be
-        repeated is then sent once more, on a new connection (RFC 9112 section 9.3.1).
+        repeated is then sent once more, on a new connection (RFC 9112 section 9.3.1). What is sent
+        again already, since it has failed, has a new one from the start.
 
         Raises:
             FailedError: there is no connection to be had, or the exchange failed.
         """
-        repeatable = outgoing.repeatable
+        asker, repeatable = outgoing.asker, outgoing.repeatable
+        if asker is not None and asker.tries:
+            upstream = self.begin(outgoing, IDLE_S_NEW)
+            return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
         upstream = self.begin(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
         try:
             return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
@@ -135,7 +141,10 @@ class HttpSender:
             )
             if meter is not None:
                 meter.queue.add(self._world.now_s() - began_s)
-        return HttpExchange(
+        upstream = HttpExchange(
             self._world, lease, outgoing.method, self._limits, pool.upstream,
             outgoing.exchange_id, outgoing.request_id, meter,
         )
+        if outgoing.sent_as is not None:
+            upstream.sent_as = outgoing.sent_as
+        return upstream

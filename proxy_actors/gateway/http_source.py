@@ -35,6 +35,7 @@ from proxy_actors.messages.stream import (
 from proxy_actors.policy.event_stream import TAKEN
 from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED, KINDS
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
+from proxy_actors.protocol.revisions import TOOLS_CHANGED
 from proxy_actors.world.base import World
 
 # Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
@@ -60,6 +61,7 @@ class HttpSource(EventSource):
         silence_s_max: how long nothing may come on a connection that can be replaced. A call whose
             server names no place to go on from has its own deadline.
         on_cancel: tells the server that the call is not wanted any more.
+        on_tools_changed: hears that the server's list of tools is another now.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class HttpSource(EventSource):
         reopen: Reopen,
         silence_s_max: float,
         on_cancel: Callable[[], None] | None = None,
+        on_tools_changed: Callable[[], None] | None = None,
     ) -> None:
         self._world = world
         self._exchange = exchange
         self._reopen = reopen
         self._silence_s_max = silence_s_max
         self._on_cancel = on_cancel
+        self._on_tools_changed = on_tools_changed
         self._retry_s: float | None = None
         self._dropped_before = 0
         self._answered = False
@@ -187,6 +191,8 @@ class HttpSource(EventSource):
         for message in messages:
             if message.kind is jsonrpc.NOTIFICATION:
                 events.append(EventReceived(message.raw, MessageKind.NOTIFICATION))
+                if self._on_tools_changed is not None and message.method == TOOLS_CHANGED:
+                    self._on_tools_changed()
                 continue
             if self._exchange.is_final(message):
                 self._answered = True

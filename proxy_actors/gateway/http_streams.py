@@ -57,6 +57,9 @@ class HttpStreams:
         slot: the upstream's actor.
         silence_s_max: how long a stream that can be opened anew may be silent.
         sessions: what they are by now.
+
+    Attributes:
+        on_tools_changed: hears that the server's list of tools is another, if anybody does.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class HttpStreams:
         self._silence_s_max = silence_s_max
         self._sessions = sessions
         self._sources: dict[int, EventSource] = {}
+        self.on_tools_changed: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         """How many sources are on their way."""
@@ -126,10 +130,12 @@ class HttpStreams:
     ) -> str:
         """Offer a source to the upstream's actor, and take it back if nobody took it."""
         reopen = _Reopener(
-            self, self._sessions, exchange.accepted.forwarded, session, upstream.request_id
+            self, self._sessions, exchange.accepted.forwarded, session, upstream.request_id,
+            upstream.sent_as,
         )
         source = HttpSource(
-            self._world, upstream, reopen, self._silence_s_max, on_cancel
+            self._world, upstream, reopen, self._silence_s_max, on_cancel,
+            self.on_tools_changed,
         )
         self._sources[exchange.id] = source
         try:
@@ -148,12 +154,13 @@ class HttpStreams:
         session: Session,
         request_id: bytes | None,
         last_event_id: bytes,
+        sent_as: bytes | None = None,
     ) -> HttpExchange:
         """GET what follows an event. Raises as `open`."""
         own_id = self._sender.next_own_id()
         deadline_s = self._world.now_s() + min(self._silence_s_max, HEAD_S_MAX)
         upstream, _ = self.open(
-            forwarded, session, own_id, request_id, last_event_id, deadline_s
+            forwarded, session, own_id, request_id, last_event_id, deadline_s, sent_as
         )
         return upstream
 
@@ -165,11 +172,13 @@ class HttpStreams:
         request_id: bytes | None = None,
         last_event_id: bytes = b"",
         deadline_s: float = math.inf,
+        sent_as: bytes | None = None,
     ) -> tuple[HttpExchange, ResponseHead]:
         """GET a stream: the session's standalone one, or what follows an event.
 
         Args:
             request_id: the raw JSON id of the request whose answer it carries, if it does.
+            sent_as: the id that this has at the upstream, if that is another one.
 
         Raises:
             RefusedError: the upstream does not offer it, or not any more.
@@ -178,7 +187,10 @@ class HttpStreams:
         deadline_s = min(deadline_s, self._world.now_s() + HEAD_S_MAX)
         parts = [self._fields.head_of_get(forwarded, session, last_event_id)]
         upstream, head = self._sender.send(
-            Outgoing(exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id)
+            Outgoing(
+                exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id,
+                sent_as=sent_as,
+            )
         )
         upstream.resumed_after = last_event_id
         if head.status == 204:  # as the standard says it to clients (RELIABILITY 2.2, S10)
@@ -200,12 +212,14 @@ class _Reopener:
         forwarded: Forwarded,
         session: Session,
         request_id: bytes | None,
+        sent_as: bytes | None,
     ) -> None:
         self._streams = streams
         self._sessions = sessions
         self._forwarded = forwarded
         self._session = session
         self._request_id = request_id
+        self._sent_as = sent_as
 
     def __call__(self, last_event_id: bytes) -> HttpExchange:
         present = self._sessions.present(self._session)
@@ -213,7 +227,7 @@ class _Reopener:
             return self._begin(present)
         try:
             return self._streams.open_anew(
-                self._forwarded, present, self._request_id, last_event_id
+                self._forwarded, present, self._request_id, last_event_id, self._sent_as
             )
         except FailedError as error:
             if error.reason is not Reason.SESSION_LOST:

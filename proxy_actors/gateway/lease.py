@@ -148,12 +148,23 @@ class Keeper:
 
 
 class Pool:
-    """How the data plane sees one upstream's pool."""
+    """How the data plane sees one upstream's pool.
 
-    def __init__(self, slot: Slot, table: ConnectionTable, upstream: str) -> None:
+    Args:
+        wait_s_max: how long a request may wait for a connection.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        table: ConnectionTable,
+        upstream: str,
+        wait_s_max: float = POOL_WAIT_S_MAX,
+    ) -> None:
         self.slot = slot
         self.table = table
         self.upstream = upstream
+        self._wait_s_max = wait_s_max
         self._waiter_ids = itertools.count(1)
 
     def checkout(
@@ -178,7 +189,7 @@ class Pool:
                 to, or the pool crashed meanwhile; nothing was sent.
         """
         waiter_id = next(self._waiter_ids)
-        wait_until_s = min(deadline_s, now_s + POOL_WAIT_S_MAX)
+        wait_until_s = min(deadline_s, now_s + self._wait_s_max)
         ask = CheckoutConnection(
             waiter_id, exchange_id, purpose, wait_until_s, idle_s_max, owner
         )

@@ -8,6 +8,8 @@ only a refusal of `initialize` as an old server would refuse it has the old tran
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import Executed, FailedError, GatewayError, Reason
@@ -122,6 +124,10 @@ class DetectingForwarder(Forwarder):
     def take_over(self, session: Session, deadline_s: float) -> Session:
         """Open a session here that was at another endpoint: by Streamable HTTP alone."""
         return self._http.take_over(session, deadline_s)
+
+    def watch_tools(self, changed: Callable[[], None]) -> None:
+        """Hear of it on the event streams of Streamable HTTP."""
+        self._http.watch_tools(changed)
 
     def _of(self, exchange: Exchange) -> Forwarder:
         return self._sse if self._sse.has(exchange.in_session()) else self._http

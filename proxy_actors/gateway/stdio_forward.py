@@ -16,7 +16,6 @@ from proxy_actors.actors.stdio_shared import shared_name
 from proxy_actors.errors import Executed, FailedError, Reason
 from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.exchange import Exchange
-from proxy_actors.gateway.forwarder import INITIALIZE_S_MAX
 from proxy_actors.gateway.handshake import Handshake, agreed_version
 from proxy_actors.gateway.session_notes import note
 from proxy_actors.gateway.response import Response
@@ -63,7 +62,7 @@ class SharedForwarder(ChannelForwarder):
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session at the shared children."""
-        deadline_s = self._world.now_s() + INITIALIZE_S_MAX
+        deadline_s = self.opening_deadline_s(exchange)
         described: ServerDescribed = self._slot.ask(DescribeServer(), deadline_s)
         assert exchange.message.id is not None
         version = agreed_version(exchange.message, described.version)

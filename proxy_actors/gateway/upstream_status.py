@@ -77,7 +77,9 @@ def session_renewed(upstream: str) -> FailedError:
 def not_renewed(upstream: str) -> FailedError:
     """Make the error for a request in a lost session that could not be opened anew for now."""
     text = "the session could not be opened anew; nothing was done"
-    return FailedError(Reason.UPSTREAM_UNAVAILABLE, text, upstream=upstream)
+    return FailedError(
+        Reason.UPSTREAM_UNAVAILABLE, text, upstream=upstream, retry_after_s=1.0
+    )
 
 
 def refusal(
@@ -110,10 +112,12 @@ def refusal(
             Reason.RATE_LIMITED, text, upstream=upstream, retry_after_s=after_s, answered=status
         )
     if status == 503:
-        # It may come from something between, which sent the request on before it failed.
+        # It may come from something between, which sent the request on before it failed. Who asks
+        # to come back has refused it (gRPC's A6: seen by the server, not by the application).
+        executed = Executed.UNKNOWN if after_s is None else Executed.NO
         return FailedError(
             Reason.UPSTREAM_UNAVAILABLE, "the upstream is not available", upstream=upstream,
-            executed=Executed.UNKNOWN, retry_after_s=after_s, answered=status,
+            executed=executed, retry_after_s=after_s, answered=status,
         )
     text = f"the upstream answered with status {status}"
     return FailedError(

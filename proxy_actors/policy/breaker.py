@@ -54,7 +54,7 @@ class BreakerLimits(msgspec.Struct, frozen=True):
     calls_min: int = 50
     window_s: float = 30.0
     base_s: float = 1.0
-    cap_s: float = 60.0
+    cap_s: float = 5.0
     probes_max: int = 1
     probe_s: float = 5.0
 
@@ -108,7 +108,8 @@ class Breaker:
         self, limits: BreakerLimits, random: Callable[[], float], since: int = 0
     ) -> None:
         self._limits = limits
-        self._backoff = Backoff(BackoffLimits(limits.base_s, limits.cap_s), random)
+        bounds = BackoffLimits(base_s=limits.base_s, cap_s=limits.cap_s)
+        self._backoff = Backoff(bounds, random)
         self._permits: dict[int, float] = {}
         self.state = CLOSED
         self.since = since

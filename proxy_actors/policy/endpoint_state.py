@@ -7,7 +7,10 @@ alone; what is in flight is counted by the data plane. Nothing here decides.
 
 from __future__ import annotations
 
+from proxy_actors.messages.breaker import Opened
 from proxy_actors.policy.peak_ewma import PeakEwma
+
+REQUESTS_MAX = 1024
 
 
 class EndpointState:
@@ -23,15 +26,19 @@ class EndpointState:
         taken_up_s: since when it takes sessions again; None where it always has.
         watched: whether its guard wants to hear of calls that succeed, since some have not.
         gated: whether calls have to be let through, since a limit or a breaker has a say.
+        epoch: what a call has as its permit that begins now and has not asked for one.
+        opened: what is known of its circuit breakers that are not closed, by tool.
         pending: the calls that have been sent to it and not been answered.
+        requests_max: how many of them there may be.
         streaming: those whose answers have become event streams that are open.
         latency: how long they take, where somebody chooses by it.
         succeeded: the calls that did not fail by its fault, ever; counted by the data plane.
     """
 
     __slots__ = (
-        "backup", "drained", "gated", "latency", "name", "pending", "serves", "streaming",
-        "succeeded", "taken_up_s", "takes", "watched", "weight",
+        "backup", "drained", "epoch", "gated", "latency", "name", "opened", "pending",
+        "requests_max", "serves", "streaming", "succeeded", "taken_up_s", "takes", "watched",
+        "weight",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +47,7 @@ class EndpointState:
         weight: int = 1,
         backup: bool = False,
         latency: PeakEwma | None = None,
+        requests_max: int = REQUESTS_MAX,
     ) -> None:
         self.name = name
         self.weight = weight
@@ -50,7 +58,10 @@ class EndpointState:
         self.taken_up_s: float | None = None
         self.watched = False
         self.gated = False
+        self.epoch = 0
+        self.opened: dict[str, Opened] = {}
         self.pending = 0
+        self.requests_max = requests_max
         self.streaming = 0
         self.latency = latency
         self.succeeded = 0

@@ -2,6 +2,7 @@
 
     maint, or down by the checks    takes no sessions, serves none
     ejected, drain, or unusable     takes none, serves those that it has
+    its circuit breaker not closed  the same: what is sent there is mostly refused
     anything else                   takes and serves
 
 A session lives where its server keeps it, so an endpoint that fails for others keeps its sessions:
@@ -34,14 +35,19 @@ _HIDDEN = frozenset({EndpointStatus.MAINT, EndpointStatus.DOWN})
 
 
 class EndpointHealth:
-    """What lasts of one endpoint: what the operator wants, its checks, its ejections."""
+    """What lasts of one endpoint: what the operator wants, its checks, its ejections.
 
-    __slots__ = ("checked", "ejection", "operator", "state")
+    Attributes:
+        broken: whether its circuit breaker is not closed; set by the guard.
+    """
+
+    __slots__ = ("broken", "checked", "ejection", "operator", "state")
 
     def __init__(self, state: EndpointState) -> None:
         self.state = state
         self.operator = OperatorState.READY
         self.checked = Checked()
+        self.broken = False
         self.ejection = Ejection()
 
     @property
@@ -90,7 +96,7 @@ class HealthPolicy:
         for name, known in self._endpoints.items():
             if self._checks is not None and known.operator is not OperatorState.MAINT:
                 effects += self._checks.resume(name, now_s)
-        return effects + self._availability()
+        return effects + self.review()
 
     def watched(self, endpoint: str) -> bool:
         """Whether it is of interest that a call succeeds."""
@@ -98,7 +104,19 @@ class HealthPolicy:
 
     def handle(self, message: HealthMessage, now_s: float) -> list[HealthEffect]:
         """Apply one message and return what is to be done, in order."""
-        return [*self._apply(message, now_s), *self._availability()]
+        return [*self._apply(message, now_s), *self.review()]
+
+    def review(self) -> list[HealthEffect]:
+        """Say of which endpoint it is to be written down that it can be used differently."""
+        effects: list[HealthEffect] = []
+        for name, known in self._endpoints.items():
+            status, state = known.status, known.state
+            takes = status is EndpointStatus.UP and not known.broken
+            serves = status not in _HIDDEN
+            drained = known.operator is not OperatorState.READY
+            if (state.takes, state.serves, state.drained) != (takes, serves, drained):
+                effects.append(m.SetAvailability(name, takes, serves, drained))
+        return effects
 
     def _apply(self, message: HealthMessage, now_s: float) -> list[HealthEffect]:
         match message:
@@ -149,15 +167,4 @@ class HealthPolicy:
                 self._checks.suspend(endpoint)
             elif before is OperatorState.MAINT:
                 effects += self._checks.resume(endpoint, now_s)
-        return effects
-
-    def _availability(self) -> list[HealthEffect]:
-        """Say of which endpoint it is to be written down that it can be used differently."""
-        effects: list[HealthEffect] = []
-        for name, known in self._endpoints.items():
-            status, state = known.status, known.state
-            takes, serves = status is EndpointStatus.UP, status not in _HIDDEN
-            drained = known.operator is not OperatorState.READY
-            if (state.takes, state.serves, state.drained) != (takes, serves, drained):
-                effects.append(m.SetAvailability(name, takes, serves, drained))
         return effects

@@ -23,6 +23,8 @@ SUBSCRIBE: Final = "resources/subscribe"
 UNSUBSCRIBE: Final = "resources/unsubscribe"
 # The methods by whose `uri` parameter it is decided who hears of a resource.
 TOOLS_CALL: Final = "tools/call"
+TOOLS_LIST: Final = "tools/list"
+TOOLS_CHANGED: Final = "notifications/tools/list_changed"
 URI_METHODS: Final = frozenset(
     (SUBSCRIBE, UNSUBSCRIBE, "notifications/resources/updated")
 )

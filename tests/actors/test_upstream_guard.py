@@ -15,6 +15,7 @@ from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.supervisor import Supervisor, Worker
 from proxy_actors.actors.upstream_guard import Checker, CheckResult, GuardLimits, UpstreamGuard
 from proxy_actors.errors import DeadlineError
+from proxy_actors.messages.breaker import AdmitCall, CircuitOpen
 from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
 from proxy_actors.messages.health import (
     GuardDrained,
@@ -24,6 +25,7 @@ from proxy_actors.messages.health import (
     Verdict,
 )
 from proxy_actors.messages.lifecycle import ActorState, DescribeState
+from proxy_actors.policy.breaker import BreakerLimits
 from proxy_actors.policy.endpoint_state import EndpointState
 from proxy_actors.policy.health import EndpointHealth
 from proxy_actors.policy.health_checks import CheckLimits
@@ -75,8 +77,11 @@ class Keeper(Supervisor):
 class Bench:
     """A guard of three endpoints, under a supervisor."""
 
-    def __init__(self, checks: CheckLimits | None = CHECKS) -> None:
+    def __init__(
+        self, checks: CheckLimits | None = CHECKS, breakers: BreakerLimits | None = None
+    ) -> None:
         self.stage = Stage()
+        self.breakers = breakers
         self.slot = Slot("guard/up")
         self.known = {name: EndpointHealth(EndpointState(name)) for name in ("a", "b", "c")}
         self.servers = {name: Server(self.stage) for name in self.known}
@@ -88,13 +93,15 @@ class Bench:
         self.stage.begin(self.keeper)
 
     def guard(self, checks: CheckLimits | None) -> UpstreamGuard:
+        limits = GuardLimits(checks=checks, breakers=self.breakers)
         return UpstreamGuard(
-            self.stage, self.slot, "up", self.known, self.servers, GuardLimits(checks=checks)
+            self.stage, self.slot, "up", self.known, self.servers, limits
         )
 
     def fail(self, name: str, times: int = 5) -> None:
         for _ in range(times):
-            self.slot.tell(CallFailed(name, "", Fault.STATUS, 0.1))
+            epoch = self.known[name].state.epoch
+            self.slot.tell(CallFailed(name, "", Fault.STATUS, 0.1, epoch))
         self.stage.run(0.1)
 
     def crash(self) -> None:
@@ -211,6 +218,51 @@ def test_guard_that_crashes_goes_on_where_it_was() -> None:
     assert [bench.used(name) for name in "abc"] == [ALL, ALL, NONE]
 
 
+def test_breaker_stays_open_when_the_guard_crashes() -> None:
+    """And closes in its time, by a probe of the proxy's own, as nobody else comes."""
+    limits = BreakerLimits(base_s=50.0, cap_s=50.0)
+    bench = Bench(checks=None, breakers=limits)
+    bench.stage.random = lambda: 0.9  # type: ignore[method-assign]
+    bench.crash()
+    bench.fail("a", limits.failures_max)
+    state = bench.known["a"].state
+    assert state.gated and bench.used("a") == SERVES
+    ask = AdmitCall("a", "", True)
+    refused = bench.stage.do(lambda: bench.slot.ask(ask, math.inf))
+    assert isinstance(refused, CircuitOpen) and 44.0 < refused.after_s <= 45.0
+    bench.stage.run(20.0)
+    bench.crash()
+    assert state.gated and state.opened
+    refused = bench.stage.do(lambda: bench.slot.ask(ask, math.inf))
+    assert isinstance(refused, CircuitOpen) and 23.0 < refused.after_s < 25.0
+    checks = bench.servers["a"].checks
+    bench.stage.run(27.0)
+    assert bench.servers["a"].checks == checks + 1
+    assert not state.gated and not state.opened
+
+
+def test_probe_that_fails_keeps_a_breaker_open_and_who_refuses_us_lives() -> None:
+    bench = Bench(checks=None, breakers=BreakerLimits(base_s=0.5))
+    server, state = bench.servers["a"], bench.known["a"].state
+    server.verdict = Verdict.FAILED
+    bench.fail("a")
+    assert bench.stage.run_until(lambda: server.checks >= 3, 100.0)
+    assert state.gated and not state.takes
+    assert server.at_once_max == 1
+    detail = bench.stage.do(lambda: describe(bench))["detail"]
+    assert set(detail["a"]["breakers"]) == {"-"}
+    server.verdict = Verdict.WELL
+    assert bench.stage.run_until(lambda: not state.gated, 100.0)
+
+
+def test_health_check_that_succeeds_closes_a_breaker_that_is_half_open() -> None:
+    bench = Bench(breakers=BreakerLimits(base_s=0.5))
+    bench.fail("a")
+    state = bench.known["a"].state
+    assert state.gated
+    assert bench.stage.run_until(lambda: not state.gated, 30.0)
+
+
 def test_crash_during_a_check_has_no_second_one_begin_beside_it() -> None:
     bench = Bench()
     server = bench.servers["a"]
@@ -241,6 +293,7 @@ def test_state_can_be_read_by_operators() -> None:
     assert detail["a"] == {
         "status": "ejected", "takes": False, "serves": True, "active": 0, "operator": "ready",
         "health": CHECKS.top, "check": "as the test says", "ejections": 1, "multiplier": 1,
+        "breakers": {},
     }  # fmt: skip
 
 

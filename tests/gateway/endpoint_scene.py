@@ -8,6 +8,7 @@ from typing import Any
 from proxy_actors.actors.refs import Slot
 from proxy_actors.app import App
 from proxy_actors.config.model import Config
+from proxy_actors.config.resilience import Breaker
 from proxy_actors.config.upstreams import Checks, Endpoint, Upstream
 from proxy_actors.gateway.guarded import GuardedForwarder
 from proxy_actors.messages.health import OperatorState, SetEndpointState
@@ -35,7 +36,8 @@ class EndpointScene(SimWorld):
         backups: which of the endpoints are.
         sessions: whether the servers give sessions ids.
         resumes: whether they give events ids.
-        settings: of the upstream; endpoints are not checked where these do not say it.
+        settings: of the upstream; endpoints are not checked, and have no circuit breakers, where
+            these do not say it.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class EndpointScene(SimWorld):
             name: Endpoint(url=f"http://{name}.test/mcp", backup=name in backups) for name in names
         }
         settings.setdefault("checks", Checks(kind=CheckKind.OFF))
+        settings.setdefault("breaker", Breaker(enabled=False))
         config = Config(upstreams={UPSTREAM: Upstream(endpoints=endpoints, **settings)})
         self.store = MemoryStore()
         self.mail: list[Any] = []

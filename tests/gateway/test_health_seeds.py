@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy_actors.actors.base import Actor
+from proxy_actors.config.resilience import Retries
 from proxy_actors.config.upstreams import Checks, Outliers
 from proxy_actors.messages.health import OperatorState
 from proxy_actors.options import CheckKind, OnSessionLost
@@ -44,6 +45,7 @@ class Trouble:
                 base_ejection_s=10.0, max_ejection_s=30.0, check_unejects=bool(seed % 2)
             ),
             on_session_lost=chance.choice(list(OnSessionLost)),
+            retries=Retries(attempts_max=0),
         )
         self.listeners = {name: self.scene.listeners[f"{name}.test", 80] for name in NAMES}
         self.answers: Counter[int | None] = Counter()

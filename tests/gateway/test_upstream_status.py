@@ -94,11 +94,13 @@ def test_rate_limit_is_passed_on_with_its_time() -> None:
 
 
 def test_unavailability_is_passed_on_with_a_bounded_time() -> None:
-    """It may come from something between, which had sent the request on."""
+    """Who asks to come back has taken nothing; it may come from something between otherwise."""
     error = refusal(head(503, (b"retry-after", b"999999")), "default")
     assert isinstance(error, FailedError)
-    assert (error.status, error.executed) == (503, Executed.UNKNOWN)
+    assert (error.status, error.executed) == (503, Executed.NO)
     assert error.retry_after_s == RETRY_AFTER_S_MAX
+    bare = refusal(head(503), "default")
+    assert (bare.status, bare.executed) == (503, Executed.UNKNOWN)
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ def test_the_state_that_says_most_is_shown() -> None:
 
 
 DEFECTS = [
-    Defect("an ejected endpoint loses its sessions", HealthPolicy, "_availability",
+    Defect("an ejected endpoint loses its sessions", HealthPolicy, "review",
            "status not in _HIDDEN", "status is EndpointStatus.UP"),
-    Defect("one that is down serves", HealthPolicy, "_availability",
+    Defect("one that is down serves", HealthPolicy, "review",
            "status not in _HIDDEN", "1"),
-    Defect("what the operator took out is as what has failed", HealthPolicy, "_availability",
+    Defect("what the operator took out is as what has failed", HealthPolicy, "review",
            "known.operator is not OperatorState.READY", "False"),
     Defect("maintenance is checked", HealthPolicy, "_set", "self._checks.suspend(endpoint)",
            "pass"),
