@@ -25,6 +25,7 @@ from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
+from proxy_actors.actors.upstream_use import UpstreamUse
 from proxy_actors.actors.upstream_group import UpstreamGroup
 from proxy_actors.actors.upstream_guard import Checker, GuardLimits, UpstreamGuard
 from proxy_actors.config.model import Config
@@ -292,11 +293,12 @@ class Assembly:
             settings.cwd or None,
         )
         processes = Directory()
+        use = UpstreamUse() if settings.idle_stop_s else None
         forwarded = self._world, name, slot, processes, handshake, self._registry
         forwarder = (
             ChannelForwarder(*forwarded)
             if mode is StdioMode.SESSION
-            else SharedForwarder(*forwarded, mode is StdioMode.POOL)
+            else SharedForwarder(*forwarded, mode is StdioMode.POOL, use)
         )
 
         def make_session() -> StdioUpstream:
@@ -308,10 +310,12 @@ class Assembly:
 
         def make_shared() -> StdioShared:
             pool = mode is StdioMode.POOL
-            limits = SharedChildrenLimits(children=settings.children if pool else 1)
+            limits = SharedChildrenLimits(
+                children=settings.children if pool else 1, idle_stop_s=settings.idle_stop_s
+            )
             return StdioShared(
                 self._world, slot, name, command, pool, self._streams, processes,
-                self._subscribers, forwarder.failure, limits,
+                self._subscribers, forwarder.failure, limits, use,
             )
 
         if mode is StdioMode.SESSION:

@@ -117,7 +117,8 @@ class SessionChannels(Actor):
                     if self.parent is not None:
                         self.parent.tell(UpstreamDrained(self.name))
                 case (
-                    e.NameChild() | e.WakeTakeSweep() | e.AnswerDescribed() | e.FailDescribed()
+                    e.NameChild() | e.WakeTakeSweep() | e.WakeIdle() | e.AnswerDescribed()
+                    | e.FailDescribed()
                 ):
                     raise ProxyActorsError("an effect of the shared modes in SESSION mode")
                 case _:

@@ -17,6 +17,7 @@ from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stdio_process import StdioProcess
 from proxy_actors.actors.stream_directory import STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
+from proxy_actors.actors.upstream_use import UpstreamUse
 from proxy_actors.errors import (
     Executed,
     FailedError,
@@ -52,7 +53,7 @@ from proxy_actors.world.base import ChildCommand, World
 
 _FOR_CHILDREN = (
     m.TakeChild, m.ReleaseChild, m.CallEnded, m.DescribeServer, m.ProcessReady, m.ProcessGone,
-    m.ProcessDrained, m.RespawnDue, m.TakeSweepDue, DrainUpstream,
+    m.ProcessDrained, m.RespawnDue, m.TakeSweepDue, m.IdleDue, DrainUpstream,
 )  # fmt: skip
 _FOR_SESSIONS = (
     m.SubmitCall, m.AbandonCall, m.OpenStandalone, m.NotificationReceived, m.OwnAnswered,
@@ -70,6 +71,7 @@ class StdioShared(Actor):
         pool: whether a child runs one call at a time.
         streams, processes: where streams and children are listed.
         failure: makes the JSON-RPC error that answers a call.
+        use: who uses it, where its processes rest without use.
     """
 
     mail_max = 10_000
@@ -86,6 +88,7 @@ class StdioShared(Actor):
         subscribers: Subscribers,
         failure: Callable[[int, bytes, FailedError], bytes],
         limits: SharedChildrenLimits = SharedChildrenLimits(),
+        use: UpstreamUse | None = None,
     ) -> None:
         super().__init__(world, slot.name)
         self._upstream = upstream
@@ -95,6 +98,8 @@ class StdioShared(Actor):
         self._processes = processes
         self._subscribers = subscribers
         self._failure = failure
+        self._use = UpstreamUse() if use is None else use
+        self._describers_max = limits.waiters_max
         self._asks: dict[int, Reply] = {}
         self._listed: set[str] = set()
         self._describers: list[Reply] = []
@@ -107,17 +112,20 @@ class StdioShared(Actor):
     def on_start(self) -> None:
         """Start the children."""
         self._processes.enter(self._shared)
+        self._use.used_s, self._use.rests = self.world.now_s(), False
         self._apply(self._children.begin())
 
     def on_receive(self, message: Any) -> Any:  # Any: the vocabularies of two policies
         """Apply the message to the policy that it is for."""
         now_s = self.world.now_s()
         if isinstance(message, DescribeReadiness):
-            return Readiness(self._children.ready, self._children.text)
+            return Readiness(self._children.serves, self._children.text)
         if isinstance(message, m.DescribeStart):
             return self._children.described()
         if isinstance(message, StreamOver):
             return None  # told by a stream that is ended from here
+        if isinstance(message, m.IdleDue):
+            message = m.IdleDue(message.generation, self._idle_s(now_s))
         self._note_asker(message)
         if isinstance(message, m.SendMessage):
             self._send_to_all(message)
@@ -130,6 +138,7 @@ class StdioShared(Actor):
             self._unname(message.child)
         if isinstance(message, _FOR_CHILDREN):
             self._apply(self._children.handle(message, now_s))
+            self._use.rests = self._children.rests
         if isinstance(message, _FOR_SESSIONS):
             self._apply_sessions(self._sessions.handle(message))
         return LATER
@@ -156,7 +165,8 @@ class StdioShared(Actor):
     def describe(self) -> dict[str, object]:
         """State for operators."""
         return {
-            "ready": self._children.ready,
+            "ready": self._children.serves,
+            "rests": self._children.rests,
             "sessions": self._sessions.sessions,
             **self._children.counts.figures(),
         }
@@ -167,7 +177,11 @@ class StdioShared(Actor):
             case m.TakeChild(id) | m.SubmitCall(id) if asked is not None:
                 self._asks[id] = asked
             case m.DescribeServer() if asked is not None:
-                self._describers.append(asked)
+                if len(self._describers) < self._describers_max:
+                    self._describers.append(asked)
+                else:
+                    text = "too many wait for the server process to start"
+                    asked.fail(FailedError(Reason.OVERLOADED, text, upstream=self._upstream))
             case m.ReleaseChild(id) | m.AbandonCall(id):
                 self._asks.pop(id, None)
 
@@ -185,6 +199,7 @@ class StdioShared(Actor):
                 case e.StartProcess(child):
                     self._start_process(child)
                 case e.StopProcess(child):
+                    self._unname(child)
                     self._tell_child(child, Stop())
                 case e.NameChild(child):
                     self._name_child(child)
@@ -205,6 +220,8 @@ class StdioShared(Actor):
                     self._tell_child(child, m.DrainProcess())
                 case e.WakeRespawn(after_s, generation):
                     self.world.timer(after_s, self.ref, m.RespawnDue(generation))
+                case e.WakeIdle(after_s, generation):
+                    self.world.timer(after_s, self.ref, m.IdleDue(generation))
                 case e.WakeTakeSweep(after_s, generation):
                     self.world.timer(after_s, self.ref, m.TakeSweepDue(generation))
                 case e.ChildrenDrained():
@@ -277,6 +294,12 @@ class StdioShared(Actor):
             Reason.UPSTREAM_UNAVAILABLE, text, upstream=self._upstream,
             retry_after_s=retry_after_s,
         )
+
+    def _idle_s(self, now_s: float) -> float:
+        """Return for how long nobody has used the children; a stream that is open uses them."""
+        if self._use.calls or self._streams.books.of_upstream(self._upstream):
+            self._use.used_s = now_s
+        return now_s - self._use.used_s
 
     def _start_process(self, name: str) -> None:
         process = StdioProcess(

@@ -133,7 +133,7 @@ class Rules:
         if len(kinds) != 1:
             return
         if "url" in kinds:
-            misplaced = {"env", "cwd", "stdio", "children", "sessions-max"}
+            misplaced = {"env", "cwd", "stdio", "children", "idle-stop-s", "sessions-max"}
             self._check_headers((*path, "headers"), upstream)
         else:
             misplaced = {
@@ -142,12 +142,18 @@ class Rules:
             self._check_env((*path, "env"), upstream)
             if upstream.stdio is not StdioMode.POOL and "children" in given:
                 problems.error((*path, "children"), 'children is about stdio = "pool"')
+            if upstream.stdio is StdioMode.SESSION and upstream.idle_stop_s:
+                text = 'idle-stop-s is about stdio = "shared" and "pool"'
+                problems.error((*path, "idle-stop-s"), text)
             if upstream.stdio is not StdioMode.SESSION and "sessions-max" in given:
                 problems.error((*path, "sessions-max"), 'sessions-max is about stdio = "session"')
         self._check_health(path, upstream, "url" in kinds)
         for key in sorted(given.keys() & misplaced):
             kind = "a command" if "url" in kinds else "a url"
             problems.error((*path, key), f"{key} is about {kind}")
+        if upstream.pool.adaptive_min > upstream.pool.connections_max:
+            text = "adaptive-min is more than connections-max"
+            problems.error((*path, "pool", "adaptive-min"), text)
         if upstream.pool.idle_min > upstream.pool.connections_max:
             problems.error((*path, "pool", "idle-min"), "idle-min is more than connections-max")
 

@@ -222,6 +222,13 @@ class Upstream(Section, frozen=True, kw_only=True):
     children: Annotated[
         int, Meta(ge=1, le=256), doc("Processes of the mode pool.")
     ] = 4
+    idle_stop_s: Annotated[
+        float, Meta(ge=0, le=86_400 * 30),
+        doc(
+            "Processes of the modes shared and pool end when nobody has used them for so long; the "
+            "next call starts them. 0: never."
+        ),
+    ] = 0.0
     sessions_max: Annotated[
         int, Meta(ge=1, le=10_000), doc("Sessions of the mode session; each has a process.")
     ] = 48

@@ -197,6 +197,8 @@ class SharedChecker(SpareChecker):
             return result
         result = CheckResult(Verdict.FAILED, "no server process answers a ping")
         running = [slot for slot in self._processes if slot.ref is not None]
+        if not running:
+            return _WELL  # they rest: the next call has them started
         for place, slot in enumerate(running):
             now_s = self._world.now_s()
             until_s = now_s + (deadline_s - now_s) / (len(running) - place)

@@ -13,7 +13,15 @@ from msgspec import Raw
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.stdio_shared import shared_name
-from proxy_actors.errors import Executed, FailedError, Reason
+from proxy_actors.actors.upstream_use import UpstreamUse
+from proxy_actors.errors import (
+    ActorStoppedError,
+    DeadlineError,
+    Executed,
+    FailedError,
+    MailboxFullError,
+    Reason,
+)
 from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.handshake import Handshake, agreed_version
@@ -42,6 +50,7 @@ class SharedForwarder(ChannelForwarder):
         slot: the upstream's actor.
         processes: the children by name.
         pool: whether a child runs one call at a time.
+        use: where calls are counted; None where processes never rest.
     """
 
     def __init__(
@@ -53,9 +62,11 @@ class SharedForwarder(ChannelForwarder):
         handshake: Handshake,
         registry: Slot,
         pool: bool,
+        use: UpstreamUse | None = None,
     ) -> None:
         super().__init__(world, upstream, slot, processes, handshake, registry)
         self._pool = pool
+        self._use = use
         self._shared = shared_name(slot)
         self._seen: set[str] = set()
         self._seen_by = 0
@@ -74,6 +85,29 @@ class SharedForwarder(ChannelForwarder):
 
     def call(self, exchange: Exchange) -> Response:
         """Submit the request; JSON if nothing but its answer comes, else an event stream."""
+        use = self._use
+        if use is None:
+            return self._call(exchange)
+        use.calls += 1
+        try:
+            if use.rests:
+                self._wake(exchange.deadline_s)
+            return self._call(exchange)
+        finally:
+            use.end(self._world.now_s())
+
+    def _wake(self, deadline_s: float) -> None:
+        """Have the processes started, and wait until one has shaken hands."""
+        try:
+            until_s = min(deadline_s, self._world.now_s() + INITIALIZE_S_MAX)
+            self._slot.ask(DescribeServer(), until_s)
+        except (DeadlineError, ActorStoppedError, MailboxFullError) as error:
+            text = "the server process did not start in time"
+            raise FailedError(
+                Reason.UPSTREAM_UNAVAILABLE, text, upstream=self.upstream
+            ) from error
+
+    def _call(self, exchange: Exchange) -> Response:
         session = exchange.in_session()
         self._make_known(session)
         if exchange.message.method in HANDLED_HERE:
@@ -86,6 +120,8 @@ class SharedForwarder(ChannelForwarder):
         """Send a notification or a response, in order behind what was sent before."""
         session = exchange.in_session()
         self._make_known(session)
+        if self._use is not None and self._use.rests:
+            return  # nobody is there that it could concern
         target = self._slot if self._pool else self._target(session)
         if not target.tell(SendMessage(session.key, exchange.message)):
             raise self._gone()

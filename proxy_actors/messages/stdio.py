@@ -322,6 +322,14 @@ class StopStepDue(Message, frozen=True):
     generation: int
 
 
+class IdleDue(Message, frozen=True):
+    """Timer to upstream, SHARED and POOL mode: is anybody there? `idle_s` is for how long not."""
+
+    always_accepted: ClassVar[bool] = True
+    generation: int
+    idle_s: float = 0.0
+
+
 class RespawnDue(Message, frozen=True):
     """Timer to stdio upstream: the backoff is over."""
 

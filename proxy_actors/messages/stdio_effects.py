@@ -227,6 +227,13 @@ class WakeRespawn(Message, frozen=True):
     generation: int
 
 
+class WakeIdle(Message, frozen=True):
+    """Tell IdleDue(generation) after `after_s` seconds."""
+
+    after_s: float
+    generation: int
+
+
 class WakeTakeSweep(Message, frozen=True):
     """Tell TakeSweepDue(generation) after `after_s` seconds."""
 
@@ -261,6 +268,7 @@ ChildrenEffect = (
     | DrainChild
     | WakeRespawn
     | WakeTakeSweep
+    | WakeIdle
     | AnswerDescribed
     | FailDescribed
     | ChildrenDrained

@@ -7,6 +7,10 @@ child out and its end gives it back; who finds none free waits, in order, up to 
 A child that ends is started again after a backoff. While none is ready after a failure, one at a
 time is tried, the probe; whoever asks waits for it until the budget of failures is spent, and from
 then on is refused at once and told when to come back. `actors/stdio_shared.py` is the shell.
+
+With `idle_stop_s` the children rest when nobody has used them for so long: all are stopped, and
+that is no failure. The first who asks wakes them, and waits like all who ask after it for the one
+start that there is.
 """
 
 from __future__ import annotations
@@ -31,19 +35,25 @@ TAKE_SWEEP_S = 0.5
 PROBE_RETRY_S = 1.0
 # A child that has lived so long was no failure to start.
 STEADY_S = 10.0
+# Not sooner than so is it looked again whether anybody is there.
+IDLE_LOOK_S_MIN = 0.1
 
 SharedChildrenMessage = (
     m.TakeChild | m.ReleaseChild | m.CallEnded | m.DescribeServer | m.ProcessReady
-    | m.ProcessGone | m.ProcessDrained | m.RespawnDue | m.TakeSweepDue | DrainUpstream
+    | m.ProcessGone | m.ProcessDrained | m.RespawnDue | m.TakeSweepDue | m.IdleDue | DrainUpstream
 )  # fmt: skip
 
 
 class SharedChildrenLimits(msgspec.Struct, frozen=True):
-    """`children` run at once, 1 to 256; `waiters_max` may wait for one, 0 to 100,000."""
+    """`children` run at once, 1 to 256; `waiters_max` may wait for one, 0 to 100,000.
+
+    They rest after `idle_stop_s` without use; 0: never.
+    """
 
     children: int = 1
     waiters_max: int = 1000
     backoff: BackoffLimits = BackoffLimits()
+    idle_stop_s: float = 0.0
 
 
 class SharedChildrenPolicy:
@@ -70,6 +80,9 @@ class SharedChildrenPolicy:
         self._sweep = 0
         self._sweep_armed = False
         self._undrained: set[str] | None = None
+        self._idle = 0
+        self._resting: set[str] = set()
+        self.rests = False
         self.counts = ChildCounts()
         self.text = "not tried yet"
 
@@ -78,9 +91,14 @@ class SharedChildrenPolicy:
         """Whether a child can serve."""
         return bool(self._ready_since_s)
 
+    @property
+    def serves(self) -> bool:
+        """Whether who asks is served: by a child, or by one that is then started."""
+        return self.ready or self.rests
+
     def described(self) -> m.StartDescribed:
         """Say how starting goes; one that is ready has shaken hands."""
-        if self.ready:
+        if self.serves:
             return m.StartDescribed(Verdict.WELL)
         verdict = Verdict.FAILED if self._backoff.failures else Verdict.UNKNOWN
         return m.StartDescribed(verdict, self.text)
@@ -89,6 +107,7 @@ class SharedChildrenPolicy:
         """Start the children."""
         effects: list[ChildrenEffect] = []
         self._start_missing(effects)
+        self._watch_idle(self._limits.idle_stop_s, effects)
         return effects
 
     def handle(self, message: SharedChildrenMessage, now_s: float) -> list[ChildrenEffect]:
@@ -115,6 +134,9 @@ class SharedChildrenPolicy:
                 if generation == self._sweep:
                     self._sweep_armed = False
                     self._expire(now_s, effects)
+            case m.IdleDue(generation, idle_s):
+                if generation == self._idle:
+                    self._rest(idle_s, effects)
             case DrainUpstream():
                 self._drain(effects)
             case m.ProcessDrained(child):
@@ -124,7 +146,34 @@ class SharedChildrenPolicy:
         self._serve(effects)
         return effects
 
+    def _rest(self, idle_s: float, effects: list[ChildrenEffect]) -> None:
+        """Stop the children if nobody has used them for long enough, and nothing is amiss."""
+        used = self._busy or self._waiting or self._starting
+        if used or not self.ready or self._undrained is not None:
+            idle_s = 0.0
+        left_s = self._limits.idle_stop_s - idle_s
+        if left_s > 0:
+            self._watch_idle(left_s, effects)
+            return
+        self.rests = True
+        self._resting.update(self._ready_since_s)
+        effects.extend(e.StopProcess(child) for child in self._ready_since_s)
+        self._ready_since_s.clear()
+        self._free.clear()
+
+    def _wake(self, effects: list[ChildrenEffect]) -> None:
+        if self.rests and self._undrained is None:
+            self.rests = False
+            self._start_missing(effects)
+            self._watch_idle(self._limits.idle_stop_s, effects)
+
+    def _watch_idle(self, after_s: float, effects: list[ChildrenEffect]) -> None:
+        if self._limits.idle_stop_s:
+            self._idle += 1
+            effects.append(e.WakeIdle(max(after_s, IDLE_LOOK_S_MIN), self._idle))
+
     def _take(self, take: m.TakeChild, now_s: float, effects: list[ChildrenEffect]) -> None:
+        self._wake(effects)
         if self._undrained is not None:
             text = "the upstream is being drained"
             effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))
@@ -150,6 +199,7 @@ class SharedChildrenPolicy:
         self._waiting = deque(x for x in self._waiting if x.exchange_id != exchange_id)
 
     def _describe(self, now_s: float, effects: list[ChildrenEffect]) -> None:
+        self._wake(effects)
         if self._undrained is not None:
             effects.append(e.FailDescribed("the upstream is being drained", 5.0))
         elif self._described is not None and self.ready:
@@ -178,6 +228,9 @@ class SharedChildrenPolicy:
     def _gone(
         self, child: str, text: str, now_s: float, effects: list[ChildrenEffect]
     ) -> None:
+        if child in self._resting:
+            self._resting.discard(child)
+            return
         since_s = self._ready_since_s.pop(child, None)
         known = since_s is not None or child in self._starting
         self._starting.discard(child)
@@ -224,7 +277,7 @@ class SharedChildrenPolicy:
 
     def _start_missing(self, effects: list[ChildrenEffect]) -> None:
         """Start what is missing, or a probe, unless a backoff is being waited out."""
-        if self._undrained is not None or self._respawn_at_s is not None:
+        if self._undrained is not None or self._respawn_at_s is not None or self.rests:
             return
         probing = self._backoff.failures > 0 and not self.ready
         wanted = 1 if probing else self._limits.children

@@ -60,6 +60,10 @@ class StreamBooks:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def of_upstream(self, upstream: str) -> int:
+        """Return how many of an upstream are open."""
+        return self._counts[StreamBound.UPSTREAM, upstream]
+
     def reached(self, owner: StreamOwner) -> StreamBound | None:
         """Return the bound that keeps this owner from one more stream, if one does."""
         limits, counts = self._limits, self._counts

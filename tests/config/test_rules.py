@@ -91,6 +91,12 @@ EVERYBODY = (
         (URL + "pool = { connections-max = 2, idle-min = 3 }", [
             "3:31 error: idle-min is more than connections-max"
         ]),
+        (URL + "pool = { connections-max = 2, adaptive-min = 3 }", [
+            "3:31 error: adaptive-min is more than connections-max"
+        ]),
+        (UPSTREAM + "idle-stop-s = 5", [
+            '3:1 error: idle-stop-s is about stdio = "shared" and "pool"'
+        ]),
         # Commands.
         ("[upstreams.a]\ncommand = []", ["2:11 error: the command is empty"]),
         ("[upstreams.a]\ncommand = ['']", ["2:11 error: the command is empty"]),
