@@ -99,7 +99,7 @@ class SharedForwarder(ChannelForwarder):
     def _wake(self, deadline_s: float) -> None:
         """Have the processes started, and wait until one has shaken hands."""
         try:
-            until_s = min(deadline_s, self._world.now_s() + INITIALIZE_S_MAX)
+            until_s = min(deadline_s, self._world.now_s() + self.initialize_s_max)
             self._slot.ask(DescribeServer(), until_s)
         except (DeadlineError, ActorStoppedError, MailboxFullError) as error:
             text = "the server process did not start in time"
