@@ -68,6 +68,7 @@ class Stage:
     Args:
         name: the scenario's.
         seed: of all that is drawn.
+        leniency: what bounds on times are multiplied by.
 
     Attributes:
         chance: to draw from.
@@ -85,8 +86,9 @@ class Stage:
         perhaps: what it may log as errors besides.
     """
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, leniency: float = 1.0) -> None:
         self._stack = ExitStack()
+        self._leniency = leniency
         self.seed = seed
         self.chance = random.Random(f"{name} {seed}")
         self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -202,7 +204,7 @@ class Stage:
     def watch(self, baseline_ms: float = 0.0) -> None:
         """Begin to watch, or begin anew."""
         self.unwatch()
-        self._watch = Watch(self.ledger, self.proxy.address, baseline_ms)
+        self._watch = Watch(self.ledger, self.proxy.address, baseline_ms, self._leniency)
 
     def unwatch(self) -> None:
         """Watch no more: the proxy is to end."""
@@ -342,7 +344,8 @@ class Stage:
         """End all load and sessions, quiesce and compare; return what is wrong."""
         self.leave()
         self.proxy.errors |= {name for name in self.perhaps if f" {name} " in self.proxy.log()}
-        told = self.ledger.faults(self._journals, self.deadline_s + self.suspended_s)
+        late_s = self._leniency * (self.deadline_s + self.suspended_s)
+        told = self.ledger.faults(self._journals, late_s)
         if SECRET in self.proxy.log():
             told.append("O5: the log tells a secret")
         watch = self._watch

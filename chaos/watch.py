@@ -53,10 +53,15 @@ class Repeated(threading.Thread):
 
 
 class Noise:
-    """How late threads of this machine are woken, at the worst."""
+    """How late threads of this machine are woken, at the worst.
 
-    def __init__(self) -> None:
+    Args:
+        leniency: all bounds on times are multiplied by this besides.
+    """
+
+    def __init__(self, leniency: float) -> None:
         self.worst_ms = 0.0
+        self._leniency = leniency
         self._due_s = 0.0
 
     def look(self) -> None:
@@ -68,7 +73,7 @@ class Noise:
 
     def widen(self, bound_ms: float) -> float:
         """The bound on such a machine."""
-        return bound_ms + NOISE_FACTOR * self.worst_ms
+        return self._leniency * bound_ms + NOISE_FACTOR * self.worst_ms
 
 
 class Probes:
@@ -108,15 +113,18 @@ class Watch:
         ledger: where the bystander's calls are entered.
         address: where the proxy listens.
         baseline_ms: the bystander's p99 before the fault.
+        leniency: see `Noise`.
     """
 
-    def __init__(self, ledger: Ledger, address: tuple[str, int], baseline_ms: float) -> None:
+    def __init__(
+        self, ledger: Ledger, address: tuple[str, int], baseline_ms: float, leniency: float
+    ) -> None:
         self._baseline_ms = baseline_ms
         self._client = SessionClient(address, {})
         self._session = self._client.session(path="/mcp/bystander")
         self._ledger = ledger
         self.calls: list[Call] = []
-        self.noise = Noise()
+        self.noise = Noise(leniency)
         self.probes = Probes(address)
         self._threads = [
             Repeated(CALL_INTERVAL_S, self._call),

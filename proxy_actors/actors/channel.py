@@ -324,15 +324,15 @@ class Channel(Actor):
             )
 
     def _reply(self, call_id: int, answer: m.CallAnswered | m.CallStreaming) -> None:
-        reply = self._asks.pop(call_id, None)
-        if reply is not None:
-            reply.set(answer)
+        if call_id in self._asks:
+            self._asks[call_id].set(answer)
+            del self._asks[call_id]  # last: who crashes answers those that it has not forgotten
 
     def _fail(self, call_id: int, error: FailedError | RefusedError) -> None:
         stream = self._call_streams.get(call_id)
-        reply = self._asks.pop(call_id, None)
-        if reply is not None:
-            reply.fail(error)
+        if call_id in self._asks:
+            self._asks[call_id].fail(error)
+            del self._asks[call_id]
         elif stream is not None and isinstance(error, FailedError):
             stream.tell(SourceEnded(error.reason, error.text, error.executed))
 

@@ -73,6 +73,9 @@ class HttpTasks(ABC):
     def renew(self, session: Session) -> m.RenewalEnded:
         """Open a session anew that the upstream has lost, or say why not."""
 
+    def stream_failed(self) -> None:
+        """Hear that a stream was given up, which counts against the endpoint. Never waits."""
+
     @abstractmethod
     def take_source(self, exchange_id: int) -> EventSource | None:
         """Hand over the source of an exchange whose answer has become an event stream.
@@ -172,6 +175,7 @@ class HttpUpstream(Supervisor):
                 self._apply(self._policy.handle(message))
             case StreamAbandoned(_, why):
                 logger.warning("stream_abandoned upstream=%s error=%s", self._upstream, why)
+                self._tasks.stream_failed()
                 self._apply(self._policy.handle(message))
             case _:
                 raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")

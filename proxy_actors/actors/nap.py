@@ -40,6 +40,6 @@ class Nap:
         """Have it go on, unless it is about to."""
         if self.is_set:
             return False
+        self._go_on()  # first: who crashes here has not had it go on
         self.is_set = True
-        self._go_on()
         return True

@@ -238,9 +238,9 @@ class StdioShared(Actor):
         for effect in effects:
             match effect:
                 case e.AnswerOwn(call_id, data):
-                    reply = self._asks.pop(call_id, None)
-                    if reply is not None:
-                        reply.set(m.CallAnswered(data))
+                    if call_id in self._asks:
+                        self._asks[call_id].set(m.CallAnswered(data))
+                        del self._asks[call_id]  # last: who crashes answers those that are left
                 case e.FailOwn(call_id, reason, text, executed):
                     self._fail(call_id, reason, text, executed=executed)
                 case e.AskChild(child, own_id, method, params):
@@ -266,11 +266,12 @@ class StdioShared(Actor):
                     assert_never(effect)
 
     def _give(self, exchange_id: int, child: str) -> None:
-        reply = self._asks.pop(exchange_id, None)
+        reply = self._asks.get(exchange_id)
         if reply is None or reply.settled:
             self.ref.tell(m.ReleaseChild(exchange_id))
         else:
             reply.set(child)
+        self._asks.pop(exchange_id, None)
 
     def _fail(
         self,
@@ -280,14 +281,14 @@ class StdioShared(Actor):
         retry_after_s: float | None = None,
         executed: Executed = Executed.NO,
     ) -> None:
-        reply = self._asks.pop(call_id, None)
-        if reply is not None:
-            reply.fail(
+        if call_id in self._asks:
+            self._asks[call_id].fail(
                 FailedError(
                     reason, text, executed=executed, upstream=self._upstream,
                     retry_after_s=retry_after_s,
                 )
             )
+            del self._asks[call_id]
 
     def _unavailable(self, text: str, retry_after_s: float) -> FailedError:
         return FailedError(

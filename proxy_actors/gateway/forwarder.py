@@ -62,6 +62,9 @@ class Forwarder(ABC):
     def watch_tools(self, changed: Callable[[], None]) -> None:
         """Call this whenever the server is heard to say that its list of tools is another."""
 
+    def watch_streams(self, failed: Callable[[], None]) -> None:
+        """Call this whenever an event stream of the server has been given up."""
+
     def take_over(self, session: Session, deadline_s: float) -> Session:
         """Open a session here that was at another endpoint of the upstream, and return it.
 

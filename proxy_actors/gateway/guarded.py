@@ -12,6 +12,7 @@ requests alone: what a client answers, notes or cancels always passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TypeVar
 
 from proxy_actors.actors.refs import Slot
@@ -113,6 +114,8 @@ class GuardedForwarder(Forwarder):
         self._by_name = {endpoint.state.name: endpoint for endpoint in endpoints}
         self._by_key = {endpoint.key: endpoint for endpoint in endpoints}
         self._by_slot = {endpoint.slot.name: endpoint for endpoint in endpoints}
+        for endpoint in endpoints:
+            endpoint.forwarder.watch_streams(partial(self._stream_failed, endpoint.state))
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session at an endpoint that takes some."""
@@ -299,6 +302,10 @@ class GuardedForwarder(Forwarder):
             state.latency.fail(now_s)
         tool, seconds = exchange.message.tool() or "", now_s - exchange.sent_s
         self._guard.deliver(CallFailed(state.name, tool, fault, seconds, permit))
+
+    def _stream_failed(self, state: EndpointState) -> None:
+        """A stream was given up. Told by an actor in its turn, so nobody may take one for it."""
+        self._guard.tell(CallFailed(state.name, "", Fault.RESET, 0.0, state.epoch))
 
     def _succeeded(
         self, state: EndpointState, exchange: Exchange, permit: int, probes: bool

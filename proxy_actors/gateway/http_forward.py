@@ -97,6 +97,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         self._handshake = handshake
         self._registry = registry
         self._renews = renews
+        self._on_stream_failed: Callable[[], None] = lambda: None
         self._answers = HttpAnswers(world, pool.upstream)
         self.own = OwnRequests(self.sender, fields, self._answers)
         self._renewer = Renewer(world, self.own, registry, handshake.endpoint)
@@ -222,7 +223,15 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         """Hear of it on the event streams."""
         self.streams.on_tools_changed = changed
 
+    def watch_streams(self, failed: Callable[[], None]) -> None:
+        """Hear of it from the upstream's actor."""
+        self._on_stream_failed = failed
+
     # For the upstream's actor.
+
+    def stream_failed(self) -> None:
+        """Tell whoever wants to know."""
+        self._on_stream_failed()
 
     def probe(self) -> bool:
         """Check a connection out and back in."""

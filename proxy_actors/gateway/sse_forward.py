@@ -129,6 +129,10 @@ class DetectingForwarder(Forwarder):
         """Hear of it on the event streams of Streamable HTTP."""
         self._http.watch_tools(changed)
 
+    def watch_streams(self, failed: Callable[[], None]) -> None:
+        """Hear of those of Streamable HTTP; another transport's stream is a session."""
+        self._http.watch_streams(failed)
+
     def _of(self, exchange: Exchange) -> Forwarder:
         return self._sse if self._sse.has(exchange.in_session()) else self._http
 

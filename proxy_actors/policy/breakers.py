@@ -14,6 +14,7 @@ The guard of the upstream (`actors/upstream_guard.py`) is the shell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
@@ -23,6 +24,8 @@ from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
 from proxy_actors.policy.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerLimits
 
 TOOLS_MAX = 256
+# Calls that fail within this, since the process has ended, have failed once.
+ONE_EXIT_S = 0.1
 # The key of the endpoint's own breaker among those of its tools.
 WHOLE = ""
 # So long a half-open breaker waits for a client whose call can be its probe.
@@ -52,6 +55,7 @@ class EndpointBreakers:
         self._random = random
         self.epoch = epoch
         self._own: int | None = None
+        self._exit_s = -math.inf
         self._since = epoch
         self._whole = Breaker(limits, random, epoch)
         self._breakers = {WHOLE: self._whole}
@@ -134,6 +138,11 @@ class EndpointBreakers:
 
     def failed(self, call: CallFailed, now_s: float) -> list[BreakerEffect]:
         """A call has failed by the endpoint's fault."""
+        if call.fault is Fault.EXIT:
+            again = now_s - self._exit_s < ONE_EXIT_S
+            self._exit_s = now_s
+            if again and not self.gated:
+                return []  # a process that ends fails all the calls that it had in hand
         self._forget_idle(now_s)
         effects: list[BreakerEffect] = []
         connecting = call.fault is Fault.CONNECT

@@ -18,13 +18,15 @@ from chaos.scorecard import ROWS, SCENARIOS
 from tests.wire.session_client import Answer
 
 SEED = 1
+# `make chaos` judges times; here a hang must not pass, whatever else the machine does.
+LENIENCY = 20.0
 PLAYED = ("U1", "U6", "U12", "N4", "C9", "P5", "P17", "P19")
 
 
 @pytest.mark.parametrize("id", PLAYED)
 def test_proxy_bears(id: str) -> None:
     """RELIABILITY 6.1: all parts of the oracle, and the row's own criterion."""
-    verdict = play(id, SEED)
+    verdict = play(id, SEED, LENIENCY)
     print(report.line(verdict))
     assert (verdict.result, verdict.told) == (PASSED, ())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy_actors.config.upstreams import Outliers, Reconnect
 from proxy_actors.errors import Executed, FailedError, Reason, RefusedError, Side
 from proxy_actors.gateway.guarded import fault_of
 from proxy_actors.messages.guard import Fault
@@ -273,6 +274,21 @@ def test_drain_ends_when_every_endpoint_has_drained() -> None:
 def scene_call(scene: EndpointScene, session: str) -> Any:
     connection = VirtualConnection(scene)
     return connection.ask(request(call(1, "pause 5", "json"), session=session))
+
+
+def test_stream_that_is_given_up_counts_against_its_endpoint() -> None:
+    """Its call began well: who looks at the beginnings of answers alone would never know."""
+    scene = EndpointScene(
+        "a", "b", resumes=True, reconnect=Reconnect(attempts_max=2),
+        outliers=Outliers(consecutive_failures=1),
+    )  # fmt: skip
+    resumption = scene.servers["a"].resumption
+    assert resumption is not None
+    resumption.refusals.extend([503, 503])
+    answer = scene.ask(call(1, "sse", "note", "leave reset"), scene.session())
+    assert answer.status == 200 and answer.error["data"]["executed"] == "unknown"
+    scene.run(1.0)
+    assert {name: x.takes for name, x in scene.states.items()} == {"a": False, "b": True}
 
 
 # What is an endpoint's fault.

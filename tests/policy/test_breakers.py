@@ -105,6 +105,15 @@ def test_failures_in_a_row_open_it_and_a_read_that_succeeds_closes_it() -> None:
     assert not endpoint.policy.gated
 
 
+def test_process_that_ends_has_failed_once_however_many_calls_it_had_in_hand() -> None:
+    endpoint = Endpoint()
+    for n in range(LIMITS.failures_max):
+        assert not endpoint.policy.gated, n
+        endpoint.fail(7, fault=Fault.EXIT)
+        endpoint.pass_s(0.2)
+    assert endpoint.take_changes()[0] == (WHOLE, "open")
+
+
 def test_success_between_failures_keeps_it_closed() -> None:
     endpoint = Endpoint()
     for _ in range(20):

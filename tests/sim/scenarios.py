@@ -8,8 +8,8 @@ from tests.sim.pool_scenario import POOL
 from tests.sim.sse_scenario import SSE
 from tests.sim.stdio_scenario import STDIO
 from tests.sim.stream_scenario import STREAMS
-from tests.sim.whole_scenario import WHOLE
+from tests.sim.whole_scenario import SEVERAL, WHOLE
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (WHOLE, POOL, PLANE, STREAMS, SSE, *STDIO)
+    scenario.name: scenario for scenario in (WHOLE, SEVERAL, POOL, PLANE, STREAMS, SSE, *STDIO)
 }

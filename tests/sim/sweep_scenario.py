@@ -14,18 +14,23 @@ from proxy_actors.policy.session_ledger import hash_of_principal
 from proxy_actors.world.sim_world import SimWorld
 from tests.sim.campaign import Scenario, quiet_logs, run_one
 from tests.sim.crash_points import Crash, Point, Recorder
-from tests.sim.whole_scenario import Scene
+from tests.sim.whole_scenario import Scene, SeveralScene
 
-SEEDS = range(30)
+# From this seed on the upstream has several endpoints.
+SEVERAL_FROM = 1000
+SEEDS = (*range(30), *range(SEVERAL_FROM, SEVERAL_FROM + 6))
 FINE = frozenset({"left", "result", "ended_as_cancelled", "draining_no"})
 
 
 class SweepScene(Scene):
     """One run."""
 
-    def __init__(self, world: SimWorld) -> None:
+    def __init__(self, world: SimWorld, seed: int) -> None:
+        if seed >= SEVERAL_FROM:
+            self.kinds = SeveralScene.kinds
         super().__init__(world, calm=True)
         self.calm = self.sane = False
+        self._before_drain: int | None = None
         self.victim = ""
 
     def begin_faults(self) -> None:
@@ -33,6 +38,11 @@ class SweepScene(Scene):
 
     def disturb(self) -> None:
         """Nobody does harm."""
+
+    def drain(self) -> None:
+        """Note what was called before, as what comes later may be refused."""
+        self._before_drain = len(self.calls)
+        super().drain()
 
     def check_rest(self) -> None:
         """Check that the crash was borne as well."""
@@ -50,7 +60,7 @@ class SweepScene(Scene):
         place, _, own = self.victim.partition("/")
         if place != "upstream":
             return
-        for call in self.calls:
+        for call in self.calls[: self._before_drain]:
             server = call.session.server
             lost = call.session.gone and server.lost()  # by a call that its server did not survive
             if server.name != own.partition("/")[0] and call.good and not lost:
@@ -67,7 +77,7 @@ def find_points(seeds: Iterable[int]) -> list[Point]:
             recorder = Recorder(seed, points, lambda: not scenes[-1].sane)
 
             def run(world: SimWorld) -> None:
-                scenes.append(SweepScene(world))
+                scenes.append(SweepScene(world, seed))
                 with recorder.installed():
                     scenes[-1].run()
 
@@ -84,7 +94,7 @@ def crash_at(point: Point) -> None:
     crash = Crash(point)
 
     def run(world: SimWorld) -> None:
-        scene = SweepScene(world)
+        scene = SweepScene(world, point.seed)
 
         def note_victim() -> None:
             scene.victim = crash.victim

@@ -20,7 +20,6 @@ from proxy_actors.actors.legacy_stream import LegacyStream
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_channels import SessionChannels
 from proxy_actors.actors.supervisor import Supervisor
-from proxy_actors.actors.upstream_group import UpstreamGroup
 from proxy_actors.gateway.lease import Lease
 from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.stream_bounds import StreamBooks
@@ -31,8 +30,8 @@ from tests.sim.sweep_scenario import SEEDS, broken_by, find_points
 STRIDE = int(os.environ.get("SWEEP_STRIDE", 24))
 # So that no test comes near the bound on the time of a test.
 PARTS = range(8)
-# Kinds that others are made of, and the parent of several endpoints.
-NOT_MET = frozenset({Channel, Supervisor, UpstreamGroup})
+# Kinds that others are made of.
+ABSTRACT = frozenset({Channel, Supervisor})
 
 HALVES = (
     Defect("news that an actor crashed over are lost", Slot, "keep",
@@ -88,7 +87,7 @@ def test_sweep_comes_to_every_kind_of_actor() -> None:
     kinds, todo = set(), [Actor]
     for kind in todo:
         todo += kind.__subclasses__()
-        if kind.__module__.startswith("proxy_actors.") and kind not in {Actor, *NOT_MET}:
+        if kind.__module__.startswith("proxy_actors.") and kind not in {Actor, *ABSTRACT}:
             kinds.add(kind.__name__)
     for kind_of_points in points():
         assert {point.actor for point in kind_of_points} == kinds

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from tests.defects import Defect
-from tests.sim.campaign import PARTS, assert_clean, assert_found, run_part
-from tests.sim.whole_scenario import WHOLE
+from tests.sim.campaign import PARTS, Scenario, assert_clean, assert_found, run_part
+from tests.sim.whole_scenario import SEVERAL, WHOLE
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -18,8 +18,15 @@ def test_whole_proxy_keeps_its_rules_under_every_seed(part: int) -> None:
     run_part(WHOLE, part)
 
 
-def test_every_rare_state_is_reached() -> None:
-    assert_clean(WHOLE)
+@pytest.mark.parametrize("part", PARTS)
+def test_proxy_before_several_endpoints_keeps_its_rules_under_every_seed(part: int) -> None:
+    """FLT-N16: the same where an upstream has several endpoints, which are checked."""
+    run_part(SEVERAL, part)
+
+
+@pytest.mark.parametrize("scenario", [WHOLE, SEVERAL], ids=lambda scenario: scenario.name)
+def test_every_rare_state_is_reached(scenario: Scenario) -> None:
+    assert_clean(scenario)
 
 
 @pytest.mark.parametrize("mutant", WHOLE.mutants, ids=str)

@@ -7,11 +7,14 @@ executed, and what may happen to it. Calls are told apart by `params.arguments.n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from proxy_actors.config.upstreams import Pool, Reconnect, Upstream
-from proxy_actors.options import OnSessionLost, StdioMode, Transport
+import msgspec
+
+from proxy_actors.config.upstreams import Checks, Endpoint, Pool, Reconnect, Upstream
+from proxy_actors.options import Balance, OnSessionLost, StdioMode, Transport
 from proxy_actors.world.sim_world import SimListener, SimWorld
 from tests.legacy_server import STREAM, LegacyServer
 from tests.scripted_server import ScriptedServer
@@ -164,6 +167,37 @@ class StreamableServer(HttpServerOf):
         return self._lost
 
 
+class SeveralServers(Server):
+    """Two servers of Streamable HTTP that do the same, the endpoints of one upstream."""
+
+    good = StreamableServer.good
+    bad = StreamableServer.bad
+
+    def __init__(self, world: SimWorld, name: str) -> None:
+        super().__init__(world, name)
+        self.parts = {part: StreamableServer(world, f"{name}-{part}") for part in "ab"}
+
+    def settings(self) -> Upstream:
+        endpoints = {
+            name: Endpoint(url=part.settings().url) for name, part in self.parts.items()
+        }
+        return msgspec.structs.replace(
+            self.parts["a"].settings(), url="", endpoints=endpoints,
+            balance=self.world.chance.choice(list(Balance)),
+            checks=Checks(interval_s=60.0, fast_interval_s=5.0, down_interval_s=10.0),
+        )  # fmt: skip
+
+    @property
+    def executions(self) -> Mapping[Any, int]:
+        return sum((part.server.executions for part in self.parts.values()), Counter[Any]())
+
+    def harms(self) -> list[Callable[[], None]]:
+        return [harm for part in self.parts.values() for harm in part.harms()]
+
+    def lost(self) -> bool:
+        return True
+
+
 class SseServer(HttpServerOf):
     """A server of HTTP+SSE. A session is a stream, so it ends with whatever ends that."""
 
@@ -250,6 +284,7 @@ class StdioServer(Server):
 KINDS: dict[str, Callable[[SimWorld, str, bool], Server]] = {
     "web": lambda world, name, calm: StreamableServer(world, name),
     "old": lambda world, name, calm: SseServer(world, name),
+    "many": lambda world, name, calm: SeveralServers(world, name),
     "own": lambda world, name, calm: StdioServer(world, name, StdioMode.SESSION, calm),
     "one": lambda world, name, calm: StdioServer(world, name, StdioMode.SHARED, calm),
     "some": lambda world, name, calm: StdioServer(world, name, StdioMode.POOL, calm),
