@@ -81,7 +81,6 @@ class SharedChildrenPolicy:
         self._sweep_armed = False
         self._undrained: set[str] | None = None
         self._idle = 0
-        self._resting: set[str] = set()
         self.rests = False
         self.counts = ChildCounts()
         self.text = "not tried yet"
@@ -156,9 +155,8 @@ class SharedChildrenPolicy:
             self._watch_idle(left_s, effects)
             return
         self.rests = True
-        self._resting.update(self._ready_since_s)
         effects.extend(e.StopProcess(child) for child in self._ready_since_s)
-        self._ready_since_s.clear()
+        self._ready_since_s.clear()  # so that their ends are nobody's, and no crashes
         self._free.clear()
 
     def _wake(self, effects: list[ChildrenEffect]) -> None:
@@ -228,9 +226,6 @@ class SharedChildrenPolicy:
     def _gone(
         self, child: str, text: str, now_s: float, effects: list[ChildrenEffect]
     ) -> None:
-        if child in self._resting:
-            self._resting.discard(child)
-            return
         since_s = self._ready_since_s.pop(child, None)
         known = since_s is not None or child in self._starting
         self._starting.discard(child)
