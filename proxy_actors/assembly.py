@@ -193,10 +193,15 @@ class Assembly:
         known = {x.state.name: EndpointHealth(x.state) for x in endpoints}
         self._meters.upstream(name).endpoints = [EndpointMeter(x) for x in known.values()]
         checked = settings.check_kind is not CheckKind.OFF
+        # Where each session has a process, what one does says nothing of the others.
+        processes = any(x.command for x in settings.servers().values())
+        breaks = settings.breaker.enabled and not (
+            processes and settings.stdio is StdioMode.SESSION
+        )
         limits = GuardLimits(
             _section(settings.outliers, OutlierLimits),
             _section(settings.checks, CheckLimits) if checked else None,
-            _section(settings.breaker, BreakerLimits) if settings.breaker.enabled else None,
+            _section(settings.breaker, BreakerLimits) if breaks else None,
         )
         meters = self._meters.upstream(name)
 

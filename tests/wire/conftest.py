@@ -11,7 +11,11 @@ from .proxy_process import SCRIPTED, ProxyProcess, running
 CHILDREN_AT_REST = {"session": 1, "shared": 1, "pool": 4}
 # Every child that has become ready counts as one that ran well for a while: the deaths that a
 # module plays within seconds would be a crash loop otherwise, and each wait longer than the last.
-FAR_APART = {"proxy_actors.policy.stdio_shared_children.STEADY_S": 0.0}
+# To the circuit breaker of the tool that they die of they are one.
+FAR_APART = {
+    "proxy_actors.policy.stdio_shared_children.STEADY_S": 0.0,
+    "proxy_actors.policy.breakers.ONE_EXIT_S": 1000.0,
+}
 
 Served = tuple[ProxyProcess, tuple[int, int]]
 

@@ -9,6 +9,9 @@ from .proxy_process import ProxyProcess
 from .session_client import Answer, Session, check_failure
 from .waiting import eventually
 
+# What calls are told while a process is on its way, or its tool is left alone.
+_STATUSES = {"process-exited": 502, "upstream-unavailable": 503, "circuit-open": 503}
+
 
 class Bystander:
     """A session in the middle of a call, which its child answers when it is told to."""
@@ -58,7 +61,7 @@ def working(proxy: ProxyProcess, session: Session) -> Session:
         elif answer.status == 200:
             return session
         data = answer.message["error"]["data"]
-        status = {"process-exited": 502, "upstream-unavailable": 503}[data["reason"]]
+        status = _STATUSES[data["reason"]]
         check_failure(answer, status, data["reason"], data["executed"])
         return None
 
