@@ -107,7 +107,7 @@ def assert_found(scenario: Scenario, mutant: Defect) -> None:
     """Run the campaign with the defect: some seed must break a rule."""
     with planted(mutant):
         try:
-            run_seeds(scenario, range(scenario.seeds))
+            run_seeds(scenario, [*scenario.found, *range(scenario.seeds)])
         except SeedFailed as failure:
             print(f"{mutant}: {failure}")
             return
