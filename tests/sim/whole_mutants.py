@@ -14,7 +14,6 @@ from proxy_actors.gateway import rescue
 from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.policy.stream_bounds import StreamBooks
 from proxy_actors.policy.supervision import SupervisionPolicy
-from proxy_actors.transports.http_server import HttpServer
 from tests.defects import Defect
 
 MUTANTS = (
@@ -29,8 +28,6 @@ MUTANTS = (
            "len(self._restarts) > self._budget.restarts_max", "False"),
     Defect("the registry begins without the rows of before", SessionRegistry, "on_start",
            "self._store.rows()", "()"),
-    Defect("the listener is lost with its actor", HttpServer, "on_crash",
-           "self._listener.pause()", "self._listener.close()"),
     Defect("a crash counts as if nothing had been done", rescue, "classify",
            "Reason.OVERLOADED, text, executed=Executed.UNKNOWN, side=Side.PROXY",
            "Reason.OVERLOADED, text, executed=Executed.NO, side=Side.PROXY"),

@@ -38,7 +38,8 @@ def upstreams() -> Iterator[dict[str, SocketUpstream]]:
 
 
 def web(directory: Path, upstreams: dict[str, SocketUpstream], more: str) -> str:
-    """Write the configuration of these endpoints; return where."""
+    """Write the configuration of these endpoints, which have no breakers; return where."""
+    more += "\n[upstreams.web.breaker]\nenabled = false\n"
     endpoints = "\n".join(
         f'[upstreams.web.endpoints.{name}]\nurl = "{upstream.url}"'
         for name, upstream in upstreams.items()
