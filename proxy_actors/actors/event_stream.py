@@ -22,7 +22,7 @@ from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import StreamEffect, StreamMessage
 from proxy_actors.policy.event_stream import GONE, TAKEN, EventStreamPolicy
 from proxy_actors.policy.reconnect import Reconnect
-from proxy_actors.world.base import World
+from proxy_actors.world.base import World, no_timer
 
 _REFUSALS = {
     TAKEN: "this session has a standalone stream already",
@@ -102,8 +102,8 @@ class EventStream(Actor):
             failure is None, deadline_s, session_key, streams.limits, reconnect, self._ring
         )
         # A timer holds its actor: left alone, ended streams would stay until their deadlines.
-        self._cancel_timer: Callable[[], None] = _no_timer
-        self._cancel_reconnect: Callable[[], None] = _no_timer
+        self._cancel_timer: Callable[[], None] = no_timer
+        self._cancel_reconnect: Callable[[], None] = no_timer
 
     def on_start(self) -> None:
         """Start the clock and the reader."""
@@ -230,10 +230,6 @@ class EventStream(Actor):
         if subscriber is not None:
             subscriber.cut = subscriber.cut or broken
             subscriber.end()
-
-
-def _no_timer() -> None:
-    """There is none to be cancelled."""
 
 
 def _lost() -> FailedError:

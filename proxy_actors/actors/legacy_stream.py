@@ -20,7 +20,7 @@ from proxy_actors.messages.legacy import LegacyRefusal, LegacyStreamEffect, Lega
 from proxy_actors.messages.sessions import EndReason, EndSession, EndUse
 from proxy_actors.messages.stream import CloseStream
 from proxy_actors.policy.legacy_stream import LegacyStreamPolicy
-from proxy_actors.world.base import Mailbox, World
+from proxy_actors.world.base import Mailbox, World, no_timer
 
 RETRY_AFTER_S = 1.0
 
@@ -58,7 +58,7 @@ class LegacyStream(Actor):
         self._subscribers = subscribers
         self._tasks = tasks
         # A timer holds its actor: left alone, an ended stream would stay for as long.
-        self._cancel_timer: Callable[[], None] = lambda: None
+        self._cancel_timer: Callable[[], None] = no_timer
         self._policy = LegacyStreamPolicy(opening.principal, opening.upstream)
 
     def on_start(self) -> None:

@@ -25,7 +25,7 @@ from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_request import RequestHead
 from proxy_actors.protocol.http1_write import LAST_CHUNK, chunk, response_head
 from proxy_actors.protocol.sse import COMMENT_KEEPALIVE, encode_event
-from proxy_actors.world.base import ByteStream
+from proxy_actors.world.base import ByteStream, no_timer
 
 KEEP_ALIVE_S = 15.0
 SYNC_S_MAX = 1.0
@@ -74,7 +74,7 @@ class EventWriter:
         self._written_s = 0.0
         # What the client did not take at once.
         self._rest = b""
-        self._cancel_timer: Callable[[], None] = _no_timer
+        self._cancel_timer: Callable[[], None] = no_timer
         if head.method == b"GET":
             # A client that has gone needs no stream. A call's stream goes on: a client may have
             # closed its sending side only, and the call must run to its end (MCP-S-21).
@@ -233,7 +233,3 @@ def encode(messages: Sequence[bytes], stream_id: str, number: int) -> bytes:
             for number, data in enumerate(messages, number + 1)
         ]
     )
-
-
-def _no_timer() -> None:
-    """There is none to be cancelled."""

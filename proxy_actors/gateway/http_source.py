@@ -36,7 +36,7 @@ from proxy_actors.policy.event_stream import TAKEN
 from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED, KINDS
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.revisions import TOOLS_CHANGED
-from proxy_actors.world.base import World
+from proxy_actors.world.base import World, no_timer
 
 # Ids are copied into a field of a request; nothing that stands for a place in a stream is longer.
 EVENT_ID_BYTES_MAX: Final = 4096
@@ -88,7 +88,7 @@ class HttpSource(EventSource):
         self._stream: Ref
         self._began_s = self._heard_s = 0.0
         self._reading = False
-        self._cancel_timer: Callable[[], None] = _no_timer
+        self._cancel_timer: Callable[[], None] = no_timer
 
     @property
     def dropped(self) -> int:
@@ -279,10 +279,6 @@ class HttpSource(EventSource):
             reason=Reason.UPSTREAM_CLOSED if cause is None else cause.reason,
             text="the upstream ended without an answer" if cause is None else cause.text,
         )
-
-
-def _no_timer() -> None:
-    """There is none to be cancelled."""
 
 
 def read_alone(

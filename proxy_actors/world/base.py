@@ -337,6 +337,10 @@ class World(Protocol):
         """
 
 
+def no_timer() -> None:
+    """Cancel nothing: what stands for the end of a timer where none is on."""
+
+
 class SessionStore(Protocol):
     """Where sessions are kept. Outlives the actor that uses it.
 
