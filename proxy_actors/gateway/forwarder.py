@@ -21,10 +21,9 @@ HEAD_S_MAX = 30.0
 TOLD_S_MAX = 5.0
 # A call without a word for so long becomes an event stream, so that it can be kept alive.
 SILENT_S_MAX = 10.0
-# Methods without effects: an idle connection may be used for them however old.
-REPEATABLE = READS
-# These as well when the session they are sent in is a new one: they set what they say.
-REPEATABLE_ANEW = REPEATABLE | NOTED
+# What may be sent again when the session it is sent in is a new one: what changes nothing, and what
+# sets what it says.
+REPEATABLE_ANEW = READS | NOTED
 
 
 class Forwarder(ABC):

@@ -27,7 +27,6 @@ from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import (
     HEAD_S_MAX,
     INITIALIZE_S_MAX,
-    REPEATABLE,
     REPEATABLE_ANEW,
     TOLD_S_MAX,
     Forwarder,
@@ -55,6 +54,7 @@ from proxy_actors.messages.http_upstream import (
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import DescribeSession, EndReason, EndSession, Session
 from proxy_actors.policy.reconnect import ReconnectLimits
+from proxy_actors.policy.retries import READS
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead
@@ -162,7 +162,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             upstream, head = self.sender.send(
                 Outgoing(
                     exchange.id, b"POST", parts, _CALL, exchange.head_deadline_s, message.id,
-                    message.method in REPEATABLE, exchange.keeper, exchange.meter, exchange,
+                    message.method in READS, exchange.keeper, exchange.meter, exchange,
                     sent_as,
                 )
             )

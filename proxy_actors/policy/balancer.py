@@ -40,18 +40,16 @@ class BalanceLimits(msgspec.Struct, frozen=True):
     panic_percent: float = 50.0
 
 
+Weighed = Sequence[tuple[EndpointState, float]]
+"""Endpoints, at least one, and what each weighs now."""
+
+
 class Chooser(ABC):
-    """A way to choose. `weigh` says what an endpoint weighs now."""
+    """A way to choose."""
 
     @abstractmethod
-    def choose(
-        self,
-        endpoints: Sequence[EndpointState],
-        weigh: Callable[[EndpointState], float],
-        key: str,
-        now_s: float,
-    ) -> EndpointState:
-        """Choose one of at least one."""
+    def choose(self, weighed: Weighed, key: str, now_s: float) -> EndpointState:
+        """Choose one."""
 
 
 class RoundRobin(Chooser):
@@ -60,21 +58,12 @@ class RoundRobin(Chooser):
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def choose(
-        self,
-        endpoints: Sequence[EndpointState],
-        weigh: Callable[[EndpointState], float],
-        key: str,
-        now_s: float,
-    ) -> EndpointState:
+    def choose(self, weighed: Weighed, key: str, now_s: float) -> EndpointState:
         """Give each its weight as credit, and take the richest, who pays for all."""
-        total = 0.0
-        for endpoint in endpoints:
-            weight = weigh(endpoint)
-            total += weight
+        for endpoint, weight in weighed:
             self._credit[endpoint.name] = self._credit.get(endpoint.name, 0.0) + weight
-        chosen = max(endpoints, key=lambda endpoint: self._credit[endpoint.name])
-        self._credit[chosen.name] -= total
+        chosen, _ = max(weighed, key=lambda each: self._credit[each[0].name])
+        self._credit[chosen.name] -= sum(weight for _, weight in weighed)
         return chosen
 
 
@@ -84,17 +73,12 @@ class LeastPending(Chooser):
     def __init__(self) -> None:
         self._turn = 0
 
-    def choose(
-        self,
-        endpoints: Sequence[EndpointState],
-        weigh: Callable[[EndpointState], float],
-        key: str,
-        now_s: float,
-    ) -> EndpointState:
+    def choose(self, weighed: Weighed, key: str, now_s: float) -> EndpointState:
         """Look at all: upstreams have few endpoints."""
         self._turn += 1
-        turned = [endpoints[(i + self._turn) % len(endpoints)] for i in range(len(endpoints))]
-        return min(turned, key=lambda endpoint: (endpoint.active + 1) / weigh(endpoint))
+        first = self._turn % len(weighed)
+        turned = [*weighed[first:], *weighed[:first]]
+        return min(turned, key=lambda each: (each[0].active + 1) / each[1])[0]
 
 
 class TwoChoices(Chooser):
@@ -107,21 +91,15 @@ class TwoChoices(Chooser):
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
 
-    def choose(
-        self,
-        endpoints: Sequence[EndpointState],
-        weigh: Callable[[EndpointState], float],
-        key: str,
-        now_s: float,
-    ) -> EndpointState:
+    def choose(self, weighed: Weighed, key: str, now_s: float) -> EndpointState:
         """Draw two; the first wins where they are equal."""
-        if len(endpoints) == 1:
-            return endpoints[0]
-        first = int(self._random() * len(endpoints))
-        second = int(self._random() * (len(endpoints) - 1))
+        if len(weighed) == 1:
+            return weighed[0][0]
+        first = int(self._random() * len(weighed))
+        second = int(self._random() * (len(weighed) - 1))
         second += second >= first
-        pair = endpoints[first], endpoints[second]
-        return min(pair, key=lambda endpoint: load_of(endpoint, now_s) / weigh(endpoint))
+        pair = weighed[first], weighed[second]
+        return min(pair, key=lambda each: load_of(each[0], now_s) / each[1])[0]
 
 
 class Rendezvous(Chooser):
@@ -130,20 +108,15 @@ class Rendezvous(Chooser):
     With weights as Schindelhauer and Schomaker's logarithmic method.
     """
 
-    def choose(
-        self,
-        endpoints: Sequence[EndpointState],
-        weigh: Callable[[EndpointState], float],
-        key: str,
-        now_s: float,
-    ) -> EndpointState:
+    def choose(self, weighed: Weighed, key: str, now_s: float) -> EndpointState:
         """Hash each with the key."""
-        def score(endpoint: EndpointState) -> float:
+        def score(each: tuple[EndpointState, float]) -> float:
+            endpoint, weight = each
             digest = hashlib.blake2b(f"{endpoint.name}\0{key}".encode(), digest_size=8).digest()
             drawn = (int.from_bytes(digest, "big") + 0.5) / 2.0**64
-            return -weigh(endpoint) / math.log(drawn)
+            return -weight / math.log(drawn)
 
-        return max(endpoints, key=score)
+        return max(weighed, key=score)[0]
 
 
 class Balancer:
@@ -178,11 +151,8 @@ class Balancer:
         if not usable:
             return None
         others = [endpoint for endpoint in usable if endpoint.name not in tried]
-
-        def weigh(endpoint: EndpointState) -> float:
-            return self.weight_of(endpoint, now_s)
-
-        return self._chooser.choose(others or usable, weigh, key, now_s)
+        weighed = [(endpoint, self.weight_of(endpoint, now_s)) for endpoint in others or usable]
+        return self._chooser.choose(weighed, key, now_s)
 
     def usable(self) -> list[EndpointState]:
         """List those among which is chosen."""
