@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from proxy_actors.actors.refs import Slot
@@ -15,7 +14,8 @@ from proxy_actors.messages.health import OperatorState, SetEndpointState
 from proxy_actors.options import CheckKind
 from proxy_actors.policy.endpoint_state import EndpointState
 from proxy_actors.storage.memory import MemoryStore
-from proxy_actors.world.sim_world import Faults, SimWorld
+from proxy_actors.world.sim_world import Faults
+from tests.gateway.scene import ClientWorld
 from tests.plane import DATE, UPSTREAM
 from tests.scripted_server import ScriptedServer
 from tests.scripted_streams import Resumption
@@ -29,7 +29,7 @@ from tests.sim.virtual import (
 )
 
 
-class EndpointScene(SimWorld):
+class EndpointScene(ClientWorld):
     """The world, an upstream with an endpoint for each name, and a server behind each of them.
 
     Args:
@@ -94,16 +94,6 @@ class EndpointScene(SimWorld):
         """Do as an operator."""
         self.do(lambda: self.guard.deliver(SetEndpointState(name, state)))
         self.run(0.1)
-
-    def do(self, function: Callable[[], Any], seconds: float = 5000.0) -> Any:
-        """Run a client in a greenlet; return what it returns or raise what it raises."""
-        outcome: list[Any] = []
-        ended: list[BaseException | None] = []
-        self.spawn("client", lambda: outcome.append(function()), ended.append)
-        assert self.run_until(lambda: bool(ended), seconds), "the client waits for ever"
-        if ended[0] is not None:
-            raise ended[0]
-        return outcome[0]
 
     def ask(self, message: Any, session: str | None = None, method: str = "POST") -> Answer:
         """Send a request on a connection of its own."""

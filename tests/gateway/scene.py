@@ -23,7 +23,21 @@ from tests.sim.virtual import (
 )
 
 
-class Scene(SimWorld):
+class ClientWorld(SimWorld):
+    """The world, for who sends and waits for answers in it."""
+
+    def do(self, function: Callable[[], Any], seconds: float = 5000.0) -> Any:
+        """Run a client in a greenlet; return what it returns or raise what it raises."""
+        outcome: list[Any] = []
+        ended: list[BaseException | None] = []
+        self.spawn("client", lambda: outcome.append(function()), ended.append)
+        assert self.run_until(lambda: bool(ended), seconds), "the client waits for ever"
+        if ended[0] is not None:
+            raise ended[0]
+        return outcome[0]
+
+
+class Scene(ClientWorld):
     """The world, the proxy in it and a scripted upstream."""
 
     def __init__(
@@ -46,16 +60,6 @@ class Scene(SimWorld):
         )
         self.plane.start()
         self.run(1.0)
-
-    def do(self, function: Callable[[], Any], seconds: float = 5000.0) -> Any:
-        """Run a client in a greenlet; return what it returns or raise what it raises."""
-        outcome: list[Any] = []
-        ended: list[BaseException | None] = []
-        self.spawn("client", lambda: outcome.append(function()), ended.append)
-        assert self.run_until(lambda: bool(ended), seconds), "the client waits for ever"
-        if ended[0] is not None:
-            raise ended[0]
-        return outcome[0]
 
     def connection(self) -> VirtualConnection:
         return VirtualConnection(self)

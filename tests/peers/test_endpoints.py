@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import requests
+from peers.http_session import HttpSession, result
 from peers.processes import Server, accepts, free_port, says_ready
-from peers.test_restarted_servers import ACCEPT, VERSION, result
 from peers.upstreams import ROOT, SERVER_EVERYTHING, UPSTREAMS, on_port
 
 SERVERS = ("everything", SERVER_EVERYTHING.name)
@@ -40,8 +40,8 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-class Stage:
-    """Two servers of one kind, and a proxy before them."""
+class Stage(HttpSession):
+    """Two servers of one kind, a proxy before them, and a session there."""
 
     def __init__(self, directory: Path, upstream: str, on_session_lost: str) -> None:
         self._directory = directory
@@ -68,9 +68,8 @@ class Stage:
         command = [sys.executable, "-m", "proxy_actors", "run", "--config", str(file)]
         self.proxy = Server("proxy", "proxy", command, ROOT, directory / "proxy.log")
         self.proxy.wait_ready(partial(says_ready, port))
-        self.url = f"http://127.0.0.1:{port}/mcp"
+        super().__init__(f"http://127.0.0.1:{port}/mcp")
         self._ready = f"http://127.0.0.1:{port}/ready"
-        self.session = ""
 
     def kill(self, name: str) -> None:
         """Kill a server, and wait until the proxy's log says that it is down."""
@@ -89,26 +88,6 @@ class Stage:
         self.proxy.stop()
         for server in self.servers.values():
             server.stop_at_once()
-
-    def open(self) -> str:
-        """Open a session, and make it the one that is used."""
-        self.session = ""
-        params = {
-            "protocolVersion": VERSION, "capabilities": {},
-            "clientInfo": {"name": "c", "version": "1"},
-        }  # fmt: skip
-        answer = self.post({"id": 0, "method": "initialize", "params": params})
-        self.session = answer.headers["mcp-session-id"]
-        assert self.post({"method": "notifications/initialized"}).status_code == 202
-        return self.session
-
-    def post(self, message: dict[str, Any]) -> requests.Response:
-        fields = {"Accept": ACCEPT}
-        if self.session:
-            fields |= {"Mcp-Session-Id": self.session, "MCP-Protocol-Version": VERSION}
-        return requests.post(
-            self.url, json={"jsonrpc": "2.0", **message}, headers=fields, timeout=60
-        )
 
     def list(self, session: str) -> int:
         """List the tools within a session; return the status."""

@@ -6,25 +6,21 @@ says it.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
+from peers.http_session import HttpSession, result
 from peers.processes import Server, accepts, free_port, says_ready
 from peers.upstreams import ROOT, SERVER_EVERYTHING, UPSTREAMS, on_port
 
-VERSION = "2025-11-25"
-ACCEPT = "application/json, text/event-stream"
 SERVERS = ("everything", SERVER_EVERYTHING.name)
 
 
-class Stage:
-    """A real server and a proxy before it."""
+class Stage(HttpSession):
+    """A real server, a proxy before it, and a session there."""
 
     def __init__(self, directory: Path, upstream: str, on_session_lost: str) -> None:
         self._directory = directory
@@ -43,8 +39,7 @@ class Stage:
         command = [sys.executable, "-m", "proxy_actors", "run", "--config", str(file)]
         self.proxy = Server("proxy", "proxy", command, ROOT, directory / "proxy.log")
         self.proxy.wait_ready(partial(says_ready, port))
-        self._url = f"http://127.0.0.1:{port}/mcp/one"
-        self.session = ""
+        super().__init__(f"http://127.0.0.1:{port}/mcp/one")
 
     def restart(self) -> None:
         """Kill the server, and start it anew in the same place."""
@@ -56,37 +51,11 @@ class Stage:
         self.proxy.stop()
         self.server.stop_at_once()
 
-    def open(self) -> None:
-        """Open a session."""
-        params = {
-            "protocolVersion": VERSION, "capabilities": {},
-            "clientInfo": {"name": "c", "version": "1"},
-        }  # fmt: skip
-        answer = self.post({"id": 0, "method": "initialize", "params": params})
-        self.session = answer.headers["mcp-session-id"]
-        assert self.post({"method": "notifications/initialized"}).status_code == 202
-
-    def post(self, message: dict[str, Any]) -> requests.Response:
-        fields = {"Accept": ACCEPT}
-        if self.session:
-            fields |= {"Mcp-Session-Id": self.session, "MCP-Protocol-Version": VERSION}
-        return requests.post(
-            self._url, json={"jsonrpc": "2.0", **message}, headers=fields, timeout=60
-        )
-
     def _start_server(self) -> Server:
         log = self._directory / "server.log"
         server = Server("server", "server", self._command, ROOT, log)
         server.wait_ready(partial(accepts, self._port))
         return server
-
-
-def result(answer: requests.Response) -> Any:
-    """The JSON-RPC message in an answer of either form."""
-    text = answer.text
-    if answer.headers["content-type"] != "application/json":
-        text = [line[6:] for line in text.splitlines() if line.startswith("data: {")][-1]
-    return json.loads(text)
 
 
 @pytest.fixture
@@ -104,7 +73,6 @@ def test_client_of_a_restarted_server_begins_anew(stage: Stage) -> None:
     assert result(stage.post({"id": 1, "method": "tools/list"}))["result"]["tools"]
     stage.restart()
     assert [stage.post({"id": n, "method": "tools/list"}).status_code for n in (2, 3)] == [404] * 2
-    stage.session = ""
     stage.open()
     assert result(stage.post({"id": 4, "method": "tools/list"}))["result"]["tools"]
 
