@@ -1,8 +1,7 @@
-"""Faults of servers over HTTP and of the network to them: RELIABILITY 6.3, N1 to N20."""
+"""Faults of servers over HTTP and of the network to them: RELIABILITY 6.3."""
 
 from __future__ import annotations
 
-import gzip
 import socket
 import ssl
 import threading
@@ -10,7 +9,6 @@ import time
 from collections import Counter
 
 from chaos.fault_proxy import ANSWER, BlackHole, Cut, FaultProxy, Garbage, Latency, Slicer, SynHole
-from chaos.footing import rss_bytes
 from chaos.ledger import ANSWERED, CUT, REFUSED
 from chaos.name_server import FAILED, FOUND, NAME, NO_SUCH_NAME, SILENT, NameServer
 from chaos.relay import CLOSE, RESET
@@ -19,8 +17,6 @@ from chaos.servers import http_upstream
 from chaos.stage import NotHere, Stage
 from tests.certificates import Authority
 
-NOT_RUN: dict[str, str] = {}
-
 UNREACHED = {"connect-failed", "circuit-open"}
 # A breaker that has opened finds out no later that the server is back: cap-s, and a second for a
 # client's request to be its probe.
@@ -28,28 +24,6 @@ BREAKER_S = 6.0
 BROKEN = {"upstream-closed"}
 NO_HTTP = {"upstream-protocol"}
 LATE = {"upstream-timeout", "deadline"}
-MEGABYTE = 1 << 20
-_HEAD = "HTTP/1.1 200 OK\r\n"
-_JSON = "Content-Type: application/json\r\n"
-
-
-def raw(text: str) -> str:
-    """A step of the scripted server that sends this, each character a byte."""
-    return "raw " + text.encode("unicode_escape").decode()
-
-
-NOT_HTTP = (
-    "\0\1\2 this is not HTTP\r\n\r\n",
-    f"{_HEAD}X: {'x' * 40_000}\r\n\r\n",
-    _HEAD + "X: x\r\n" * 200 + "\r\n",
-    f"{_HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n",
-    f"{_HEAD}Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{{}}\r\n",
-    f"{_HEAD}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}} ",
-    f"{_HEAD}X: a\r\n b\r\nContent-Length: 2\r\n\r\n{{}}",
-    "HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
-    f"{_HEAD}X: a\0b\r\nContent-Length: 2\r\n\r\n{{}}",
-    "HTTP/1.1 100 Continue\r\n\r\n" * 20,
-)
 
 
 def drop_kept(stage: Stage, relay: FaultProxy) -> None:
@@ -244,35 +218,6 @@ def slow_server(stage: Stage) -> None:
     stage.recovered(1.0, session)
 
 
-@plays("N10", "what is no HTTP, in ten ways, and an answer of 17 MB")
-def no_http(stage: Stage) -> None:
-    """502, on connections that are not used again; memory is bounded."""
-    stage.serve(http_upstream(stage.http_server().url))
-    session = stage.session()
-    before = rss_bytes(stage.proxy.pid)
-    for text in stage.chance.sample(NOT_HTTP, len(NOT_HTTP)):
-        stage.ends(stage.call(session, "t", do=[raw(text)]), NO_HTTP, "unknown")
-        stage.ends(stage.call(session), {ANSWERED})
-    stage.ends(stage.call(session, "t", do=["large 17000000", "json"]), NO_HTTP, "unknown")
-    stage.figures["rss grew MB"] = round((rss_bytes(stage.proxy.pid) - before) / MEGABYTE)
-    stage.recovered(0.5, session)
-
-
-@plays("N11", "another answer behind the answer, at once or late, under load of others")
-def extra_bytes(stage: Stage) -> None:
-    """They answer nobody's call."""
-    stage.serve(http_upstream(stage.http_server().url))
-    session = stage.session()
-    load = stage.load()
-    for n in range(30):
-        steps = [["json", "extra"], ["chunked", "extra"], ["json", "pause 0.01", "extra"]][n % 3]
-        stage.ends(stage.call(session, "t", do=steps), {ANSWERED, *NO_HTTP, *BROKEN}, "unknown")
-    load.stop()
-    ended = {row.ended for row in load.rows}
-    stage.require(ended <= {ANSWERED, *NO_HTTP, *BROKEN}, f"load ended with {ended}")
-    stage.recovered(1.0, session)
-
-
 @plays("N12", "kept connections are closed at drawn moments, under load of calls and lists")
 def stale_connections(stage: Stage) -> None:
     """Lists are repeated and never fail; a call is not executed twice."""
@@ -323,27 +268,6 @@ def names(stage: Stage) -> None:
         stage.figures["asked"] = name_server.asked
 
 
-@plays("N14", "301, 302, 307, 308 to another server, to a file, and to itself")
-def redirects(stage: Stage) -> None:
-    """Not followed: nobody else gets the credentials."""
-    server = stage.http_server()
-    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
-        elsewhere.settimeout(0.2)
-        stage.serve(http_upstream(server.url))
-        session = stage.session()
-        other = "http://127.0.0.1:{}/mcp".format(elsewhere.getsockname()[1])
-        for status in (301, 302, 307, 308):
-            for target in (other, "file:///etc/passwd", server.url):
-                row = stage.call(session, "t", do=[f"{status} Location: {target}"])
-                stage.ends(row, NO_HTTP)
-        try:
-            elsewhere.accept()
-            stage.require(False, "a redirect was followed")
-        except TimeoutError:
-            pass
-    stage.recovered(0.5, session)
-
-
 @plays("N15", "20 to 170 ms of jitter and 1 Mbit/s by the fault proxy; then twice down for 0.5 s")
 def bad_link(stage: Stage) -> None:
     """Slow is no error; recovered within 5 s of the link."""
@@ -367,116 +291,6 @@ def bad_link(stage: Stage) -> None:
     load.stop()
     ended = {row.ended for row in load.rows}
     stage.require(ended <= {ANSWERED, *UNREACHED, *BROKEN, CUT}, f"load ended with {ended}")
-
-
-def endpoints(urls: list[str], settings: str, after: str) -> str:
-    """The table of an upstream of several endpoints, each of whose calls may go to any."""
-    tables = "".join(
-        f'[upstreams.victim.endpoints.e{n}]\nurl = "{url}"\n' for n, url in enumerate(urls)
-    )
-    return f'affinity = "none"\ntransport = "streamable"\n{settings}\n{tables}{after}'
-
-
-def shares(stage: Stage, seconds: float) -> tuple[list[float], Counter[str]]:
-    """Have four clients call for a while; return each endpoint's share, and how calls ended."""
-    before = stage.executed()
-    load = stage.load(clients=4)
-    time.sleep(seconds)
-    load.stop()
-    did = [after - earlier for after, earlier in zip(stage.executed(), before)]
-    return [n / max(1, sum(did)) for n in did], Counter(row.ended for row in load.rows)
-
-
-@plays("N16", "of five endpoints one refuses, then all, then all but one; then all are back")
-def bad_endpoints(stage: Stage) -> None:
-    """Traffic goes to who can serve, evenly, and is refused at once when nobody can."""
-    relays = [
-        stage.before(stage.http_server("stateless", apart=True).address) for _ in range(5)
-    ]
-    checks = (
-        '[upstreams.victim.checks]\nkind = "tcp"\ninterval-s = 0.3\nfast-interval-s = 0.1\n'
-        "down-interval-s = 0.3\nfall = 2\n"
-    )
-    stage.serve(endpoints([relay.url for relay in relays], "panic-percent = 0", checks))
-    bad = relays[:]
-    stage.chance.shuffle(bad)
-    even, _ = shares(stage, 1.0)
-    stage.require(min(even) > 0.1, f"shares {even}")
-    session = stage.session()
-    for count in (1, 5, 4):
-        for relay in relays:
-            relay.accept()
-        for relay in bad[:count]:
-            relay.refuse()
-            relay.cut(RESET)
-        time.sleep(1.5)
-        if count == 5:
-            for _ in range(5):
-                row = stage.call(session)
-                stage.ends(row, {"upstream-unavailable", *UNREACHED}, "no")
-                stage.within(0.1, row.took_s, "refused")
-            continue
-        stage.until(lambda: stage.call(session).ended == ANSWERED, 5.0, "those that are up serve")
-        parts, ended = shares(stage, 1.0)
-        stage.require(ended.keys() == {ANSWERED}, f"{count} bad: {dict(ended)}")
-        used = sum(part > 0 for part in parts)
-        stage.require(used == 5 - count, f"{count} bad: shares {parts}")
-    for relay in relays:
-        relay.accept()
-    stage.until(lambda: min(shares(stage, 0.5)[0]) > 0.1, 8.0, "all have their shares again")
-
-
-@plays("N17", "one of two endpoints is good and bad by turns of 0.7 s, for 12 s")
-def flapping(stage: Stage) -> None:
-    """Its ejections last longer and longer, and its share of failures falls."""
-    relays = [
-        stage.before(stage.http_server("stateless", apart=True).address) for _ in range(2)
-    ]
-    ways = (
-        '[upstreams.victim.checks]\nkind = "off"\n[upstreams.victim.outliers]\n'
-        "consecutive-failures = 2\nbase-ejection-s = 0.7\nmax-ejection-s = 5\n"
-        "interval-s = 0.2\n"
-    )
-    stage.serve(endpoints([relay.url for relay in relays], "", ways))
-    load = stage.load(clients=4)
-    began_s = time.monotonic()
-    while time.monotonic() - began_s < 12.0:
-        relays[1].refuse()
-        relays[1].cut(RESET)
-        time.sleep(0.7)
-        relays[1].accept()
-        time.sleep(0.7)
-    load.stop()
-    half_s = began_s + 6.0
-    failed = [row.began_s >= half_s for row in load.rows if row.ended != ANSWERED]
-    early, late = failed.count(False), failed.count(True)
-    stage.figures.update({"failed early": early, "failed late": late, "of": len(load.rows)})
-    allowed = {ANSWERED, *UNREACHED, *BROKEN}
-    stage.require({row.ended for row in load.rows} <= allowed, "another failure")
-    stage.require(late <= early, "its ejections do not grow")
-    stage.until(lambda: min(shares(stage, 0.5)[0]) > 0.2, 10.0, "it has its share again")
-
-
-@plays("N19", "of three endpoints two take 50 ms, one answers 500 at once; by ejection or not")
-def fast_failures(stage: Stage) -> None:
-    """It gets less than 5 % of the calls after a second."""
-    servers = [
-        stage.http_server("stateless", *steps, apart=True)
-        for steps in (["pause 0.05", "json"], ["pause 0.05", "json"], ["500"])
-    ]
-    ejects = stage.chance.choice([True, False])
-    stage.figures["outliers"] = ejects
-    off = "[upstreams.victim.outliers]\nconsecutive-failures = 0\nsuccess-rate-factor = 0\n"
-    stage.serve(
-        endpoints(
-            [server.url for server in servers], 'balance = "two-choices"', "" if ejects else off
-        ),
-        warm=False,
-    )
-    shares(stage, 1.5)
-    parts, ended = shares(stage, 2.0)
-    stage.figures["share %"] = round(100 * parts[2], 1)
-    stage.require(parts[2] < 0.05, f"it gets {parts[2]:.0%}: {dict(ended)}")
 
 
 @plays("N18", "servers with an expired certificate, another name's, an unknown authority's, none")
@@ -532,15 +346,3 @@ def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
                 tls.recv(1)
         except OSError:
             pass
-
-
-@plays("N20", "a gzip bomb: 10 MB in 10 kB, ten times")
-def bomb(stage: Stage) -> None:
-    """Not asked for, not decoded, not passed on."""
-    stage.serve(http_upstream(stage.http_server().url))
-    session = stage.session()
-    bomb = gzip.compress(b" " * 10_000_000).decode("latin-1")
-    head = f"{_HEAD}{_JSON}Content-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
-    for _ in range(10):
-        stage.ends(stage.call(session, "t", do=[raw(head + bomb)]), NO_HTTP, "unknown")
-    stage.recovered(0.5, session)

@@ -7,14 +7,25 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from chaos import client_rows, http_rows, process_rows, stdio_rows
-from chaos.scorecard import ROWS, SCENARIOS
+from chaos import (
+    answer_rows,
+    client_rows,
+    endpoint_rows,
+    http_rows,
+    machine_rows,
+    process_rows,
+    request_rows,
+    stdio_rows,
+)
+from chaos.scorecard import NOT_PLAYED, ROWS, SCENARIOS
 from chaos.stage import NotHere, Stage, Unmet
 
 PASSED, FAILED, NOT_RUN = "pass", "FAIL", "not run"
 # Importing them enters their scenarios.
-MODULES = (stdio_rows, http_rows, client_rows, process_rows)
-NOT_BUILT = {id: why for module in MODULES for id, why in module.NOT_RUN.items()}
+MODULES = (
+    stdio_rows, http_rows, endpoint_rows, answer_rows, client_rows, request_rows, process_rows,
+    machine_rows,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ def play(id: str, seed: int, leniency: float = 1.0) -> Verdict:
     """Play one row; `leniency` multiplies the bounds on times."""
     scenario = SCENARIOS.get(id)
     if scenario is None:
-        return Verdict(id, NOT_RUN, told=(NOT_BUILT[id],))
+        return Verdict(id, NOT_RUN, told=(NOT_PLAYED[id],))
     began_s = time.monotonic()
     told: list[str] = []
     figures: dict[str, object] = {}

@@ -18,7 +18,6 @@ from chaos.servers import shell_upstream, stdio_upstream
 from chaos.stage import NotHere, Stage
 from proxy_actors.transports.guardian import ProcessTable
 
-NOT_RUN: dict[str, str] = {}
 
 DIED = {"process-exited"}
 LATE = {"upstream-timeout"}
