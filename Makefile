@@ -16,7 +16,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:8808
 PYTEST_ARGS ?=
-# Tests of one module run in one process, modules side by side.
+# Tests of one module run in one process, modules side by side, in their order: sorted by how many
+# tests they have, those with a few long ones would come last, and one process wait for the other.
 JOBS ?= 2
 SEEDS ?= 100000
 STOPS ?= 200
@@ -36,7 +37,7 @@ run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
 
 test: lint peers
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m flake8

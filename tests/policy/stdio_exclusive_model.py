@@ -483,8 +483,9 @@ ROUTING = Scope(
 ASKING = Scope((b"1", b'"1"'), (b"1", b'"1"'), stream_open=True, drains=True)
 TIME = Scope((b"1", b'"1"'), (b"1",), stream_open=True, time=True)
 STANDING = Scope((b"1",), (b"1", b'"1"'), stream_open=True, time=True)
-FULL = Scope(
-    (b"1", b'"1"'), (b"1",), ("log",), progress=True, waiting_max=1, time=True, full=True
+FULL = Scope((b"1", b'"1"'), (b"1",), ("log",), progress=True, time=True, full=True)
+FULL_WAITING = Scope(
+    (b"1", b'"1"'), (b"1",), ("log",), progress=True, waiting_max=1, full=True
 )
 WAITING = Scope((b"1",), (b"1",), ("list",), waiting_max=2, time=True)
 POSTING = Scope((b"1", b'"1"'), (b"1",), stream_open=True, drains=True, posts=True)

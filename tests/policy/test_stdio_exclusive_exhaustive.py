@@ -18,6 +18,7 @@ from tests.policy.search import search
 from tests.policy.stdio_exclusive_model import (
     ASKING,
     FULL,
+    FULL_WAITING,
     POSTING,
     ROUTING,
     SHAKING,
@@ -31,6 +32,7 @@ SCOPES = {
     "routing": ROUTING, "requests of the server": ASKING, "time": TIME,
     "clocks that stand": STANDING, "waiting": WAITING, "handshake": SHAKING,
     "requests that are not accepted": POSTING, "no room for streams": FULL,
+    "no room for streams, and some wait": FULL_WAITING,
 }  # fmt: skip
 
 

@@ -101,9 +101,12 @@ class Client:
             self._leave(wire)
 
     def kill(self) -> None:
-        """Crash an actor."""
+        """Crash an actor, of the streams one as often as each of the others."""
         plane = self._proxy.plane
-        slots = [plane.pool, plane.upstream, plane.registry, *plane.streams._slots.values()]
+        slots = [plane.pool, plane.upstream, plane.registry]
+        streams = list(plane.streams._slots.values())
+        if streams:
+            slots.append(self._chance.choice(streams))
         self._proxy.tell(self._chance.choice(slots), Poison())
 
     def _request(self, scripts: tuple[list[str], ...]) -> tuple[int, bytes]:
