@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -113,6 +114,34 @@ def killed_proxy(stage: Stage) -> None:
             stage.require(stage.call(session).outcome == ANSWERED, "a session has not gone on")
     load.stop()
     stage.figures["load"] = dict(Counter(row.ended for row in load.rows))
+
+
+@plays("P4", "TERM under load and a start on the socket that is kept, as a manager does, 3 times")
+def handed_over(stage: Stage) -> None:
+    """No connection is refused, no call fails, no session is lost."""
+    stage.isolated = stage.controlled = stage.footed = False
+    listening = stage.enter(socket.create_server(("127.0.0.1", 0), backlog=1000))
+    words = ("--state-dir", str(stage.directory / "state"))
+    victim = http_upstream(stage.http_server().url)
+    stage.serve(victim, words=words, listening=listening)
+    load = stage.load(clients=8)
+    stage.unwatch()
+    longest_s = 0.0
+    for _ in range(3):
+        time.sleep(stage.chance.uniform(0.2, 0.6))
+        began_s = time.monotonic()
+        stage.proxy.signal(signal.SIGTERM)
+        stage.require(stage.proxy.wait() == 0, "the process did not end as it should")
+        stage.restart()
+        longest_s = max(longest_s, time.monotonic() - began_s)
+        served = len(load.rows)
+        stage.until(lambda: len(load.rows) > served + 16, 5.0, "load goes on")
+    load.stop()
+    ended = Counter(row.ended for row in load.rows)
+    stage.figures["restart ms"] = round(1e3 * longest_s)
+    stage.figures["load"] = dict(ended)
+    stage.require(set(ended) == {ANSWERED}, f"calls failed: {dict(ended)}")
+    stage.require(not load.reopened, "sessions were lost")
 
 
 def crashing(stage: Stage, act: str) -> dict[str, str]:

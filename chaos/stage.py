@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import random
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -160,6 +161,7 @@ class Stage:
         words: tuple[str, ...] = (),
         stderr: int | None = None,
         module: str = "",
+        listening: socket.socket | None = None,
     ) -> ProxyProcess:
         """Start the proxy before the victim and a bystander; begin to watch.
 
@@ -172,6 +174,7 @@ class Stage:
             words: further ones on the command line.
             stderr: takes the log.
             module: is imported into the proxy first.
+            listening: the socket that it takes over.
         """
         file = self.directory / "config.toml"
         bystander = ", ".join(f'"{word}"' for word in DEMO)
@@ -182,7 +185,8 @@ class Stage:
         )
         self._words = ("--config", str(file), *words)
         self._running = {
-            "settings": settings, "env": env, "stderr": stderr, "module": module
+            "settings": settings, "env": env, "stderr": stderr, "module": module,
+            "listening": listening,
         }
         self._start("127.0.0.1:0")
         if warm:

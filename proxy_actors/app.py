@@ -44,7 +44,7 @@ from proxy_actors.gateway.wiring import ConnectionLimits, Wiring
 from proxy_actors.messages.health import GuardDrained
 from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.lifecycle import ActorState, DescribeState, Stop
-from proxy_actors.messages.server import DrainServer, ServerDrained
+from proxy_actors.messages.server import DrainServer, HandOver, ServerDrained
 from proxy_actors.messages.supervision import DrainTree
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.options import StdioMode, Transport, parse_listen, parse_statsd
@@ -53,7 +53,8 @@ from proxy_actors.policy.legacy_streams import PARENT, LegacyLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import Mailbox, SessionStore, StreamStore, TlsServer, World
+from proxy_actors.world.base import Listener, Mailbox, TlsServer, World
+from proxy_actors.world.stores import SessionStore, StreamStore
 
 DUMP_S_MAX = 1.0
 _MANY = 1 << 32
@@ -106,7 +107,7 @@ class App:
         self._listener = world.listen(host, port, tls=_server_tls(config))
         self.wiring = Wiring(
             world,
-            AllowedNames(host, config.http.allowed_hosts, config.http.allowed_origins),
+            _allowed_names(config, self._listener),
             self._health,
             Routes([route for _, route in assembled], config.default),
             self._registry,
@@ -147,8 +148,20 @@ class App:
         """Return the bound host and port."""
         return self._listener.address
 
+    def hand_over(self) -> bool:
+        """Go on until running calls are answered, then leave the listener to another process.
+
+        Returns:
+            Whether others hold its socket; then the root's parent is told ListenerHandedOver.
+        """
+        if self._listener.kept:
+            self.wiring.draining = self.wiring.handing_over = True
+            self._server.tell(HandOver())
+        return self._listener.kept
+
     def drain(self) -> None:
         """Refuse new work; the root's parent is told when each part of the tree has drained."""
+        self.wiring.handing_over = False
         self.wiring.draining = self._streams.draining = True
         self.root.ref.tell(DrainTree())
 
@@ -238,6 +251,12 @@ class App:
             self._world, self._legacy, limits, self._registry, self._streams, self._subscribers,
             self.wiring.legacy_calls,
         )
+
+
+def _allowed_names(config: Config, listener: Listener) -> AllowedNames:
+    """Return the names of the proxy: where it listens is the choice of who has bound the socket."""
+    host = listener.address[0] if listener.kept else parse_listen(config.listen)[0]
+    return AllowedNames(host, config.http.allowed_hosts, config.http.allowed_origins)
 
 
 def _sessions_of_upstreams(config: Config) -> dict[str, int]:

@@ -4,6 +4,8 @@ Owns the order of starting and stopping. The guardian is launched before anythin
 Nothing is monkey-patched: everything that waits does so through the world, and logging and SQLite
 are at home in real threads and locks.
 
+A listening socket that a service manager has bound is taken from it (sd_listen_fds(3)).
+
 Signals: TERM and INT drain and then exit 0, a second one exits at once; USR2 writes the actor tree
 to the log; HUP is ignored until there is a configuration to read again.
 """
@@ -30,6 +32,8 @@ from proxy_actors.options import RunOptions
 if TYPE_CHECKING:
     from proxy_actors.transports.log_queue import LogQueue
 
+# The listener takes a second less, if all goes well.
+HAND_OVER_S_MAX = 16.0
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
 LOG_S_MAX = 0.2
@@ -102,6 +106,7 @@ class _Service:
         from proxy_actors.config.quick import config_of
         from proxy_actors.options import StreamKeep
         from proxy_actors.storage.open import open_store, open_stream_store
+        from proxy_actors.transports.activation import inherited_listener
         from proxy_actors.transports.guardian_client import GuardianClient
         from proxy_actors.transports.store_thread import StoreThread
         from proxy_actors.transports.stream_store_thread import StreamStoreThread
@@ -110,7 +115,9 @@ class _Service:
         self._options = options
         self._write_log = log.drain
         self._guardian = None if guardian is None else GuardianClient(*guardian)
-        self._world = GeventWorld(self._guardian, lambda: log.dropped_total)
+        self._world = GeventWorld(
+            self._guardian, lambda: log.dropped_total, inherited_listener(os.environ)
+        )
         config, told = config_of(options, os.environ)
         if told:
             print(told, file=sys.stderr)
@@ -166,9 +173,16 @@ class _Service:
         return self._mail.pop(0)
 
     def _stop(self) -> int:
-        """Drain: refuse new work, let running calls end, stop the tree, flush, exit."""
-        from proxy_actors.messages.lifecycle import ChildStopped
+        """Drain: refuse new work, let running calls end, stop the tree, flush, exit.
 
+        Where the socket is kept for the next process, nothing is refused before it has it.
+        """
+        from proxy_actors.messages.lifecycle import ChildStopped
+        from proxy_actors.messages.server import ListenerHandedOver
+
+        if self._app.hand_over():
+            logger.info("handing_over seconds_max=%d", HAND_OVER_S_MAX)
+            self._wait_for(lambda mail: isinstance(mail, ListenerHandedOver), HAND_OVER_S_MAX)
         logger.info("draining seconds_max=%d", DRAIN_S_MAX)
         self._app.drain()
         drained = self._wait_for(self._app.is_drained, DRAIN_S_MAX)

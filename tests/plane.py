@@ -55,12 +55,11 @@ from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.transports.http_server import HttpServer
 from proxy_actors.world.base import (
     ByteStream,
-    SessionStore,
-    StreamStore,
     TlsClient,
     TlsServer,
     World,
 )
+from proxy_actors.world.stores import SessionStore, StreamStore
 
 UPSTREAM = "default"
 DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"

@@ -41,7 +41,8 @@ from proxy_actors.policy.stdio_children import ChildrenLimits
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.policy.supervision import Budget
 from proxy_actors.transports.http_server import HttpServer
-from proxy_actors.world.base import ChildCommand, SessionStore, World
+from proxy_actors.world.base import ChildCommand, World
+from proxy_actors.world.stores import SessionStore
 from tests.plane import DATE, UPSTREAM
 
 # Never reached: what limits do is the matter of other tests.

@@ -16,7 +16,7 @@ from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_bounds import StreamKind
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.protocol.revisions import CLIENT_METHODS
-from proxy_actors.world.base import StreamStore
+from proxy_actors.world.stores import StreamStore
 
 SAMPLES_MAX = 64
 # What stands for a method where there is none that may be part of a name.

@@ -12,7 +12,7 @@ from typing import Any
 
 from proxy_actors.actors.supervisor import Supervisor, Worker
 from proxy_actors.messages.health import GuardDrained
-from proxy_actors.messages.server import ServerDrained
+from proxy_actors.messages.server import ListenerHandedOver, ServerDrained
 from proxy_actors.messages.supervision import DrainTree, SupervisorReady
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.policy.supervision import Budget
@@ -44,7 +44,9 @@ class Root(Supervisor):
         if isinstance(message, DrainTree):
             self.drain()
             return None
-        if isinstance(message, (ServerDrained, UpstreamDrained, GuardDrained)):
+        if isinstance(
+            message, (ListenerHandedOver, ServerDrained, UpstreamDrained, GuardDrained)
+        ):
             if self.parent is not None:
                 self.parent.tell(message)
             return None

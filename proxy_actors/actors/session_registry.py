@@ -29,7 +29,8 @@ from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import SessionEffect, SessionMessage, SessionWrite
 from proxy_actors.messages.upstream import DescribeReadiness, Readiness
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
-from proxy_actors.world.base import Mailbox, SessionStore, World
+from proxy_actors.world.base import Mailbox, World
+from proxy_actors.world.stores import SessionStore
 
 # THR-T5 asks for 128 bits at least.
 ID_RANDOM_BYTES = 24

@@ -26,7 +26,7 @@ from proxy_actors.policy.replay_ring import ReplayRing
 from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_bounds import StreamBooks, StreamBound, StreamKind, StreamOwner
 from proxy_actors.policy.stream_limits import StreamLimits
-from proxy_actors.world.base import StreamStore
+from proxy_actors.world.stores import StreamStore
 
 CALL = f"{StreamKind.CALL}-"
 STANDALONE = f"{StreamKind.STANDALONE}-"

@@ -236,7 +236,9 @@ class Config(Section, frozen=True, kw_only=True):
     version: Annotated[
         int, Meta(ge=VERSION, le=VERSION), doc("The version of this format.")
     ] = VERSION
-    listen: Annotated[str, doc("HOST:PORT to serve at.")] = "127.0.0.1:8808"
+    listen: Annotated[
+        str, doc("HOST:PORT to serve at, unless systemd passes a socket.")
+    ] = "127.0.0.1:8808"
     state_dir: Annotated[
         str, doc("Where sessions outlive a restart. Empty: they do not.")
     ] = ""

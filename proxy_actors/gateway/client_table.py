@@ -27,12 +27,12 @@ class ClientTable:
         # A dict, because a set has no order that a second run would have too.
         self._connections: dict[ClientConnection, str] = {}
         self._per_address: Counter[str] = Counter()
-        self._draining = False
+        self._handing_over = self._draining = False
         self._of_before: set[ClientConnection] = set()
 
     @property
     def awaited(self) -> bool:
-        """Whether a connection that was busy as the drain began has not ended."""
+        """Whether a connection that was busy as the hand-over or the drain began has not ended."""
         return bool(self._of_before)
 
     def has_room(self, address: str) -> bool:
@@ -54,6 +54,15 @@ class ClientTable:
         self._per_address[address] -= 1
         if not self._per_address[address]:
             del self._per_address[address]
+
+    def begin_hand_over(self) -> None:
+        """Await the end of the connections that carry a call now. Once.
+
+        Who only listens would not come to an end; listeners are told to come back in the drain.
+        """
+        if not self._handing_over:
+            self._handing_over = True
+            self._of_before = {x for x in self._connections if not (x.idle or x.listens)}
 
     def begin_drain(self) -> None:
         """Await the end of the connections that carry a request now. Once."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from proxy_actors.actors.stream_directory import CALL
 from proxy_actors.errors import (
     DeadlineError,
     GatewayError,
@@ -42,6 +43,9 @@ from proxy_actors.world.base import ByteStream
 READ_BYTES_MAX = 65_536
 # No less than this is read ahead of any connection anyway.
 UNCOUNTED_BYTES_MAX = 4096
+# How long a client that was not told of a drain, since its answer had begun, may have begun with
+# another request.
+LAST_S_MAX = 0.2
 
 logger = logging.getLogger("proxy_actors.gateway")
 
@@ -55,6 +59,7 @@ class _Streamed(msgspec.Struct, frozen=True, eq=False):
     response: Response
     writer: EventWriter
     began_s: float
+    listens: bool
 
 
 class ClientConnection:
@@ -78,6 +83,11 @@ class ClientConnection:
         self._streamed: _Streamed | None = None
         self.idle = True
 
+    @property
+    def listens(self) -> bool:
+        """Whether it carries a stream that belongs to no call, and ends when it is made to."""
+        return self._streamed is not None and self._streamed.listens
+
     def serve(self, on_end: Callable[[], None]) -> None:
         """Serve requests until the client ends, breaks a rule or exceeds a bound; then `on_end`.
 
@@ -97,7 +107,7 @@ class ClientConnection:
                     goes_on = self._serve_one()
                 else:
                     goes_on = self._write_on(self._streamed)
-                while goes_on and not self._wiring.draining:
+                while goes_on:
                     goes_on = self._serve_one()
             except HandshakeError as error:
                 logger.debug("handshake_failed peer=%s error=%s", self._stream.peer, error)
@@ -180,8 +190,9 @@ class ClientConnection:
                     exchange_id, request.head, exchange, response, last, written, began_s
                 )
         writer = EventWriter(self._stream, reader, response, request.head, wiring, close)
+        listens = request.head.method == b"GET" and not reader.stream_id.startswith(CALL)
         self._streamed = _Streamed(
-            exchange_id, request.head, exchange, response, writer, began_s
+            exchange_id, request.head, exchange, response, writer, began_s, listens
         )
         return self._write_on(self._streamed)
 
@@ -247,7 +258,7 @@ class ClientConnection:
             if not (begun := parser.mid_message):
                 if self._held_bytes:
                     self._hold(0)
-                deadline_s = now_s + limits.idle_s_max
+                deadline_s = now_s + (LAST_S_MAX if self._wiring.draining else limits.idle_s_max)
             else:
                 self._hold(parser.body_bytes_buffered)
                 self._check_early(parser.head)

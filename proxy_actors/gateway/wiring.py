@@ -98,6 +98,7 @@ class Wiring:
         legacy_calls: what is being served for those streams.
         pseudonym: what this process calls itself in Via.
         draining: whether connections end after the exchange in hand.
+        handing_over: whether all is served as ever meanwhile, until another process does.
         gate: where requests wait while the proxy itself has too much to do.
         exchange_ids: mints ids, unique in this process.
     """
@@ -142,7 +143,7 @@ class Wiring:
         self.bodies = BodyBudget(limits.body_bytes_total_max)
         self.clients = ClientTable(limits.connections_max, limits.per_address_max)
         self.pseudonym = b"proxy-actors-" + world.token(6).encode("ascii")
-        self.draining = False
+        self.draining = self.handing_over = False
         self.gate = ReadGate(world)
         self.exchange_ids = itertools.count(1)
         self.legacy_calls = LegacyCalls(world, self.exchange_ids)

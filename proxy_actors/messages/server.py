@@ -15,6 +15,28 @@ class DrainServer(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class HandOver(Message, frozen=True):
+    """Parent to server: another process will serve the same socket.
+
+    Go on serving until the calls of now have been answered, a bounded time; then leave the socket
+    to the other, end idle connections, and tell ListenerHandedOver.
+    """
+
+    always_accepted: ClassVar[bool] = True
+
+
+class HandOverDue(Message, frozen=True):
+    """Timer to server: the calls of before have had their time."""
+
+    always_accepted: ClassVar[bool] = True
+
+
+class ListenerHandedOver(Message, frozen=True):
+    """Server to parent: whoever connects now waits for another process."""
+
+    always_accepted: ClassVar[bool] = True
+
+
 class ConnectionEnded(Message, frozen=True):
     """Connection to server: its greenlet is about to end."""
 

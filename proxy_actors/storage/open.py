@@ -9,7 +9,7 @@ from proxy_actors.errors import ConfigurationError
 from proxy_actors.messages.sessions import SessionRow, SessionWrite
 from proxy_actors.messages.stream_store import FoundStream, StreamWrite
 from proxy_actors.storage.memory import MemoryStore
-from proxy_actors.world.base import SessionStore, StreamStore
+from proxy_actors.world.stores import SessionStore, StreamStore
 
 FILE_NAME = "sessions.sqlite"
 STREAMS_FILE_NAME = "streams.sqlite"

@@ -11,6 +11,10 @@ In a drain it goes on accepting until the requests of before have been answered:
 have answers, cancellations and ends of sessions to send, and whoever comes with a new call is told
 to go elsewhere. A connection that is accepted then ends after one request. Idle connections are
 ended a moment later than they could be: a request that is on its way would be lost with them.
+
+Where the socket is kept by others for the process that comes next, it is handed over before the
+drain begins: until the calls of then have been answered all is served as ever, and who connects
+later waits in the kernel for the other process.
 """
 
 from __future__ import annotations
@@ -39,9 +43,12 @@ from proxy_actors.messages import server as m
 from proxy_actors.messages.server import (
     ConnectionEnded,
     DrainServer,
+    HandOver,
+    HandOverDue,
     IdleDue,
     IntakeEffect,
     IntakeMessage,
+    ListenerHandedOver,
     ServerDrained,
 )
 from proxy_actors.policy.intake import IntakeLimits, IntakePolicy
@@ -52,6 +59,8 @@ REFUSE_S_MAX = 1.0
 ANSWER_S_MAX = 1.0
 # How long a request may be underway on a connection that looks idle.
 IDLE_S = 0.2
+# How long a hand-over waits for the calls that run: half of the time that a drain has.
+HAND_OVER_S_MAX = 15.0
 # How often the lag of the loop is looked at; while requests wait, in every round of the loop.
 LOOK_S = 0.02
 LOOK_GATED_S = 0.001
@@ -83,24 +92,35 @@ class HttpServer(Actor):
         self._stopping = self._closed = False
 
     def on_start(self) -> None:
-        """Serve, or go on with a drain that has begun."""
-        if self._wiring.draining:
+        """Serve, or go on with a hand-over or a drain that has begun."""
+        if self._wiring.draining and not self._wiring.handing_over:
             self._drain()
             return
         self._listener.serve(self._accept)
         self._watch(LOOK_S)
         logger.info("listening host=%s port=%d", *self._listener.address)
+        if self._wiring.handing_over:
+            self._hand_over()
 
     def on_receive(
-        self, message: DrainServer | IdleDue | ConnectionEnded | IntakeMessage
+        self,
+        message: HandOver | HandOverDue | DrainServer | IdleDue | ConnectionEnded | IntakeMessage,
     ) -> None:
-        """Drain, see whether the drain is done, or take in more or less."""
+        """Hand over or drain, see whether that is done, or take in more or less."""
         match message:
+            case HandOver():
+                self._hand_over()
+            case HandOverDue():
+                if self._wiring.handing_over:
+                    self._leave_listener()
             case DrainServer():
                 self._drain()
             case IdleDue():
                 self._clients.close_idle()
-                self._report()
+                if self._wiring.handing_over:
+                    self._tell_parent(ListenerHandedOver())
+                else:
+                    self._report()
             case ConnectionEnded():
                 self._report()
             case _:
@@ -136,6 +156,11 @@ class HttpServer(Actor):
             "paused": self._intake.paused,
             "refused": self._refused,
         }
+
+    def _hand_over(self) -> None:
+        self._clients.begin_hand_over()
+        self.world.timer(HAND_OVER_S_MAX, self.ref, HandOverDue())
+        self._report()
 
     def _drain(self) -> None:
         self._watch_no_more()
@@ -202,16 +227,23 @@ class HttpServer(Actor):
     def _report(self) -> None:
         if self._clients.awaited:
             return
+        self._leave_listener()
+        if self._clients or self._wiring.handing_over:
+            return
+        if self._stopping:
+            self.stop()
+        else:
+            self._tell_parent(ServerDrained())
+
+    def _leave_listener(self) -> None:
         if not self._closed:
             self._closed = True
             self._listener.close()
             self._wait_for_idle()
-        if self._clients:
-            return
-        if self._stopping:
-            self.stop()
-        elif self.parent is not None:
-            self.parent.tell(ServerDrained())
+
+    def _tell_parent(self, message: ServerDrained | ListenerHandedOver) -> None:
+        if self.parent is not None:
+            self.parent.tell(message)
 
     def _accept(self, stream: ByteStream) -> None:
         """Serve one connection, in its own greenlet."""

@@ -39,11 +39,16 @@ class SocketListener:
         sweep: where the waits of its connections are watched over.
         listening: bound and listening; taken over.
         spawn: runs a function in a greenlet under an owner's name.
+        kept: whether another process holds it too.
+
+    Attributes:
+        kept: see `Listener.kept`.
     """
 
     def __init__(
-        self, sweep: DeadlineSweep, listening: _socket.socket, spawn: Spawn
+        self, sweep: DeadlineSweep, listening: _socket.socket, spawn: Spawn, kept: bool = False
     ) -> None:
+        self.kept = kept
         self._sweep = sweep
         self._socket = listening
         # Not socket.accept(), whose sockets are of the patched type in a patched process. The type
@@ -70,6 +75,8 @@ class SocketListener:
 
     def serve(self, accept: Callable[[ByteStream], None]) -> None:
         """See `Listener.serve`."""
+        if self._watcher is None:
+            return
         self.pause()
         self._serve = accept
         self._watcher.start(self._on_readable)
@@ -84,7 +91,7 @@ class SocketListener:
         """See `Listener.close`."""
         if self._watcher is None:
             return
-        if self._watcher.active:
+        if self._watcher.active and not self.kept:
             self._on_readable()  # or the kernel resets who has come since the last look
         self.pause()
         self._watcher.close()

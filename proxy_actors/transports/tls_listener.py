@@ -20,7 +20,7 @@ class TlsListener(SocketListener):
     """A `Listener` whose streams need a handshake.
 
     Args:
-        sweep, listening, spawn: see `SocketListener`.
+        sweep, listening, spawn, kept: see `SocketListener`.
         context: made by `tls_context.server_context`.
     """
 
@@ -30,8 +30,9 @@ class TlsListener(SocketListener):
         listening: _socket.socket,
         spawn: Spawn,
         context: ssl.SSLContext,
+        kept: bool = False,
     ) -> None:
-        super().__init__(sweep, listening, spawn)
+        super().__init__(sweep, listening, spawn, kept)
         self._context = context
 
     def _wrap(self, stream: SocketStream) -> ByteStream:

@@ -15,8 +15,6 @@ from typing import Any, Protocol
 import msgspec
 
 from proxy_actors.messages.metrics import ProcessFigures
-from proxy_actors.messages.sessions import SessionEnded, SessionRow, SessionWrite
-from proxy_actors.messages.stream_store import FoundStream, StreamWrite
 from proxy_actors.metrics import Figure
 
 
@@ -52,7 +50,7 @@ class ByteStream(Protocol):
     """Two directions of bytes: a socket, or one end of a pipe (which has one direction only)."""
 
     def handshake(self, deadline_s: float) -> None:
-        """Do what must come before the first byte of a stream that was accepted; mostly nothing.
+        """Do what must come before the first byte of an accepted stream; mostly nothing.
 
         Raises:
             DeadlineError: the peer was late; close the stream.
@@ -154,20 +152,27 @@ class TlsServer(msgspec.Struct, frozen=True):
 
 
 class Listener(Protocol):
-    """A bound listening socket. While nobody serves it, the kernel keeps connections waiting."""
+    """A bound listening socket. While nobody serves it, the kernel keeps connections waiting.
+
+    Nothing but `address` and `kept` has an effect, once it is closed.
+    """
 
     @property
     def address(self) -> tuple[str, int]:
         """The bound host and port (the real port when 0 was asked for)."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether others hold the socket: who connects waits even when this one is closed."""
+
     def serve(self, accept: Callable[[ByteStream], None]) -> None:
         """Run `accept` in a greenlet of its own for each connection, those that wait first."""
 
     def pause(self) -> None:
-        """Accept no more until it is served again. No effect once closed."""
+        """Accept no more until it is served again."""
 
     def close(self) -> None:
-        """Accept no more, ever. Idempotent. Connections already accepted live on."""
+        """Accept no more, ever. Connections already accepted live on."""
 
 
 class Task(Protocol):
@@ -339,60 +344,3 @@ class World(Protocol):
 
 def no_timer() -> None:
     """Cancel nothing: what stands for the end of a timer where none is on."""
-
-
-class SessionStore(Protocol):
-    """Where sessions are kept. Outlives the actor that uses it.
-
-    A row that is not resumable is kept as long as the process lives and never written down.
-    """
-
-    unfinished: dict[str, SessionEnded]
-    """The registry's notes to its next incarnation, never written down: by their keys, the sessions
-    that are being created or ended, and what their upstreams are owed when they are gone."""
-
-    def rows(self) -> Sequence[SessionRow]:
-        """The rows that are durable, in no particular order."""
-
-    def submit(
-        self, writes: Sequence[SessionWrite], done: Callable[[str], object]
-    ) -> None:
-        """Make all of `writes` durable, or none. Never raises, never waits.
-
-        `done` is called once, perhaps before this returns: with "" when they are durable and in
-        `rows`, else with what went wrong. Writes take effect in the order of submission.
-        """
-
-    def close(self, deadline_s: float) -> bool:
-        """Finish what was submitted, then release everything; whether all was done in time.
-
-        Called once, by who made the store, in a greenlet that may wait. Nothing is submitted
-        afterwards.
-        """
-
-
-class StreamStore(Protocol):
-    """Where event streams are kept that are to outlive the process; nobody waits for a write."""
-
-    lost: int
-    """How many events could not be written."""
-
-    def write(self, write: StreamWrite) -> None:
-        """Write this down, in the order of writing, soon. Never raises, never waits.
-
-        What is written in one turn of an actor is written together, or nothing of it.
-        """
-
-    def read(
-        self, stream: str, after: int, done: Callable[[FoundStream | None], object]
-    ) -> None:
-        """Call `done` with what followed an event, all writes of before included.
-
-        None where nothing is known of the stream, or the file cannot be read.
-        """
-
-    def sync(self, done: Callable[[None], object]) -> None:
-        """Call `done` when all writes of before are written, or could not be."""
-
-    def close(self, deadline_s: float) -> bool:
-        """Finish what was written, then release everything; whether all was done in time."""

@@ -48,16 +48,19 @@ class GeventWorld:
     Args:
         guardian: who starts children; without one `spawn_child` raises `SpawnError`.
         log_dropped: how many log records have been left out so far.
+        inherited: a socket that the first listener has, instead of one that it binds.
     """
 
     def __init__(
         self,
         guardian: GuardianClient | None = None,
         log_dropped: Callable[[], int] = lambda: 0,
+        inherited: socket | None = None,
     ) -> None:
         hub = gevent.get_hub()
         self._guardian = guardian
         self._log_dropped = log_dropped
+        self._inherited = inherited
         self._sweep = DeadlineSweep(hub)
         self._timers = TimerService(hub.loop)
         self._tasks = TaskTable()
@@ -91,11 +94,13 @@ class GeventWorld:
         tls: TlsServer | None = None,
     ) -> Listener:
         """See `World.listen`."""
-        listening = bind(host, port)
+        inherited, self._inherited = self._inherited, None
+        listening = inherited or bind(host, port)
+        kept = inherited is not None
         if tls is None:
-            listener = SocketListener(self._sweep, listening, self._tasks.spawn)
+            listener = SocketListener(self._sweep, listening, self._tasks.spawn, kept)
         else:
-            listener = self._tls_listener(listening, tls)
+            listener = self._tls_listener(listening, tls, kept)
         if accept is not None:
             listener.serve(accept)
         return listener
@@ -139,7 +144,7 @@ class GeventWorld:
 
     # Who speaks no TLS does not wait for its library to be imported.
 
-    def _tls_listener(self, listening: socket, tls: TlsServer) -> SocketListener:
+    def _tls_listener(self, listening: socket, tls: TlsServer, kept: bool) -> SocketListener:
         from proxy_actors.transports.tls_context import server_context
         from proxy_actors.transports.tls_listener import TlsListener
 
@@ -148,7 +153,7 @@ class GeventWorld:
         except BaseException:
             listening.close()
             raise
-        return TlsListener(self._sweep, listening, self._tasks.spawn, context)
+        return TlsListener(self._sweep, listening, self._tasks.spawn, context, kept)
 
     def _tls_connector(self) -> TlsConnector:
         from proxy_actors.transports.tls_connector import TlsConnector

@@ -82,6 +82,7 @@ class SimListener:
         self._accept: Callable[[ByteStream], None] | None = None
         self._waiting: list[SimStream] = []
         self.address = address
+        self.kept = False
 
     def serve(self, accept: Callable[[ByteStream], None]) -> None:
         """Serve those that wait, and all that come."""

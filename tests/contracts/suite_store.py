@@ -21,7 +21,8 @@ from proxy_actors.messages.sessions import (
     TouchSession,
 )
 from proxy_actors.policy.session_rows import apply
-from proxy_actors.world.base import SessionStore, World
+from proxy_actors.world.base import World
+from proxy_actors.world.stores import SessionStore
 
 Rows = dict[str, SessionRow]
 

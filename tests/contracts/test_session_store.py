@@ -12,7 +12,8 @@ import pytest
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.storage.open import open_store
 from proxy_actors.transports.store_thread import StoreThread
-from proxy_actors.world.base import SessionStore, World
+from proxy_actors.world.base import World
+from proxy_actors.world.stores import SessionStore
 from proxy_actors.world.gevent_world import GeventWorld
 from proxy_actors.world.sim_store import SimDisk, SimStore
 from proxy_actors.world.sim_world import Faults, SimWorld

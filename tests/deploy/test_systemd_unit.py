@@ -17,6 +17,7 @@ from proxy_actors.config.load import load_or_fail
 from proxy_actors.options import RunOptions
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "proxy-actors.service"
+SOCKET_UNIT = UNIT.with_suffix(".socket")
 INSTALLED_BIN = "/opt/proxy-actors/bin/proxy-actors"
 EXPOSURE_TENTHS_MAX = 20
 
@@ -43,6 +44,24 @@ def test_systemd_knows_every_setting_of_the_unit(unit: Path) -> None:
     )
     # It reports on other units of the system too; only what names ours is ours.
     assert [line for line in done.stderr.splitlines() if UNIT.name in line] == []
+
+
+@systemd
+def test_systemd_knows_every_setting_of_the_socket_unit(unit: Path) -> None:
+    socket_unit = unit.with_suffix(".socket")
+    socket_unit.write_text(SOCKET_UNIT.read_text())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(socket_unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [line for line in done.stderr.splitlines() if SOCKET_UNIT.name in line] == []
+
+
+def test_socket_unit_listens_where_the_proxy_would() -> None:
+    """One stream socket: more could not be served."""
+    (stream,) = re.findall(r"^Listen\w+=(.*)$", SOCKET_UNIT.read_text(), re.M)
+    example = UNIT.parents[1] / "proxy_actors.toml"
+    assert stream == load_or_fail(example, {}).config.listen
 
 
 @systemd

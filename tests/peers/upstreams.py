@@ -108,7 +108,7 @@ SERVER_EVERYTHING = Upstream(
     stdio=(*NODE_SERVER, "stdio"),
     plan={
         "echo": {"tool": "echo", "argument": "message"},
-        "progress": call("trigger-long-running-operation", duration=0.15, steps=3),
+        "progress": call("trigger-long-running-operation", duration=0.6, steps=3),
         "progressed": [[1, 3], [2, 3], [3, 3]],
         "endless": call("trigger-long-running-operation", duration=60, steps=600),
         "cancelled": None,

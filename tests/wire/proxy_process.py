@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -43,6 +44,13 @@ for name, value in json.loads(sys.argv.pop(1)).items():
     setattr(module, constant, functools.partial(present, **value) if callable(present) else value)
 from proxy_actors.__main__ import main
 sys.exit(main())
+"""
+# What a service manager does that has bound the socket: sd_listen_fds(3).
+_WITH_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="http")
+os.execv(sys.argv[2], sys.argv[2:])
 """
 _READY_LINE = re.compile(r"readiness +https?://\[?([^\]]+?)\]?:(\d+)/ready")
 _POOL_STATE = re.compile(r"kind=ConnectionPool .* detail=(\{.*\})\n")
@@ -198,6 +206,7 @@ def running(
     fields: Mapping[str, str] = {},
     stderr: int | None = None,
     module: str = "",
+    listening: socket.socket | None = None,
 ) -> Iterator[ProxyProcess]:
     """Run a proxy until the block ends.
 
@@ -210,12 +219,17 @@ def running(
         fields: sent with every request of its `SessionClient`.
         stderr: takes what it logs, which then cannot be read here.
         module: is imported first.
+        listening: a socket that it takes over.
     """
     python = [sys.executable, "-W", "error"]
     if settings or module:
         program = [*python, "-c", _WITH_SETTINGS, module, json.dumps(settings)]
     else:
         program = [*python, "-m", "proxy_actors"]
+    fds: tuple[int, ...] = ()
+    if listening is not None:
+        fds = (listening.fileno(),)
+        program = [*python, "-c", _WITH_SOCKET, str(fds[0]), *program]
     with tempfile.NamedTemporaryFile() as log, subprocess.Popen(
         [*program, "run", "--listen", listen, *words],
         stdin=subprocess.DEVNULL,
@@ -224,6 +238,7 @@ def running(
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **env},
         start_new_session=True,
+        pass_fds=fds,
     ) as process:
         proxy: ProxyProcess | None = None
         try:
