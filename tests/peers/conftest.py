@@ -1,7 +1,8 @@
 """Fixtures of the peers' tests: real servers by each route, and what real clients saw of them.
 
-Clients and conformance runs are under way, a few at a time, from the first test on that looks at
-any of them; each test waits for its own.
+Clients are under way, a few at a time, from the first test on that looks at any of them, and so
+are conformance runs; each test waits for its own. What a process of tests does not look at does not
+run in it: the modules of tests may be in several.
 """
 
 from __future__ import annotations
@@ -47,30 +48,26 @@ def executor(endpoints: Endpoints) -> Iterator[Executor]:
 
 
 @pytest.fixture(scope="session")
-def under_way(
+def sightings(
+    request: pytest.FixtureRequest, endpoints: Endpoints, executor: Executor
+) -> Sightings:
+    """What each client saw of each upstream by each route, as far as tests will look at it."""
+    sightings = Sightings(endpoints, executor)
+    sightings.begin(chosen(request, "route", "pair"))
+    return sightings
+
+
+@pytest.fixture(scope="session")
+def verdicts(
     request: pytest.FixtureRequest,
     endpoints: Endpoints,
     executor: Executor,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Sightings, Verdicts]:
-    """All that the chosen tests will look at, begun."""
-    sightings = Sightings(endpoints, executor)
+) -> Verdicts:
+    """What the conformance suite found at each upstream by each route, likewise."""
     verdicts = Verdicts(endpoints, executor, tmp_path_factory.mktemp("conformance"))
     verdicts.begin(run for (run,) in chosen(request, "run"))
-    sightings.begin(chosen(request, "route", "pair"))
-    return sightings, verdicts
-
-
-@pytest.fixture(scope="session")
-def sightings(under_way: tuple[Sightings, Verdicts]) -> Sightings:
-    """What each client saw of each upstream by each route."""
-    return under_way[0]
-
-
-@pytest.fixture(scope="session")
-def verdicts(under_way: tuple[Sightings, Verdicts]) -> Verdicts:
-    """What the conformance suite found at each upstream by each route."""
-    return under_way[1]
+    return verdicts
 
 
 def chosen(request: pytest.FixtureRequest, *names: str) -> list[tuple[Any, ...]]:

@@ -87,7 +87,9 @@ class Memory:
         self._cancelled: dict[str, anyio.Event] = {}
 
     def client(self, ctx: Ctx) -> Client:
-        key = ctx.request.headers.get("mcp-session-id") if ctx.request else None
+        key = None
+        if (request := ctx.request) is not None:  # HTTP+SSE has the session's id in its address
+            key = request.headers.get("mcp-session-id") or request.query_params.get("session_id")
         return self._clients.setdefault(key, Client())
 
     def cancelled(self, mark: str) -> anyio.Event:
