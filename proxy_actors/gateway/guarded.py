@@ -38,6 +38,7 @@ from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
 from proxy_actors.messages.sessions import EndReason, EndSession, Session, SessionEnded
 from proxy_actors.options import Affinity
 from proxy_actors.policy.balancer import Balancer
+from proxy_actors.policy.calls_known import CallsKnown
 from proxy_actors.policy.endpoint_state import EndpointState, actor_of
 from proxy_actors.protocol.headers import first
 from proxy_actors.world.base import World
@@ -108,9 +109,11 @@ class GuardedForwarder(Forwarder):
         self._balancer = balancer
         self._hash_key = hash_key
         self._retrier = retrier
-        self._affinity = affinity
         self._renews = renews
         self._only = endpoints[0] if len(endpoints) == 1 else None
+        self._anywhere = self._only is None and affinity is Affinity.NONE
+        # Where those calls are that may be at any endpoint.
+        self._places: CallsKnown[UpstreamEndpoint] = CallsKnown()
         self._by_name = {endpoint.state.name: endpoint for endpoint in endpoints}
         self._by_key = {endpoint.key: endpoint for endpoint in endpoints}
         self._by_slot = {endpoint.slot.name: endpoint for endpoint in endpoints}
@@ -139,7 +142,20 @@ class GuardedForwarder(Forwarder):
         return self._retrier.again(failed, exchange, send, elsewhere=self._only is None)
 
     def call(self, exchange: Exchange) -> Response:
-        """Forward a request to the home of its session."""
+        """Forward a request to the home of its session, or to any endpoint if that has none."""
+        if not self._anywhere:
+            return self._call(exchange)
+        goes_on = False
+        try:
+            response = self._call(exchange)
+            goes_on = response.stream is not None
+            return response
+        finally:
+            request_id = exchange.message.id
+            if not goes_on and request_id is not None:
+                self._places.leave(exchange.in_session().key, request_id)
+
+    def _call(self, exchange: Exchange) -> Response:
         retrier = self._retrier
         if retrier.bounds_tries:
             retrier.begin(exchange)
@@ -155,8 +171,15 @@ class GuardedForwarder(Forwarder):
         return self._call_again(failed, exchange, endpoint)
 
     def post(self, exchange: Exchange) -> None:
-        """Forward a notification or a response to where its session is, whatever its state."""
-        endpoint = self._only or self._find(exchange.in_session())
+        """Forward a notification or a response to where its session is, whatever its state.
+
+        What cancels a call goes to where that is.
+        """
+        session = exchange.in_session()
+        cancelled = exchange.message.cancelled_request_id()
+        if cancelled is not None:
+            self._retrier.cancelled(session.key, cancelled)
+        endpoint = self._only or self._places.find(session.key, cancelled) or self._find(session)
         endpoint.forwarder.post(exchange)
 
     def open_standalone(self, exchange: Exchange) -> Response:
@@ -190,7 +213,11 @@ class GuardedForwarder(Forwarder):
     def _home(self, exchange: Exchange, tried: Collection[str] = ()) -> UpstreamEndpoint:
         """Return the endpoint at which the session of a request is, once this has returned."""
         if self._is_free(exchange):
-            return self._choose(exchange, tried)
+            endpoint = self._choose(exchange, tried)
+            if exchange.messages and exchange.message.id is not None:
+                key = exchange.in_session().key
+                self._places.enter(key, exchange.message.id, endpoint)
+            return endpoint
         session = exchange.in_session()
         home = self._find(session)
         if home.state.serves:
@@ -199,9 +226,7 @@ class GuardedForwarder(Forwarder):
 
     def _is_free(self, exchange: Exchange) -> bool:
         """Whether a request may go to any of several endpoints."""
-        if self._only is not None or self._affinity is not Affinity.NONE:
-            return False
-        return exchange.in_session().upstream_session_id is None
+        return self._anywhere and exchange.in_session().upstream_session_id is None
 
     def _find(self, session: Session) -> UpstreamEndpoint:
         """Find the endpoint at which a session is."""

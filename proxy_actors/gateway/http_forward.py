@@ -1,7 +1,8 @@
 """Carries exchanges to an HTTP upstream: one upstream session for each client session.
 
 Ids of requests pass untouched, because one upstream session serves one client session and its id
-space is unique. What it never forwards: the client's credentials and cookies, its session id,
+space is unique; save for a request that is sent again while the try before may be running, and for
+what cancels it. What it never forwards: the client's credentials and cookies, its session id,
 hop-by-hop fields (HTTP-F1, THR-T9).
 """
 
@@ -53,6 +54,7 @@ from proxy_actors.messages.http_upstream import (
 )
 from proxy_actors.messages.pool import Purpose
 from proxy_actors.messages.sessions import DescribeSession, EndReason, EndSession, Session
+from proxy_actors.policy.calls_known import CallsKnown
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.retries import READS
 from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
@@ -98,6 +100,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         self._registry = registry
         self._renews = renews
         self._on_stream_failed: Callable[[], None] = lambda: None
+        self._sent_as: CallsKnown[bytes] = CallsKnown()
         self._answers = HttpAnswers(world, pool.upstream)
         self.own = OwnRequests(self.sender, fields, self._answers)
         self._renewer = Renewer(world, self.own, registry, handshake.endpoint)
@@ -152,11 +155,33 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         return response
 
     def _call(self, exchange: Exchange, session: Session) -> Response:
-        message, deadline_s = exchange.message, exchange.deadline_s
-        sent_as, raw = None, message.raw
-        if exchange.may_be_running:  # to the upstream this is another request
-            sent_as = b'"retry-%x-%d"' % (exchange.id, exchange.tries)
+        if exchange.may_be_running or self._sent_as:
+            return self._call_noted(exchange, session)
+        return self._send(exchange, session, exchange.message.raw)
+
+    def _call_noted(self, exchange: Exchange, session: Session) -> Response:
+        """Send a call under an id of its own if need be, and note that for what cancels it."""
+        message, known = exchange.message, self._sent_as
+        assert message.id is not None
+        if not exchange.may_be_running:
+            known.leave(session.key, message.id)
+            return self._send(exchange, session, message.raw)
+        sent_as = b'"retry-%x-%d"' % (exchange.id, exchange.tries)
+        known.enter(session.key, message.id, sent_as)
+        goes_on = False
+        try:
             raw = jsonrpc_rewrite.with_id(message, sent_as)
+            response = self._send(exchange, session, raw, sent_as)
+            goes_on = response.stream is not None
+            return response
+        finally:
+            if not goes_on:
+                known.leave(session.key, message.id)
+
+    def _send(
+        self, exchange: Exchange, session: Session, raw: bytes, sent_as: bytes | None = None
+    ) -> Response:
+        message, deadline_s = exchange.message, exchange.deadline_s
         try:
             parts = self._post(exchange, raw, session)
             upstream, head = self.sender.send(
@@ -180,11 +205,14 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
     def post(self, exchange: Exchange) -> None:
         """Forward a notification or a response, past all calls."""
         message, session = exchange.message, exchange.in_session()
-        cancelled = message.cancelled_request_id()
+        cancelled, raw = message.cancelled_request_id(), message.raw
         if cancelled is not None:
             self._slot.tell(ClientCancelled(session.key, cancelled))
+            sent_as = self._sent_as.find(session.key, cancelled)
+            if sent_as is not None:
+                raw = jsonrpc_rewrite.cancelled_with_request_id(message, sent_as)
         deadline_s = self._world.now_s() + HEAD_S_MAX
-        parts = self._post(exchange, message.raw, session)
+        parts = self._post(exchange, raw, session)
         upstream, head = self.sender.send(
             Outgoing(exchange.id, b"POST", parts, Purpose.RESERVED, deadline_s)
         )

@@ -15,6 +15,7 @@ from proxy_actors.actors.meters import UpstreamMeters
 from proxy_actors.errors import DeadlineError, Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response
+from proxy_actors.policy.calls_known import CallsKnown
 from proxy_actors.policy.retries import (
     READS,
     Failure,
@@ -31,6 +32,8 @@ from proxy_actors.protocol.revisions import INITIALIZE, TOOLS_LIST
 from proxy_actors.world.base import World
 
 T = TypeVar("T")
+# So many of the latest cancellations are remembered.
+CANCELLED_MAX = 1000
 # Why we ourselves have not sent a retry: what went before is the news then.
 _NOT_SENT = frozenset(
     {Reason.CIRCUIT_OPEN, Reason.OVERLOADED, Reason.POOL_EXHAUSTED, Reason.DRAINING}
@@ -62,6 +65,7 @@ class Retrier:
         self._meters = meters or UpstreamMeters()
         self.bounds_tries = bool(first_byte_s or limits.per_try_timeout_s)
         self.hints = ToolHints() if trusts else None
+        self._cancelled: CallsKnown[bool] = CallsKnown(CANCELLED_MAX)
 
     def begin(self, exchange: Exchange) -> None:
         """Bound the time of the try in hand, where that is wanted."""
@@ -96,7 +100,7 @@ class Retrier:
                 error, repeats, retries, now_s - exchange.sent_s, elsewhere,
                 exchange.deadline_s - now_s, self._limits, world.random,
             )
-            if wait_s is None:
+            if wait_s is None or self._is_cancelled(exchange):
                 raise self._told(error, executed)
             if not self._budget.take():
                 self._meters.retries_refused += 1
@@ -104,6 +108,8 @@ class Retrier:
             retries += 1
             try:
                 self._wait(wait_s)
+                if self._is_cancelled(exchange):
+                    continue
                 self._prepare(exchange, failure_of(error))
                 self._meters.retries += 1
                 return send()
@@ -115,6 +121,10 @@ class Retrier:
                     executed = Executed.UNKNOWN
             finally:
                 self._budget.give_back()
+
+    def cancelled(self, session_key: str, request_id: bytes) -> None:
+        """A client does not want this request answered any more: it is not sent again."""
+        self._cancelled.enter(session_key, request_id, True)
 
     def learn(self, request: Message, response: Response) -> None:
         """Read what the upstream says of its tools, where it is believed."""
@@ -131,6 +141,12 @@ class Retrier:
 
     def _repeats(self, request: Message) -> Repeats:
         return repeats_of(request.method, self._hinted(request))
+
+    def _is_cancelled(self, exchange: Exchange) -> bool:
+        session = exchange.session  # `initialize` has none, and must not be cancelled
+        if session is None:
+            return False
+        return self._cancelled.find(session.key, exchange.message.id) is not None
 
     def _hinted(self, request: Message) -> bool:
         if self.hints is None:

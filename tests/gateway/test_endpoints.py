@@ -61,6 +61,26 @@ def test_session_without_an_id_of_the_server_needs_no_home_where_that_is_said() 
     assert scene.spread() == {"a": 3, "b": 3}
 
 
+@pytest.mark.parametrize("steps", [("pause 5", "json"), ("sse", "note", "pause 5", "answer")])
+def test_cancellation_goes_where_its_call_is(steps: tuple[str, ...]) -> None:
+    """MCP-X-3: calls of a session without a home may be anywhere."""
+    scene = EndpointScene("a", "b", sessions=False, affinity=Affinity.NONE)
+    session = scene.session()
+    for n in range(1, 5):
+        data = request(call(n, *steps), session=session)
+        scene.spawn("client", lambda data=data: VirtualConnection(scene).ask(data))
+    scene.run(1.0)
+    for n in range(1, 5):
+        assert scene.ask(note("notifications/cancelled", requestId=n), session).status == 202
+    for name in "ab":
+        seen = [x.body for x in scene.servers[name].seen if x.method == "POST"]
+        calls = [x["id"] for x in seen if x["method"] == "tools/call"]
+        cancels = [x["params"]["requestId"] for x in seen if "cancel" in x["method"]]
+        assert sorted(calls) == cancels and len(calls) == 2
+    scene.run(60.0)
+    assert not scene.errors
+
+
 def test_session_with_an_id_has_a_home_whatever_is_said() -> None:
     scene = EndpointScene("a", "b", affinity=Affinity.NONE)
     session = scene.session()

@@ -276,6 +276,59 @@ def test_stream_of_another_try_is_answered_under_the_clients_id() -> None:
     assert "result" in answer.messages[-1]
 
 
+def begun(scene: EndpointScene, message: Any, session: str, tries: int) -> list[Answer]:
+    """Send a request, and let as many tries of it be seen by a server; return what comes of it."""
+    answers: list[Answer] = []
+    scene.spawn("client", lambda: answers.append(ask(scene, message, session)))
+    assert scene.run_until(lambda: len(ids(scene, message["method"])) == tries, 60.0)
+    return answers
+
+
+@pytest.mark.parametrize("steps", [["pause 5", "json"], ["sse", "note", "pause 5", "answer"]])
+def test_cancellation_names_the_try_in_hand(steps: list[str]) -> None:
+    """MCP-X-3: by the id that it has at the server, be it answered at once or on a stream."""
+    scene = EndpointScene("a")
+    session = opened(scene)
+    scene.servers["a"].firsts["tools/list"] = [["reset"], steps]
+    answers = begun(scene, plain("tools/list", id=1), session, tries=2)
+    scene.run(1.0)
+    note_ = note("notifications/cancelled", requestId=1, reason="why not")
+    assert scene.ask(note_, session).status == 202
+    assert cancelled(scene) == [ids(scene, "tools/list")[-1]] != [1]
+    assert scene.servers["a"].seen[-1].body["params"]["reason"] == "why not"
+    assert scene.run_until(lambda: bool(answers), 60.0)
+    assert not scene.errors
+
+
+def test_cancellation_of_a_first_try_names_what_the_client_has_named() -> None:
+    """Also where an id is used again whose call of before had another at the server."""
+    scene = EndpointScene("a")
+    session = opened(scene)
+    stream = ["sse", "note", "answer", "end"]
+    scene.servers["a"].firsts["tools/list"] = [["reset"], stream, ["pause 5", "json"]]
+    assert scene.ask(plain("tools/list", id=1), session).status == 200
+    begun(scene, plain("tools/list", id=1), session, tries=3)
+    scene.ask(note("notifications/cancelled", requestId=1), session)
+    assert cancelled(scene) == [1]
+
+
+@pytest.mark.parametrize("again", [
+    Retries(base_ms=10_000, cap_ms=10_000), Retries(per_try_timeout_s=2.0),
+], ids=["in a wait", "in a try"])  # fmt: skip
+def test_what_its_client_has_cancelled_is_not_sent_again(again: Retries) -> None:
+    scene = EndpointScene("a", retries=again)
+    session = opened(scene)
+    first = ["pause 9", "json"] if again.per_try_timeout_s else ["reset"]
+    scene.servers["a"].firsts["tools/list"] = [first]
+    answers = begun(scene, plain("tools/list", id=1), session, tries=1)
+    scene.ask(note("notifications/cancelled", requestId=1), session)
+    assert scene.run_until(lambda: bool(answers), 60.0)
+    assert ids(scene, "tools/list") == [1]
+    assert told(answers[0])[2] == "unknown"
+    assert not waits(scene), "its place among the retries is free"
+    assert scene.ask(plain("tools/list", id=2), session).status == 200
+
+
 def test_first_byte_has_a_timeout_of_its_own() -> None:
     scene = EndpointScene("a", timeouts=Timeouts(first_byte_s=3.0))
     session = scene.session()

@@ -253,6 +253,16 @@ def test_progress_that_nobody_asked_for_is_dropped() -> None:
     assert dropped(b.receive(progress(sent))) == 1
 
 
+def test_cancellation_names_the_try_in_hand() -> None:
+    """MCP-X-3: a call that is sent again is another one to the child, and the same to clients."""
+    b = bench()
+    first = upstream_id(b.submit(request(b"0")))
+    b.tell(m.AbandonCall(1))
+    again = upstream_id(b.submit(request(b"0")))
+    cancel = written(b.send(cancelled(b"0")))
+    assert member(cancel, "params", "requestId") == again != first
+
+
 def test_cancellation_names_the_call_of_the_one_who_cancels() -> None:
     """MCP-X-3: others have the same id in flight."""
     b = bench()
