@@ -94,7 +94,8 @@ HTTP_PAUSED = _counter(
 )
 HTTP_REFUSED = _counter(
     "http.refused", "connections",
-    "Refused with 503 for want of room: bounds on connections, memory, or descriptors.",
+    "Refused with 503 for want of room: bounds on connections, memory, or descriptors. Of a flood "
+    "most are closed without an answer.",
 )  # fmt: skip
 HTTP_RESPONSES = _counter(
     "http.responses.{class}", "responses",

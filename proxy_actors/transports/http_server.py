@@ -15,6 +15,8 @@ ended a moment later than they could be: a request that is on its way would be l
 Where the socket is kept by others for the process that comes next, it is handed over before the
 drain begins: until the calls of then have been answered all is served as ever, and who connects
 later waits in the kernel for the other process.
+
+Who comes when there is no room is told so with 503, so many at a time; a flood beyond that is cut.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ from proxy_actors.policy.intake import IntakeLimits, IntakePolicy
 from proxy_actors.world.base import ByteStream, Listener, World
 
 REFUSE_S_MAX = 1.0
+# How many connections at a time are told that there is no room for them; each costs a descriptor
+# and a greenlet until its client has left. What comes beyond is closed without a word.
+REFUSING_MAX = 64
 # How long calls that a stop has cut short may take to be answered.
 ANSWER_S_MAX = 1.0
 # How long a request may be underway on a connection that looks idle.
@@ -88,7 +93,7 @@ class HttpServer(Actor):
         self._intake = IntakePolicy(intake)
         self._weighed_s = 0.0
         self._end_watch: Callable[[], None] | None = None
-        self._refused = 0
+        self._refused = self._untold = self._refusing = 0
         self._stopping = self._closed = False
 
     def on_start(self) -> None:
@@ -155,6 +160,8 @@ class HttpServer(Actor):
             "waiting": len(self._gate),
             "paused": self._intake.paused,
             "refused": self._refused,
+            "untold": self._untold,
+            "refusing": self._refusing,
         }
 
     def _hand_over(self) -> None:
@@ -261,6 +268,18 @@ class HttpServer(Actor):
 
     def _refuse(self, stream: ByteStream) -> None:
         self._refused += 1
+        if self._refusing >= REFUSING_MAX:
+            self._untold += 1
+            stream.close()
+            return
+        self._refusing += 1
+        try:
+            self._tell_refusal(stream)
+        finally:
+            self._refusing -= 1
+            stream.close()
+
+    def _tell_refusal(self, stream: ByteStream) -> None:
         text = "too many connections"
         error = FailedError(
             Reason.OVERLOADED, text, side=Side.PROXY, retry_after_s=1.0, close=True
@@ -271,5 +290,3 @@ class HttpServer(Actor):
             stream.close_lingering(self.world.now_s() + REFUSE_S_MAX)
         except (StreamClosedError, DeadlineError):
             pass  # it did not wait for its refusal
-        finally:
-            stream.close()

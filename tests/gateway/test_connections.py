@@ -7,6 +7,7 @@ virtual time, with the bounds of production.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +16,10 @@ import pytest
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.gateway.handle import READ_BYTES_MAX
 from proxy_actors.gateway.wiring import ConnectionLimits
-from proxy_actors.messages.lifecycle import Stop
+from proxy_actors.messages.lifecycle import DescribeState, Stop
 from proxy_actors.messages.server import ConnectionEnded, ServerDrained
 from proxy_actors.messages.upstream import UpstreamDrained
-from proxy_actors.transports.http_server import HttpServer
+from proxy_actors.transports.http_server import REFUSE_S_MAX, REFUSING_MAX, HttpServer
 from proxy_actors.world.sim_streams import PIPE_BYTES_MAX
 from tests.gateway.scene import Scene
 from tests.sim.virtual import Answer, VirtualConnection, call, initialize, note, request
@@ -255,6 +256,38 @@ def test_client_that_reads_slowly_but_steadily_gets_all(scene: Scene) -> None:
 
     assert scene.do(client) >= 2_000_000
     scene.rest()
+
+
+@pytest.mark.parametrize("flood", [REFUSING_MAX, 3 * REFUSING_MAX])
+def test_so_many_of_a_flood_are_told_and_the_rest_is_closed_at_once(flood: int) -> None:
+    """C12: what cannot be served holds no more descriptors and greenlets than are bounded."""
+    scene = Scene(limits=ConnectionLimits(connections_max=1))
+    first = scene.do(scene.connection)
+    scene.run(0.1)
+    before = len(scene.live)
+    connections: list[VirtualConnection] = []
+    for _ in range(flood):
+        scene.spawn("flood", lambda: connections.append(scene.connection()))
+    scene.run(0.2)
+    told = figures(scene)
+    assert told["refusing"] == len(scene.live) - before == REFUSING_MAX
+    assert (told["refused"], told["untold"]) == (flood, flood - REFUSING_MAX)
+    answers = [scene.do(connection.receive).status for connection in connections]
+    assert Counter(answers) == Counter({503: REFUSING_MAX, None: flood - REFUSING_MAX})
+    scene.run(2 * REFUSE_S_MAX)
+    assert figures(scene)["refusing"] == 0, "who stays is not waited for"
+    later = scene.do(scene.connection)
+    assert scene.do(later.receive).status == 503, "there is room to tell it again"
+    assert scene.do(lambda: first.ask(HEALTH, "GET")).status == 200
+    for connection in (first, later, *connections):
+        connection.close()
+    scene.rest()
+
+
+def figures(scene: Scene) -> dict[str, Any]:
+    server = scene.plane.server
+    told = scene.do(lambda: server.ask(DescribeState(), scene.now_s() + 1.0))
+    return dict(told.detail)
 
 
 # Half ones.
