@@ -57,7 +57,7 @@ class SseForwarder(ChannelForwarder):
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
     ) -> Response:
         clients = self.server.clients
-        clients[exchange.id] = exchange.accepted.forwarded
+        clients[exchange.id] = exchange
         try:
             return super()._submit(target, exchange, session_key, deadline_s)
         finally:

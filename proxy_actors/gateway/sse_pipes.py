@@ -30,6 +30,7 @@ from proxy_actors.errors import (
     Side,
 )
 from proxy_actors.gateway import upstream_status
+from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.forwarder import HEAD_S_MAX
 from proxy_actors.gateway.http_events import EVENT_BYTES_MAX
 from proxy_actors.gateway.http_exchange import HttpExchange
@@ -61,7 +62,8 @@ class SseServer:
 
     Attributes:
         recognized: whether it named a message endpoint when a stream was opened last.
-        clients: of whom fields pass to it, by the calls that are being submitted.
+        clients: whose fields pass to it, and whose share of its connections a call has, by the
+            calls that are being submitted.
     """
 
     def __init__(
@@ -72,15 +74,16 @@ class SseServer:
         self.fields = fields
         self.upstream = upstream
         self.recognized = False
-        self.clients: dict[int, Forwarded] = {}
+        self.clients: dict[int, Exchange] = {}
 
 
 class _Post(msgspec.Struct, frozen=True):
-    """A message to be sent, on behalf of whom; the request of `call_id` if there is one."""
+    """A message to be sent, on behalf of whom; `asker` submitted the call that it is, if any."""
 
     data: bytes
     forwarded: Forwarded
     call_id: int | None
+    asker: Exchange | None
 
 
 class SsePipes(Pipes):
@@ -120,13 +123,14 @@ class SsePipes(Pipes):
         full = self._unaccepted_bytes + len(data) > UNACCEPTED_BYTES_MAX
         if self._ended or full or self._unaccepted >= bound:
             return False
-        forwarded = None if call_id is None else self._server.clients.get(call_id)
+        asker = None if call_id is None else self._server.clients.get(call_id)
+        forwarded = None if asker is None else asker.accepted.forwarded
         forwarded = forwarded or self._forwarded or Forwarded([])
         if call_id is not None:
             self._unsent.add(call_id)
         self._unaccepted += 1
         self._unaccepted_bytes += len(data)
-        self._queue.append(_Post(data, forwarded, call_id))
+        self._queue.append(_Post(data, forwarded, call_id, asker))
         if self._forwarded is None:
             self._forwarded = forwarded
             self._world.spawn("sse stream", self._run)
@@ -304,7 +308,7 @@ class SsePipes(Pipes):
             exchange = self._begin(b"POST", parts, Purpose.RESERVED, deadline_s)
         else:
             deadline_s = math.inf  # some servers answer when the call is over
-            exchange = self._begin(b"POST", parts, Purpose.CALL, deadline_s)
+            exchange = self._begin(b"POST", parts, Purpose.CALL, deadline_s, post.asker)
             self._unsent.discard(call_id)
             self._posting[call_id] = exchange
         head = exchange.send(parts, deadline_s)
@@ -317,11 +321,18 @@ class SsePipes(Pipes):
             pass  # it has been accepted
 
     def _begin(
-        self, method: bytes, parts: list[bytes], purpose: Purpose, deadline_s: float
+        self,
+        method: bytes,
+        parts: list[bytes],
+        purpose: Purpose,
+        deadline_s: float,
+        asker: Exchange | None = None,
     ) -> HttpExchange:
         """Get a connection, unless the session has ended while it was waited for."""
         sender = self._server.sender
-        outgoing = Outgoing(sender.next_own_id(), method, parts, purpose, deadline_s)
+        outgoing = Outgoing(
+            sender.next_own_id(), method, parts, purpose, deadline_s, asker=asker
+        )
         try:
             exchange = sender.begin(outgoing)
         except MailboxFullError as error:

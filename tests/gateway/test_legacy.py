@@ -24,6 +24,7 @@ from proxy_actors.messages.upstream import DescribeReadiness
 from proxy_actors.options import StdioMode
 from proxy_actors.policy.legacy_stream import OPENING_S_MAX, REQUESTS_MAX
 from proxy_actors.policy.legacy_streams import LegacyLimits
+from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.storage.memory import MemoryStore
@@ -506,6 +507,28 @@ KEYRING = Keyring(
 
 def bearer(key: str) -> dict[str, str | None]:
     return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("key", [ANN, BOB], ids=["another session", "another principal"])
+def test_client_with_a_queue_of_calls_does_not_keep_another_waiting(key: str) -> None:
+    """Its calls come out of its own share, as those of any client."""
+    scene = Scene(keyring=KEYRING, pool=PoolLimits(connections_max=1, reserve=1))
+
+    def client() -> None:
+        hog, other = (LegacyClient(scene, fields=bearer(whose)) for whose in (ANN, key))
+        hog.initialize()
+        other.initialize()
+        for n in range(1, 5):
+            assert hog.post(call(n, "pause 1", "json")).status == 202
+        hog.until(lambda: scene.server.executions[1])
+        assert other.call(call(9, "pause 1", "json"))["result"]
+        assert len(hog.messages) <= 2, "the answer to initialize, and one"
+        assert all("result" in hog.reply(n) for n in range(1, 5))
+        hog.close()
+        other.close()
+
+    scene.do(client)
+    scene.rest()
 
 
 def test_message_endpoint_is_its_principals_alone() -> None:

@@ -342,6 +342,23 @@ def test_answer_to_the_server_needs_no_connection_that_calls_may_have() -> None:
     scene.do(client)
 
 
+def test_session_with_a_queue_of_calls_does_not_keep_another_waiting() -> None:
+    """A POST that is answered late holds a connection: it comes out of its client's own share."""
+    scene = SseScene(pool=PoolLimits(connections_max=1, reserve=1))
+
+    def client() -> None:
+        hog, other = SessionClient(scene), SessionClient(scene)
+        calls = [hog.begin(doing(n, "pause 1", "answer", post="late")) for n in range(1, 5)]
+        hog.until(lambda: scene.old.executions[1])
+        late = other.begin(doing(9, "pause 1", "answer", post="late"))
+        other.until(lambda: late.complete)
+        assert sum(call.complete for call in calls) <= 1
+        hog.until(lambda: all(call.complete for call in calls))
+        assert all("result" in answer.message for answer in (late, *calls))
+
+    scene.do(client)
+
+
 class Trouble:
     """Errors that a connection is asked for in vain with, when there are any."""
 
