@@ -18,6 +18,7 @@ from proxy_actors.actors.event_stream import EventSource
 from proxy_actors.actors.refs import Ref
 from proxy_actors.errors import (
     INTERNAL_ERROR,
+    Executed,
     FailedError,
     GatewayError,
     ProxyActorsError,
@@ -248,9 +249,15 @@ class HttpSource(EventSource):
         )
 
     def _not_opened(self, error: GatewayError) -> SourceBroke | SourceEnded:
-        """Say what it means that the stream was not opened anew."""
+        """Say what it means that the stream was not opened anew.
+
+        To the call it means that its stream has ended: why there is no other, be it that nothing
+        could be sent, says nothing of the request, which was.
+        """
         if isinstance(error, FailedError) and error.reason is not Reason.SESSION_LOST:
-            return self._broke(error, least_s=error.retry_after_s)
+            text = f"the upstream's stream broke, and was not opened anew: {error.text}"
+            cause = FailedError(Reason.UPSTREAM_CLOSED, text, executed=Executed.UNKNOWN)
+            return self._broke(cause, least_s=error.retry_after_s)
         if error.status == TAKEN:  # the server has not seen yet that the connection broke
             return self._broke(None)
         reason = error.reason if isinstance(error, FailedError) else Reason.UPSTREAM_CLOSED

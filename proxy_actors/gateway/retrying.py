@@ -12,7 +12,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from proxy_actors.actors.meters import UpstreamMeters
-from proxy_actors.errors import DeadlineError, Executed, FailedError, Reason
+from proxy_actors.errors import (
+    DeadlineError,
+    Executed,
+    FailedError,
+    MailboxFullError,
+    STATUS_OF_REASON,
+    Reason,
+)
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response
 from proxy_actors.policy.calls_known import CallsKnown
@@ -88,12 +95,12 @@ class Retrier:
             elsewhere: whether it goes to another endpoint each time.
 
         Raises:
-            FailedError: of the last try that the upstream has heard of; that it may have been
-                executed in any of them.
+            FailedError: of the last try that may have been executed, or else of the last that was
+                not our own to refuse.
         """
         repeats = self._repeats(exchange.message)
         world, retries = self._world, 0
-        executed = error.executed
+        told = error
         while True:
             now_s = world.now_s()
             wait_s = retry_wait_s(
@@ -101,10 +108,10 @@ class Retrier:
                 exchange.deadline_s - now_s, self._limits, world.random,
             )
             if wait_s is None or self._is_cancelled(exchange):
-                raise self._told(error, executed)
+                raise told
             if not self._budget.take():
                 self._meters.retries_refused += 1
-                raise self._told(error, executed)
+                raise told
             retries += 1
             try:
                 self._wait(wait_s)
@@ -113,12 +120,13 @@ class Retrier:
                 self._prepare(exchange, failure_of(error))
                 self._meters.retries += 1
                 return send()
+            except MailboxFullError as full:
+                raise told from full
             except FailedError as failed:
                 if failed.reason in _NOT_SENT:
-                    raise self._told(error, executed) from failed
+                    raise told from failed
                 error = failed
-                if failed.executed is Executed.UNKNOWN:
-                    executed = Executed.UNKNOWN
+                told = _news(told, failed)
             finally:
                 self._budget.give_back()
 
@@ -169,9 +177,16 @@ class Retrier:
         exchange.sent_s = self._world.now_s()
         self.begin(exchange)
 
-    @staticmethod
-    def _told(error: FailedError, executed: Executed) -> FailedError:
-        """Say with the last error what is true of all tries."""
-        if executed is Executed.UNKNOWN and error.executed is Executed.NO:
-            error.executed, error.retryable = executed, False
-        return error
+
+def _news(before: FailedError, last: FailedError) -> FailedError:
+    """Say which of two tries a client is told about.
+
+    The last, unless the one before may have been executed and the last not: its reason would say
+    that nothing was sent. That its session has ended a client has to hear in any case.
+    """
+    if before.executed is Executed.NO or last.executed is Executed.UNKNOWN:
+        return last
+    if last.reason is Reason.SESSION_LOST and last.status == STATUS_OF_REASON[last.reason]:
+        last.executed, last.retryable = Executed.UNKNOWN, False
+        return last
+    return before

@@ -193,21 +193,43 @@ def ask(scene: EndpointScene, message: Any, session: str) -> Answer:
     return answer
 
 
-def test_last_error_tells_what_is_true_of_all_tries() -> None:
-    """The server is gone at the second try; the first may have been executed all the same."""
+GONE = "gone"
+UNKNOWN = (502, "upstream-closed", "unknown")
+
+
+@pytest.mark.parametrize("tries, expected", [
+    ([GONE], (502, "connect-failed", "no")),
+    (["429 Retry-After: 1", GONE], (502, "connect-failed", "no")),
+    (["429 Retry-After: 1", "429 Retry-After: 9"], (429, "rate-limited", "no")),
+    (["reset", GONE], UNKNOWN),
+    (["500", GONE], (502, "upstream-protocol", "unknown")),
+    (["reset", "429 Retry-After: 9"], UNKNOWN),
+    (["reset", "503 Retry-After: 9"], UNKNOWN),
+    (["reset", "500"], (502, "upstream-protocol", "unknown")),
+    (["reset", "404"], (404, "session-lost", "unknown")),
+    (["429 Retry-After: 1", "404"], (404, "session-lost", "no")),
+], ids=str)  # fmt: skip
+def test_client_is_told_of_the_try_that_may_have_been_executed(
+    tries: list[str], expected: tuple[int, str, str]
+) -> None:
+    """RELIABILITY 1.11: of one try, so that the reason and what is known of it agree."""
     scene = EndpointScene("a")
-    session = scene.session()
-    server = scene.servers["a"]
-    scene.servers["a"].firsts["resources/read"] = [["pause 1", "reset"]]
+    session = opened(scene)
+    sent = [[step] for step in tries if step != GONE]
+    scene.servers["a"].firsts["resources/read"] = [["pause 1", *steps] for steps in sent]
     answers: list[Answer] = []
     message = plain("resources/read", uri="file:///a")
     scene.spawn("client", lambda: answers.append(ask(scene, message, session)))
-    assert scene.run_until(lambda: bool(ids(scene, "resources/read")), 10.0)
-    scene.listeners.pop(("a.test", 80))
+    if GONE in tries:
+        assert scene.run_until(lambda: len(ids(scene, "resources/read")) == len(sent), 10.0)
+        scene.listeners.pop(("a.test", 80))
     assert scene.run_until(lambda: bool(answers), 60.0)
-    assert told(answers[0]) == (502, "connect-failed", "unknown")
-    assert not answers[0].error["data"]["retryable"]
-    assert len(ids(scene, "resources/read")) == 1 and not server.sessions["up-1"].ended
+    assert told(answers[0]) == expected
+    assert answers[0].error["data"]["retryable"] is (expected[1:] in [
+        ("connect-failed", "no"), ("rate-limited", "no"),
+    ])  # fmt: skip
+    assert len(ids(scene, "resources/read")) == len(sent)
+    assert not scene.errors
 
 
 def test_retries_are_bounded_by_what_is_in_flight() -> None:

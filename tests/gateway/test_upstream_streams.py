@@ -15,7 +15,7 @@ from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.policy.reconnect import ReconnectLimits
 from tests.gateway.scene import Scene
 from tests.scripted_streams import Resumption
-from tests.sim.virtual import Answer, call, note, request
+from tests.sim.virtual import UPSTREAM, Answer, call, note, request
 
 LIMITS = ReconnectLimits(base_s=1.0, cap_s=4.0, attempts_max=3, idle_s_max=30.0)
 CUTS = ("reset", "close", "")
@@ -131,6 +131,28 @@ def test_spent_budget_is_an_error_and_the_upstream_hears_of_it() -> None:
     assert (data["executed"], data["retryable"]) == ("unknown", False)
     assert len(resumptions(scene)) == LIMITS.attempts_max
     assert scene.ask(request(call(2), session=session)).status == 200
+    scene.rest()
+
+
+def test_call_whose_stream_cannot_be_opened_anew_was_sent_all_the_same() -> None:
+    """RELIABILITY 1.11: that no connection can be had then is no reason that says so."""
+    scene = resumable()
+    session = scene.session()
+    answers: list[Answer] = []
+
+    def client() -> None:
+        message = call(1, "sse", "note", "pause 1", "leave reset", "pause 100")
+        answers.append(scene.connection().ask(request(message, session=session)))
+
+    scene.spawn("client", client)
+    assert scene.run_until(lambda: scene.server.executions[1] == 1, 10.0)
+    scene.listeners.pop(UPSTREAM)
+    assert scene.run_until(lambda: bool(answers), 60.0)
+    data = answers[0].error["data"]
+    assert (data["reason"], data["executed"], data["retryable"]) == (
+        "upstream-closed", "unknown", False
+    )
+    assert "could not be connected to" in answers[0].error["message"]
     scene.rest()
 
 
