@@ -86,16 +86,17 @@ class GuardBreakers:
         self._perform(ask.endpoint, effects)
         return answer
 
-    def heard(self, call: CallFailed | CallSucceeded) -> None:
-        """A call has ended."""
+    def failed(self, call: CallFailed, counts: bool) -> None:
+        """A call has failed; whether that is a failure of its own."""
         breakers = self._breakers.get(call.endpoint)
-        if breakers is None:
-            return
-        now_s = self._world.now_s()
-        if isinstance(call, CallFailed):
-            self._perform(call.endpoint, breakers.failed(call, now_s))
-        else:
-            self._perform(call.endpoint, breakers.succeeded(call, now_s))
+        if breakers is not None:
+            self._perform(call.endpoint, breakers.failed(call, self._world.now_s(), counts))
+
+    def succeeded(self, call: CallSucceeded) -> None:
+        """A call has succeeded."""
+        breakers = self._breakers.get(call.endpoint)
+        if breakers is not None:
+            self._perform(call.endpoint, breakers.succeeded(call, self._world.now_s()))
 
     def check_passed(self, endpoint: str) -> None:
         """A health check has succeeded."""

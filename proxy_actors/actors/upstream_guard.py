@@ -33,6 +33,7 @@ from proxy_actors.messages.breaker import (
 from proxy_actors.messages.guard import CallFailed, CallSucceeded
 from proxy_actors.messages.health import HealthEffect, HealthMessage, HealthReport, Verdict
 from proxy_actors.policy.breaker import BreakerLimits
+from proxy_actors.policy.exits import Exits
 from proxy_actors.policy.health import EndpointHealth, HealthPolicy
 from proxy_actors.policy.health_checks import CheckLimits
 from proxy_actors.policy.outliers import OutlierLimits
@@ -106,6 +107,7 @@ class UpstreamGuard(Actor):
             world, upstream, states, self._wake, self._start_probe, limits.breakers,
             meters or UpstreamMeters(),
         )
+        self._exits = Exits()
         self._endpoints = endpoints
         self._checkers = checkers
         self._health = HealthPolicy(endpoints, limits.outliers, limits.checks, world.random)
@@ -126,8 +128,10 @@ class UpstreamGuard(Actor):
                 answer = self._breakers.admit(message)
             case PermitReleased() | ProbeEnded() | BreakerDue():
                 self._breakers.handle(message)
-            case CallFailed() | CallSucceeded():
-                self._breakers.heard(message)
+            case CallFailed():
+                self._failed(message)
+            case CallSucceeded():
+                self._breakers.succeeded(message)
                 self._apply(self._health.handle(message, self.world.now_s()))
             case m.CheckEnded(endpoint, _, verdict):
                 self._apply(self._health.handle(message, self.world.now_s()))
@@ -144,6 +148,13 @@ class UpstreamGuard(Actor):
             name: {**_described(known), "breakers": self._breakers.describe(name)}
             for name, known in self._endpoints.items()
         }
+
+    def _failed(self, call: CallFailed) -> None:
+        now_s = self.world.now_s()
+        counts = self._exits.counts(call, now_s)
+        self._breakers.failed(call, counts)
+        if counts:
+            self._apply(self._health.handle(call, now_s))
 
     def _watch(self) -> None:
         """Write down what the breakers say, and of which endpoints successes are of interest."""

@@ -14,7 +14,6 @@ The guard of the upstream (`actors/upstream_guard.py`) is the shell.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
@@ -24,8 +23,6 @@ from proxy_actors.messages.guard import CallFailed, CallSucceeded, Fault
 from proxy_actors.policy.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerLimits
 
 TOOLS_MAX = 256
-# Calls that fail within this, since the process has ended, have failed once.
-ONE_EXIT_S = 0.1
 # The key of the endpoint's own breaker among those of its tools.
 WHOLE = ""
 # So long a half-open breaker waits for a client whose call can be its probe.
@@ -55,7 +52,6 @@ class EndpointBreakers:
         self._random = random
         self.epoch = epoch
         self._own: int | None = None
-        self._exit_s = -math.inf
         self._since = epoch
         self._whole = Breaker(limits, random, epoch)
         self._breakers = {WHOLE: self._whole}
@@ -136,13 +132,15 @@ class EndpointBreakers:
             breaker.take(permit, now_s)
         return m.CallAdmitted(permit, True), effects
 
-    def failed(self, call: CallFailed, now_s: float) -> list[BreakerEffect]:
-        """A call has failed by the endpoint's fault."""
-        if call.fault is Fault.EXIT:
-            again = now_s - self._exit_s < ONE_EXIT_S
-            self._exit_s = now_s
-            if again and not self.gated:
-                return []  # a process that ends fails all the calls that it had in hand
+    def failed(
+        self, call: CallFailed, now_s: float, counts: bool = True
+    ) -> list[BreakerEffect]:
+        """A call has failed by the endpoint's fault.
+
+        Args:
+            counts: whether that is a failure of its own. If not, it is no news to a breaker that
+                counts failures; but a probe that has failed has failed.
+        """
         self._forget_idle(now_s)
         effects: list[BreakerEffect] = []
         connecting = call.fault is Fault.CONNECT
@@ -152,8 +150,8 @@ class EndpointBreakers:
                 if breaker is not None:
                     breaker.released(call.permit)
                 continue
-            breaker = self._of(key)
-            if breaker is not None:
+            breaker = self._of(key) if counts else self._breakers.get(key)
+            if breaker is not None and (counts or breaker.state is not CLOSED):
                 seconds = call.seconds if key == call.tool else 0.0
                 why = breaker.failed(connecting, seconds, call.permit, now_s)
                 effects += self._changed(key, breaker, why, now_s)

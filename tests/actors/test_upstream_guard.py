@@ -140,6 +140,23 @@ def test_endpoint_that_fails_keeps_its_sessions_and_gets_no_new_ones(
     ]
 
 
+@pytest.mark.parametrize("breakers", [None, BreakerLimits(failure_percent=0.0)], ids=str)
+def test_process_that_ends_has_failed_once_however_many_calls_it_had_in_hand(
+    breakers: BreakerLimits | None,
+) -> None:
+    """FLT-U1: for outlier detection as for the breakers, five exits are five failures."""
+    bench = Bench(checks=None, breakers=breakers)
+    for n in range(5):
+        assert bench.used("a") == ALL and not bench.known["a"].state.gated, n
+        for _ in range(7):
+            epoch = bench.known["a"].state.epoch
+            bench.slot.tell(CallFailed("a", "t", Fault.EXIT, 0.1, epoch))
+        bench.stage.run(0.2)
+    assert bench.used("a") == SERVES
+    assert bench.known["a"].ejection.ejected
+    assert bench.known["a"].state.gated is (breakers is not None)
+
+
 def test_steady_state_costs_no_message() -> None:
     bench = Bench(checks=None)
     handled = bench.stage.do(lambda: describe(bench))["handled"]

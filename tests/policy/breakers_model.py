@@ -21,7 +21,8 @@ from tests.policy.search import Subject, check
 WINDOW_S = 4.0
 TOOL = "x"
 KEYS = (WHOLE, TOOL)
-FAULTS = (Fault.CONNECT, Fault.STATUS, Fault.TIMEOUT)
+# A process that has ended was counted before: it is the fault that is no failure of its own.
+FAULTS = (Fault.CONNECT, Fault.STATUS, Fault.TIMEOUT, Fault.EXIT)
 CLOSED, OPEN, HALF_OPEN = m.BreakerState
 
 
@@ -206,7 +207,7 @@ class BreakersSubject(Subject):
         }
         if fault is not None:
             failed = CallFailed("", call.tool, fault, 1.0, call.permit)
-            effects = self.policy.failed(failed, self.now_s)
+            effects = self.policy.failed(failed, self.now_s, fault is not Fault.EXIT)
         elif call.probes or self.policy.watches(self.now_s):
             succeeded = CallSucceeded("", call.tool, 1.0, call.permit)
             effects = self.policy.succeeded(succeeded, self.now_s)
@@ -229,7 +230,7 @@ class BreakersSubject(Subject):
             return state
         if state is HALF_OPEN and call.permit in self.places[key]:
             return CLOSED if fault is None else OPEN
-        if state is not CLOSED:
+        if state is not CLOSED or fault is Fault.EXIT:
             return state
         if self.now_s >= self.failed_s[key] + WINDOW_S:
             self.connects[key] = self.failures[key] = 0  # what was so long ago is forgotten

@@ -35,12 +35,12 @@ class Endpoint:
 
     def fail(
         self, count: int = 1, tool: str = "", fault: Fault = Fault.STATUS,
-        permit: int | None = None, seconds: float = 0.1,
+        permit: int | None = None, seconds: float = 0.1, counts: bool = True,
     ) -> None:
         for _ in range(count):
             its = self.policy.epoch if permit is None else permit
             failed = CallFailed("", tool, fault, seconds, its)
-            self._follow(self.policy.failed(failed, self.now_s))
+            self._follow(self.policy.failed(failed, self.now_s, counts))
 
     def succeed(
         self, count: int = 1, tool: str = "", permit: int | None = None, seconds: float = 0.1
@@ -105,13 +105,16 @@ def test_failures_in_a_row_open_it_and_a_read_that_succeeds_closes_it() -> None:
     assert not endpoint.policy.gated
 
 
-def test_process_that_ends_has_failed_once_however_many_calls_it_had_in_hand() -> None:
+def test_failure_that_does_not_count_fails_a_probe_and_nothing_else() -> None:
     endpoint = Endpoint()
-    for n in range(LIMITS.failures_max):
-        assert not endpoint.policy.gated, n
-        endpoint.fail(7, fault=Fault.EXIT)
-        endpoint.pass_s(0.2)
-    assert endpoint.take_changes()[0] == (WHOLE, "open")
+    endpoint.fail(20, "t", Fault.EXIT, counts=False)
+    assert endpoint.take_changes() == [] and not endpoint.policy.watches(0.0)
+    endpoint.fail(LIMITS.failures_max)
+    endpoint.pass_s(1.0)
+    probe = endpoint.admit()
+    assert isinstance(probe, CallAdmitted)
+    endpoint.fail(1, "t", Fault.EXIT, probe.permit, counts=False)
+    assert endpoint.take_changes() == [(WHOLE, "open"), (WHOLE, "half-open"), (WHOLE, "open")]
 
 
 def test_success_between_failures_keeps_it_closed() -> None:
@@ -392,6 +395,10 @@ DEFECTS = [
            "(connecting if key else call.fault is Fault.TIMEOUT)", "(connecting and key)"),
     Defect("a fault without blame keeps the place", EndpointBreakers, "failed",
            "breaker.released(call.permit)", "pass"),
+    Defect("what does not count counts", EndpointBreakers, "failed",
+           "(counts or breaker.state is not CLOSED)", "True"),
+    Defect("a probe that fails has not where it does not count", EndpointBreakers, "failed",
+           "(counts or breaker.state is not CLOSED)", "counts"),
     Defect("nobody asks the server", EndpointBreakers, "_ask",
            "if not breaker.has_place", "if True"),
     Defect("asked twice", EndpointBreakers, "_ask", "if self._own is not None", "if False"),

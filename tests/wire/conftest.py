@@ -14,7 +14,7 @@ CHILDREN_AT_REST = {"session": 1, "shared": 1, "pool": 4}
 # To the circuit breaker of the tool that they die of they are one.
 FAR_APART = {
     "proxy_actors.policy.stdio_shared_children.STEADY_S": 0.0,
-    "proxy_actors.policy.breakers.ONE_EXIT_S": 1000.0,
+    "proxy_actors.policy.exits.ONE_EXIT_S": 1000.0,
 }
 
 Served = tuple[ProxyProcess, tuple[int, int]]
