@@ -1,15 +1,20 @@
 """Owns the opening of connections: name to addresses, addresses to a socket, by a deadline.
 
 The world calls it. Names are resolved by the hub's resolver, which must be an asynchronous one:
-a look-up that nobody answers must hold up no other. Never caches, retries or pools.
+a look-up that nobody answers must hold up no other. Every connection asks anew, but where the name
+servers fail or are silent, what they have said last goes on to be true for a while (RFC 8767); that
+a name does not exist any more is an answer. Never retries or pools.
 """
 
 from __future__ import annotations
 
 import _socket
 import errno
+import logging
+import math
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +28,22 @@ from proxy_actors.transports.socket_stream import SocketStream
 # first segment needs more than a second (RFC 6298 section 2).
 ADDRESS_SHARE_MIN_S = 2.0
 
+# RFC 8767 section 5: how long silence is waited for before old addresses are used, how old they may
+# be, and for how many names they are kept.
+STALE_AFTER_S = 1.8
+STALE_S_MAX = 86_400.0
+STALE_NAMES_MAX = 1024
+
 _LOCALHOST = ("127.0.0.1", "::1")
 # What a bad name or port raises, beside what the network does.
 _UNUSABLE = (OSError, ValueError, OverflowError)
+_NO_SUCH_NAME = frozenset({_socket.EAI_NONAME, _socket.EAI_NODATA})
 
 # family, socket address as the kernel takes it
 _Address = tuple[int, Any]  # Any: a pair for IPv4, four fields for IPv6
 Spawn = Callable[[str, Callable[[], None]], object]
+
+logger = logging.getLogger("proxy_actors.transports")
 
 
 class Connector:
@@ -45,6 +59,8 @@ class Connector:
         self._sweep = sweep
         self._hub = hub
         self._spawn = spawn
+        # By host and port: what was found last, and when.
+        self._last_good: OrderedDict[tuple[str, int], tuple[list[_Address], float]] = OrderedDict()
 
     def connect(self, host: str, port: int, deadline_s: float) -> SocketStream:
         """See `World.connect`. Addresses are tried in the resolver's order, one at a time."""
@@ -75,6 +91,26 @@ class Connector:
         return self._resolve(host, port, deadline_s) if known is None else known
 
     def _resolve(self, host: str, port: int, deadline_s: float) -> list[_Address]:
+        """Ask; fall back on what was found last."""
+        before, found_s = self._last_good.get((host, port), ([], 0.0))
+        if time.monotonic() - found_s > STALE_S_MAX:
+            before = []
+        try:
+            wait_s = STALE_AFTER_S if before else math.inf
+            return self._ask(host, port, min(deadline_s, time.monotonic() + wait_s))
+        except (OSError, DeadlineError) as error:
+            if not before or getattr(error, "errno", None) in _NO_SUCH_NAME:
+                raise
+            logger.warning("addresses_are_old host=%s error=%s", host, _text(error))
+            return before
+
+    def _note(self, host: str, port: int, found: list[_Address]) -> None:
+        self._last_good[host, port] = found, time.monotonic()
+        self._last_good.move_to_end((host, port))
+        if len(self._last_good) > STALE_NAMES_MAX:
+            self._last_good.popitem(last=False)
+
+    def _ask(self, host: str, port: int, deadline_s: float) -> list[_Address]:
         """Ask the resolver in a greenlet of its own: it knows no deadline of ours."""
         waiter = HubWaiter(self._sweep)
 
@@ -86,7 +122,9 @@ class Connector:
             except _UNUSABLE as error:
                 waiter.fail(error)
             else:
-                waiter.set([(entry[0], entry[4]) for entry in found])
+                addresses = [(entry[0], entry[4]) for entry in found]
+                self._note(host, port, addresses)  # also if it comes late
+                waiter.set(addresses)
 
         self._spawn("resolver", look_up)
         addresses: list[_Address] = waiter.wait(deadline_s)
