@@ -173,6 +173,7 @@ class Assembly:
             retries.trust_annotations, self._meters.upstream(name),
         )
         if retrier.hints is not None:
+            self._streams.watchers[name] = retrier.hints.forget
             for endpoint in endpoints:
                 endpoint.forwarder.watch_tools(retrier.hints.forget)
         return GuardedForwarder(

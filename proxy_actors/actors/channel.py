@@ -42,6 +42,7 @@ from proxy_actors.policy.liveness import Liveness
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared import SharedPolicy
 from proxy_actors.policy.stream_bounds import StreamOwner
+from proxy_actors.protocol.revisions import TOOLS_CHANGED
 from proxy_actors.world.base import World
 
 Failure = Callable[[int, bytes, FailedError], bytes]
@@ -252,6 +253,8 @@ class Channel(Actor):
                 reply.set(Verdict.WELL)
             if self._liveness.heard(message.frame, now_s):
                 return LATER  # to a question of ours, of which the ledger knows nothing
+            if message.frame.method == TOOLS_CHANGED:
+                self._streams.tools_changed(self._upstream)
         self._apply(self._policy.handle(message, now_s))
         return LATER
 
@@ -296,6 +299,7 @@ class Channel(Actor):
             case e.WakeSweep(after_s, generation):
                 self.world.timer(after_s, self.ref, m.CallSweepDue(generation))
             case e.AnnounceReady(described):
+                self._streams.tools_changed(self._upstream)  # it may be of another version
                 self._tell_parent(m.ProcessReady(self.name, described))
             case e.TellUpstream(frame, sessions):
                 self._tell_parent(m.NotificationReceived(frame, sessions))

@@ -12,7 +12,7 @@ by its own actor whatever ends that, or by its parent: the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.meters import StreamMeters
@@ -45,6 +45,7 @@ class StreamDirectory(Directory):
     Attributes:
         draining: whether the process is about to end, so that nothing written is forgotten.
         endpoints: where calls that stream are counted, by the names of the endpoints' actors.
+        watchers: by upstream, who hears that a server's list of tools is another, if anybody does.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StreamDirectory(Directory):
         self.store = store
         self.draining = False
         self.endpoints: dict[str, EndpointState] = {}
+        self.watchers: dict[str, Callable[[], None]] = {}
         self.meters.store = store
         self.meters.open, self.meters.budget = self.books.open, self.budget
         self._by_id: dict[str, Slot] = {}
@@ -110,6 +112,12 @@ class StreamDirectory(Directory):
     def find_by_id(self, id: str) -> Slot | None:
         """Find the stream of an event; None when it is not there (any more)."""
         return self._by_id.get(id)
+
+    def tools_changed(self, upstream: str) -> None:
+        """Tell that a channel has heard, or must take, a server's list of tools to be another."""
+        changed = self.watchers.get(upstream)
+        if changed is not None:
+            changed()
 
     def keep_ended(self, slot: Slot) -> None:
         """Count a stream as one that has ended, at the cost of the one that ended first."""

@@ -59,7 +59,10 @@ class Forwarder(ABC):
         return min(exchange.deadline_s, exchange.began_s + self.initialize_s_max)
 
     def watch_tools(self, changed: Callable[[], None]) -> None:
-        """Call this whenever the server is heard to say that its list of tools is another."""
+        """Call this whenever the server is heard to say that its list of tools is another.
+
+        What comes on a channel, that one's actor hears (`StreamDirectory.watchers`).
+        """
 
     def watch_streams(self, failed: Callable[[], None]) -> None:
         """Call this whenever an event stream of the server has been given up."""

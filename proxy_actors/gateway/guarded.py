@@ -159,14 +159,15 @@ class GuardedForwarder(Forwarder):
         retrier = self._retrier
         if retrier.bounds_tries:
             retrier.begin(exchange)
-        endpoint = self._only or self._home(exchange)
+        endpoint, hints = self._only or self._home(exchange), retrier.hints
+        changes = 0 if hints is None else hints.changes
         try:
             response = self._carry(endpoint, exchange, endpoint.forwarder.call)
         except FailedError as error:
             failed = error
         else:
-            if retrier.hints is not None:
-                retrier.learn(exchange.message, response)
+            if hints is not None:
+                retrier.learn(exchange.message, response, changes)
             return response
         return self._call_again(failed, exchange, endpoint)
 

@@ -279,7 +279,9 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         self.sender.send_own(b"DELETE", fields)
 
     def renew(self, session: Session) -> RenewalEnded:
-        """Open a lost session anew."""
+        """Open a lost session anew: what has lost it may be of another version."""
+        if self.streams.on_tools_changed is not None:
+            self.streams.on_tools_changed()
         return self._renewer.renew(session)
 
     def take_source(self, exchange_id: int) -> EventSource | None:
@@ -336,7 +338,10 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             )
             return Response(200, head.returned, stream=name)
         except StreamsFullError:
-            answer = read_alone(upstream, deadline_s, partial(self._post_later, session))
+            answer = read_alone(
+                upstream, deadline_s, partial(self._post_later, session),
+                self.streams.on_tools_changed,
+            )
             answers.finish(upstream)
             return json_response(answer.raw, head.returned)
 

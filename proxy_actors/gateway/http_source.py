@@ -289,7 +289,10 @@ class HttpSource(EventSource):
 
 
 def read_alone(
-    exchange: HttpExchange, deadline_s: float, answer: Callable[[bytes], None]
+    exchange: HttpExchange,
+    deadline_s: float,
+    answer: Callable[[bytes], None],
+    on_tools_changed: Callable[[], None] | None = None,
 ) -> jsonrpc.Message:
     """Read on to the answer of a call that may have no stream: nobody hears what else is said.
 
@@ -298,6 +301,7 @@ def read_alone(
 
     Args:
         answer: sends the server what answers it.
+        on_tools_changed: hears that the server's list of tools is another now.
 
     Raises:
         FailedError: the answer was not to be had.
@@ -308,3 +312,5 @@ def read_alone(
             return message
         if message.kind is jsonrpc.REQUEST:
             answer(jsonrpc_rewrite.error(message.id, INTERNAL_ERROR, CANNOT_BE_ASKED))
+        elif on_tools_changed is not None and message.method == TOOLS_CHANGED:
+            on_tools_changed()

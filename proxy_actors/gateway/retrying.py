@@ -98,14 +98,13 @@ class Retrier:
             FailedError: of the last try that may have been executed, or else of the last that was
                 not our own to refuse.
         """
-        repeats = self._repeats(exchange.message)
         world, retries = self._world, 0
         told = error
         while True:
             now_s = world.now_s()
             wait_s = retry_wait_s(
-                error, repeats, retries, now_s - exchange.sent_s, elsewhere,
-                exchange.deadline_s - now_s, self._limits, world.random,
+                error, self._repeats(exchange.message), retries, now_s - exchange.sent_s,
+                elsewhere, exchange.deadline_s - now_s, self._limits, world.random,
             )
             if wait_s is None or self._is_cancelled(exchange):
                 raise told
@@ -134,10 +133,14 @@ class Retrier:
         """A client does not want this request answered any more: it is not sent again."""
         self._cancelled.enter(session_key, request_id, True)
 
-    def learn(self, request: Message, response: Response) -> None:
-        """Read what the upstream says of its tools, where it is believed."""
+    def learn(self, request: Message, response: Response, changes: int) -> None:
+        """Read what the upstream says of its tools, where it is believed.
+
+        Args:
+            changes: of its list, as many as there were when the request was sent.
+        """
         if self.hints is not None and request.method == TOOLS_LIST and response.stream is None:
-            self.hints.learn(response.body, self._world.now_s())
+            self.hints.learn(response.body, self._world.now_s(), changes)
 
     def reads(self, request: Message) -> bool:
         """Whether a request changes nothing, or a tool is called that may be called twice."""

@@ -3,7 +3,8 @@
 These are hints, and a client must not believe those of a server that it does not trust
 (2025-06-18 schema, `ToolAnnotations`); so nobody asks this for an upstream whose operator has not
 said that it is trusted. They are read in the answers to `tools/list` that pass, and forgotten when
-the server says that its list has changed, or after a while. Owns a bounded number of names.
+the server says that its list has changed, when it may be another (a process of all sessions was
+started, a session opened anew), or after a while. Owns a bounded number of names.
 """
 
 from __future__ import annotations
@@ -37,15 +38,27 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 
 
 class ToolHints:
-    """What is known of the tools of one upstream."""
+    """What is known of the tools of one upstream.
 
-    __slots__ = ("_known",)
+    Attributes:
+        changes: how often the list was said to be another.
+    """
+
+    __slots__ = ("_known", "changes")
 
     def __init__(self) -> None:
+        self.changes = 0
         self._known: dict[str, tuple[bool, float]] = {}
 
-    def learn(self, answer: bytes, now_s: float) -> None:
-        """Read an answer to `tools/list`; what is none tells nothing."""
+    def learn(self, answer: bytes, now_s: float, changes: int) -> None:
+        """Read an answer to `tools/list`; what is none tells nothing.
+
+        Args:
+            changes: how many there were when the list was asked for. The answer may be of before
+                the one that has come since.
+        """
+        if changes != self.changes:
+            return
         try:
             tools = _ANSWER.decode(answer).result.tools
         except msgspec.DecodeError:
@@ -64,5 +77,6 @@ class ToolHints:
         return repeats and now_s < until_s
 
     def forget(self) -> None:
-        """The server's list has changed."""
+        """The server's list has changed, or perhaps the server."""
+        self.changes += 1
         self._known.clear()

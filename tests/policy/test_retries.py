@@ -217,7 +217,7 @@ LIST = b"""{"jsonrpc":"2.0","id":1,"result":{"tools":[
 
 def test_hints_are_read_in_the_list_of_tools() -> None:
     hints = ToolHints()
-    hints.learn(LIST, 0.0)
+    hints.learn(LIST, 0.0, 0)
     assert [hints.repeats(x, 1.0) for x in ("look", "set", "buy", "bare", "else")] == [
         True, True, False, False, False,
     ]  # fmt: skip
@@ -225,15 +225,26 @@ def test_hints_are_read_in_the_list_of_tools() -> None:
 
 def test_hints_are_forgotten_when_the_list_changes_or_after_a_while() -> None:
     hints = ToolHints()
-    hints.learn(LIST, 0.0)
+    hints.learn(LIST, 0.0, 0)
     assert not hints.repeats("look", AGE_S_MAX)
-    hints.learn(LIST, 1000.0)
+    hints.learn(LIST, 1000.0, 0)
     assert hints.repeats("look", 1000.0)
-    hints.learn(LIST.replace(b"true", b"false"), 1000.0)
+    hints.learn(LIST.replace(b"true", b"false"), 1000.0, 0)
     assert not hints.repeats("look", 1000.0)
-    hints.learn(LIST, 1000.0)
+    hints.learn(LIST, 1000.0, 0)
     hints.forget()
     assert not hints.repeats("look", 1000.0)
+
+
+def test_list_that_may_be_of_before_the_change_tells_nothing() -> None:
+    """Whoever answered it may have done so before, and be heard after."""
+    hints = ToolHints()
+    changes = hints.changes
+    hints.forget()
+    hints.learn(LIST, 0.0, changes)
+    assert not hints.repeats("look", 0.0)
+    hints.learn(LIST, 0.0, hints.changes)
+    assert hints.repeats("look", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +256,7 @@ def test_hints_are_forgotten_when_the_list_changes_or_after_a_while() -> None:
 )  # fmt: skip
 def test_answer_that_is_none_tells_nothing(answer: bytes) -> None:
     hints = ToolHints()
-    hints.learn(answer, 0.0)
+    hints.learn(answer, 0.0, 0)
     assert not hints.repeats("look", 0.0)
 
 
@@ -254,7 +265,7 @@ def test_number_of_hints_is_bounded() -> None:
     tools = ",".join(
         f'{{"name":"t{n}","annotations":{{"readOnlyHint":true}}}}' for n in range(TOOLS_MAX + 10)
     )
-    hints.learn(f'{{"result":{{"tools":[{tools}]}}}}'.encode(), 0.0)
+    hints.learn(f'{{"result":{{"tools":[{tools}]}}}}'.encode(), 0.0, 0)
     assert len(hints._known) == TOOLS_MAX
     assert not hints.repeats("t9", 0.0)
     assert hints.repeats("t10", 0.0)
