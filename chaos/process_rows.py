@@ -189,7 +189,7 @@ def base_exceptions(stage: Stage) -> None:
 
 @plays("P18", "the hub is blocked for 2 s by a call that never switches")
 def blocked_hub(stage: Stage) -> None:
-    """Nobody's call fails of it, and all goes on."""
+    """Nobody's call fails of it, all goes on, and the log says what has blocked it."""
     stage.isolated = stage.controlled = False
     stage.suspended_s = 2.0
     stage.serve(
@@ -204,6 +204,8 @@ def blocked_hub(stage: Stage) -> None:
     stage.recovered(0.5)
     load.stop()
     stage.require({row.ended for row in load.rows} == {ANSWERED}, "calls failed")
+    told = [line for line in stage.proxy.log().splitlines() if " loop_blocked " in line]
+    stage.require(len(told) == 1 and "fragile.py" in told[0], f"the log says {told}")
 
 
 @plays("P19", "the registry fails again and again, beyond the budget of the root")

@@ -45,9 +45,9 @@ _LIMITS = """## What no row shows
   and a flapping one are played by the fault proxy. C3 and C12 have hundreds of clients, not
   thousands.
 - N13: the last good address of a name is kept where its servers fail or are silent, not where they
-  say that there is no such name (RFC 8767). P2: HUP reads no file.
-  P18: nobody is told that the hub was blocked. P11 refuses connections and resets no stream. C12:
-  `/health` has no door of its own, so who is not connected yet is refused like others.
+  say that there is no such name (RFC 8767). P2: HUP reads no file. P11 refuses connections and
+  resets no stream. C12: `/health` has no door of its own, so who is not connected yet is refused
+  like others.
 - Breakers that open at N1 and U3, and retries at another endpoint, are the matter of `tests/`.
 """
 

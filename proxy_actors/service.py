@@ -102,12 +102,15 @@ class _Service:
         guardian: tuple[int, int] | None,
         log: LogQueue,
     ) -> None:
+        from gevent import get_hub
+
         from proxy_actors.app import App
         from proxy_actors.config.quick import config_of
         from proxy_actors.options import StreamKeep
         from proxy_actors.storage.open import open_store, open_stream_store
         from proxy_actors.transports.activation import inherited_listener
         from proxy_actors.transports.guardian_client import GuardianClient
+        from proxy_actors.transports.stall_watch import StallWatch
         from proxy_actors.transports.store_thread import StoreThread
         from proxy_actors.transports.stream_store_thread import StreamStoreThread
         from proxy_actors.world.gevent_world import GeventWorld
@@ -134,6 +137,7 @@ class _Service:
         self._app = App(
             self._world, config, self._store, self._date, dict(os.environ), self._streams
         )
+        self._stalls = StallWatch(get_hub().loop)
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent
         self._waiter = self._world.waiter()
         self._stops = 0
@@ -211,6 +215,7 @@ class _Service:
         return CONFIGURATION if stopped.reason is StopReason.CONFIGURATION else FAILED
 
     def _close(self) -> None:
+        self._stalls.close()
         self._store.close(self._world.now_s() + STOP_S_MAX)
         if self._streams is not None:
             self._streams.close(self._world.now_s() + STOP_S_MAX)
