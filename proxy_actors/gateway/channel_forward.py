@@ -114,7 +114,8 @@ class ChannelForwarder(Forwarder):
 
     def _take_child(self, exchange: Exchange, deadline_s: float) -> str:
         began_s = self._world.now_s()
-        child: str = self._slot.ask(TakeChild(exchange.id, deadline_s), deadline_s)
+        take = TakeChild(exchange.id, deadline_s, exchange.owner)
+        child: str = self._slot.ask(take, deadline_s)
         exchange.meter.queue.add(self._world.now_s() - began_s)
         return child
 

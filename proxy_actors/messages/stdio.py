@@ -13,6 +13,7 @@ from typing import ClassVar
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.health import Verdict
+from proxy_actors.messages.pool import NOBODY, Owner
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol import jsonrpc
 
@@ -22,11 +23,18 @@ class TakeChild(Message, frozen=True):
 
     Answered with the name of a channel that nobody else has, or a FailedError. Every answer
     must be followed by `BindChild` or `ReleaseChild`. In POOL mode it is asked for every call, and
-    the call's end gives the child back, or `ReleaseChild` if there was no call.
+    the call's end gives the child back, or `ReleaseChild` if there was no call. `owner` is whose
+    share of the children it comes out of.
     """
 
     exchange_id: int
     deadline_s: float
+    owner: Owner = NOBODY
+
+    @property
+    def waiter_id(self) -> int:
+        """Its name in the line of those who wait."""
+        return self.exchange_id
 
 
 class BindChild(Message, frozen=True):

@@ -6,18 +6,21 @@ is round robin; with everything lent to one owner, the others get what comes bac
 who came first is first. A full queue makes room for a newcomer at the cost of whoever has most in
 it (McKenney, "Stochastic Fairness Queueing", 1990: the longest queue loses).
 
-Owns the lines and the count of what is lent; takes no decision about connections or time.
-`policy/ledger.py` has one for each budget. While nobody waits it only counts.
+Owns the lines and the count of what is lent; takes no decision about what is lent, or about time.
+`policy/ledger.py` has one for each budget of connections, `policy/stdio_shared_children.py` one for
+children. While nobody waits it only counts.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 from proxy_actors.messages.pool import CheckoutConnection, Owner
+from proxy_actors.messages.stdio import TakeChild
 
-_Line = OrderedDict[int, CheckoutConnection]
+Waiter = TypeVar("Waiter", CheckoutConnection, TakeChild)
 
 
 class _Turns:
@@ -117,17 +120,17 @@ class _Turns:
             del self._levels[held]
 
 
-class _Sessions(_Turns):
+class _Sessions(_Turns, Generic[Waiter]):
     """The sessions of one owner for which somebody waits, and their lines."""
 
     __slots__ = ("lines",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: dict[str, _Line] = {}
+        self.lines: dict[str, OrderedDict[int, Waiter]] = {}
 
 
-class FairQueue:
+class FairQueue(Generic[Waiter]):
     """See the module.
 
     Attributes:
@@ -137,16 +140,16 @@ class FairQueue:
     __slots__ = ("_held", "_held_in_all", "_owners", "_sessions", "rows")
 
     def __init__(self) -> None:
-        self.rows: dict[int, CheckoutConnection] = {}
+        self.rows: dict[int, Waiter] = {}
         self._owners = _Turns()
-        self._sessions: dict[str, _Sessions] = {}
+        self._sessions: dict[str, _Sessions[Waiter]] = {}
         self._held: dict[Owner, int] = {}
         self._held_in_all: dict[str, int] = {}
 
-    def append(self, checkout: CheckoutConnection) -> None:
+    def append(self, waiter: Waiter) -> None:
         """Enter a waiter at the end of its line."""
-        owner, name, session = checkout.owner, checkout.owner.name, checkout.owner.session
-        self.rows[checkout.waiter_id] = checkout
+        owner, name, session = waiter.owner, waiter.owner.name, waiter.owner.session
+        self.rows[waiter.waiter_id] = waiter
         self._owners.add(name, self._held_in_all.get(name, 0))
         sessions = self._sessions.get(name)
         if sessions is None:
@@ -155,22 +158,22 @@ class FairQueue:
         line = sessions.lines.get(session)
         if line is None:
             line = sessions.lines[session] = OrderedDict()
-        line[checkout.waiter_id] = checkout
+        line[waiter.waiter_id] = waiter
 
-    def put_back(self, checkout: CheckoutConnection) -> None:
+    def put_back(self, waiter: Waiter) -> None:
         """Enter a waiter that was served in vain before all that wait beside it."""
-        self.append(checkout)
-        name, session = checkout.owner.name, checkout.owner.session
+        self.append(waiter)
+        name, session = waiter.owner.name, waiter.owner.session
         self._owners.put_first(name)
         self._sessions[name].put_first(session)
-        self._sessions[name].lines[session].move_to_end(checkout.waiter_id, last=False)
+        self._sessions[name].lines[session].move_to_end(waiter.waiter_id, last=False)
 
-    def take(self, waiter_id: int) -> CheckoutConnection | None:
+    def take(self, waiter_id: int) -> Waiter | None:
         """Take a waiter out; None when there is no such row."""
-        checkout = self.rows.pop(waiter_id, None)
-        if checkout is None:
+        waiter = self.rows.pop(waiter_id, None)
+        if waiter is None:
             return None
-        name, session = checkout.owner.name, checkout.owner.session
+        name, session = waiter.owner.name, waiter.owner.session
         sessions = self._sessions[name]
         line = sessions.lines[session]
         del line[waiter_id]
@@ -180,9 +183,9 @@ class FairQueue:
                 del self._sessions[name]
         sessions.remove(session)
         self._owners.remove(name)
-        return checkout
+        return waiter
 
-    def in_turn(self) -> Iterator[CheckoutConnection]:
+    def in_turn(self) -> Iterator[Waiter]:
         """Walk over the waiters from the one whose turn it is; a change ends the walk."""
         for name in self._owners.in_turn():
             sessions = self._sessions[name]
@@ -217,7 +220,7 @@ class FairQueue:
             place = sessions.ahead_of(session, self._held.get(owner, 0), own)
         return self._owners.ahead_of(name, self._held_in_all.get(name, 0), place)
 
-    def to_give_way(self, newcomer: CheckoutConnection) -> int:
+    def to_give_way(self, newcomer: Waiter) -> int:
         """Find who is to leave a full queue when this one comes: the newcomer or one that waits.
 
         It is the last in the longest line of the owner with most waiting; the newcomer if none has

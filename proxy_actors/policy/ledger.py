@@ -77,7 +77,7 @@ class Ledger:
         self._openings: dict[int, Purpose] = {}
         self._opening = {purpose: 0 for purpose in Purpose}
         self.idle: list[Connection] = []
-        self.waiting = {purpose: FairQueue() for purpose in Purpose}
+        self.waiting = {purpose: FairQueue[CheckoutConnection]() for purpose in Purpose}
 
     @property
     def owned(self) -> int:

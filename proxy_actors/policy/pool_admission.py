@@ -24,7 +24,7 @@ class Admission:
         self.shed = 0
 
     def refusal(
-        self, queue: FairQueue, checkout: CheckoutConnection, now_s: float
+        self, queue: FairQueue[CheckoutConnection], checkout: CheckoutConnection, now_s: float
     ) -> Refuse | None:
         """Return who is not to wait, the newcomer or one that waits already; None: all may."""
         waiting = len(queue.rows)

@@ -2,7 +2,9 @@
 
 Owns the children by state: starting, free, busy with one call (POOL), or waiting out a backoff. In
 SHARED mode there is one, and it takes any number of calls by itself. In POOL mode a call checks a
-child out and its end gives it back; who finds none free waits, in order, up to its deadline.
+child out and its end gives it back; who finds none free waits up to its deadline. What becomes
+free goes to the owner that holds least, and there to the session that holds least; a full line
+refuses the last of whoever has most in it (`policy/fair_queue.py`).
 
 A child that ends is started again after a backoff. While none is ready after a failure, one at a
 time is tried, the probe; whoever asks waits for it until the budget of failures is spent, and from
@@ -15,7 +17,6 @@ start that there is.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
@@ -25,10 +26,12 @@ from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.health import Verdict
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
 from proxy_actors.policy.child_counts import ChildCounts
+from proxy_actors.policy.fair_queue import FairQueue
 
 TAKE_SWEEP_S = 0.5
 # When to come back while a probe is out: nobody knows how long it will take.
@@ -71,8 +74,8 @@ class SharedChildrenPolicy:
         self._serial = 0
         self._starting: set[str] = set()
         self._free: list[str] = []
-        self._busy: dict[int, str] = {}
-        self._waiting: deque[m.TakeChild] = deque()
+        self._busy: dict[int, tuple[str, Owner]] = {}
+        self._waiting = FairQueue[m.TakeChild]()
         self._described: m.ServerDescribed | None = None
         self._ready_since_s: dict[str, float] = {}
         self._respawn_at_s: float | None = None
@@ -147,7 +150,7 @@ class SharedChildrenPolicy:
 
     def _rest(self, idle_s: float, effects: list[ChildrenEffect]) -> None:
         """Stop the children if nobody has used them for long enough, and nothing is amiss."""
-        used = self._busy or self._waiting or self._starting
+        used = self._busy or self._waiting.rows or self._starting
         if used or not self.ready or self._undrained is not None:
             idle_s = 0.0
         left_s = self._limits.idle_stop_s - idle_s
@@ -179,22 +182,31 @@ class SharedChildrenPolicy:
             reason, text = Reason.UPSTREAM_UNAVAILABLE, "the server process does not start"
             wait_s = self._wait_s(now_s)
             effects.append(e.RefuseChild(take.exchange_id, reason, text, wait_s))
-        elif not self._free and len(self._waiting) >= self._limits.waiters_max:
-            text = "too many calls wait for a server process"
-            effects.append(e.RefuseChild(take.exchange_id, Reason.OVERLOADED, text, 1.0))
         else:
-            self._waiting.append(take)
+            self._wait(take, effects)
+
+    def _wait(self, take: m.TakeChild, effects: list[ChildrenEffect]) -> None:
+        """Enter a call into the line; a full one has somebody leave, the newcomer or another."""
+        full = not self._free and len(self._waiting.rows) >= self._limits.waiters_max
+        leaving = self._waiting.to_give_way(take) if full else None
+        self._waiting.append(take)
+        if leaving is not None:
+            self._waiting.take(leaving)
+            text = "too many calls wait for a server process"
+            effects.append(e.RefuseChild(leaving, Reason.OVERLOADED, text, 1.0))
 
     def _is_down(self) -> bool:
         """Whether it does not help to wait."""
         return not self.ready and (not self._starting or self._backoff.spent)
 
     def _release(self, exchange_id: int) -> None:
-        child = self._busy.pop(exchange_id, None)
-        if child is not None:
-            self._free.append(child)
+        busy = self._busy.pop(exchange_id, None)
+        if busy is None:
+            self._waiting.take(exchange_id)
             return
-        self._waiting = deque(x for x in self._waiting if x.exchange_id != exchange_id)
+        child, owner = busy
+        self._free.append(child)
+        self._waiting.lend(owner, -1)
 
     def _describe(self, now_s: float, effects: list[ChildrenEffect]) -> None:
         self._wake(effects)
@@ -230,7 +242,10 @@ class SharedChildrenPolicy:
         known = since_s is not None or child in self._starting
         self._starting.discard(child)
         self._free = [other for other in self._free if other != child]
-        self._busy = {x: other for x, other in self._busy.items() if other != child}
+        for exchange_id, (busy, owner) in list(self._busy.items()):
+            if busy == child:
+                del self._busy[exchange_id]
+                self._waiting.lend(owner, -1)
         self._drained(child, effects)
         if not known:
             return
@@ -248,25 +263,31 @@ class SharedChildrenPolicy:
 
     def _fail_waiting(self, text: str, wait_s: float, effects: list[ChildrenEffect]) -> None:
         effects.append(e.FailDescribed(text, wait_s))
-        while self._waiting:
-            take = self._waiting.popleft()
-            reason = Reason.UPSTREAM_UNAVAILABLE
-            effects.append(e.RefuseChild(take.exchange_id, reason, text, wait_s))
+        self._refuse_all(Reason.UPSTREAM_UNAVAILABLE, text, wait_s, effects)
+
+    def _refuse_all(
+        self, reason: Reason, text: str, wait_s: float, effects: list[ChildrenEffect]
+    ) -> None:
+        for exchange_id in list(self._waiting.rows):
+            self._waiting.take(exchange_id)
+            effects.append(e.RefuseChild(exchange_id, reason, text, wait_s))
 
     def _serve(self, effects: list[ChildrenEffect]) -> None:
-        while self._waiting and self._free:
-            take, child = self._waiting.popleft(), self._free.pop()
-            self._busy[take.exchange_id] = child
+        while self._waiting.rows and self._free:
+            take, child = next(self._waiting.in_turn()), self._free.pop()
+            self._waiting.take(take.exchange_id)
+            self._waiting.lend(take.owner, 1)
+            self._busy[take.exchange_id] = child, take.owner
             effects.append(e.GiveChild(take.exchange_id, child))
-        if self._waiting and not self._sweep_armed:
+        if self._waiting.rows and not self._sweep_armed:
             self._sweep += 1
             self._sweep_armed = True
             effects.append(e.WakeTakeSweep(TAKE_SWEEP_S, self._sweep))
 
     def _expire(self, now_s: float, effects: list[ChildrenEffect]) -> None:
-        late = [take for take in self._waiting if take.deadline_s <= now_s]
+        late = [take for take in self._waiting.rows.values() if take.deadline_s <= now_s]
         for take in late:
-            self._waiting.remove(take)
+            self._waiting.take(take.exchange_id)
             text = "no server process became free in time"
             effects.append(e.RefuseChild(take.exchange_id, Reason.POOL_EXHAUSTED, text, 1.0))
 
@@ -294,10 +315,7 @@ class SharedChildrenPolicy:
         if self._undrained is not None:
             return
         self._undrained = {*self._starting, *self._ready_since_s}
-        while self._waiting:
-            take = self._waiting.popleft()
-            text = "the upstream is being drained"
-            effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))
+        self._refuse_all(Reason.DRAINING, "the upstream is being drained", 5.0, effects)
         effects.extend(e.DrainChild(child) for child in sorted(self._undrained))
         self._finish_drain(effects)
 

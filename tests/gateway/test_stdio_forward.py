@@ -15,6 +15,7 @@ from proxy_actors.gateway.handshake import Handshake
 from proxy_actors.gateway.stdio_forward import SharedForwarder
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages.base import Message
+from proxy_actors.messages.pool import NOBODY
 from proxy_actors.messages.sessions import Session, SetLogLevel, SetSubscription
 from proxy_actors.options import StdioMode
 from proxy_actors.protocol import jsonrpc
@@ -75,6 +76,7 @@ class InSession:
     id = 7
     session = SESSION
     deadline_s = 300.0
+    owner = NOBODY
 
     def __init__(self, message: jsonrpc.Message) -> None:
         self.message = message

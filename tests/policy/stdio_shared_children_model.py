@@ -7,12 +7,15 @@ behind the upstream, processes that start, become ready and end, and time.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.pool import NOBODY, Owner
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
@@ -33,6 +36,7 @@ WAIT_S = 1.0
 DRAIN = DrainUpstream()
 DOES_NOT_START = "the server process does not start"
 DRAINED = "the upstream is being drained"
+FULL = "too many calls wait for a server process"
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,12 @@ Move = SharedChildrenMessage | Passes
 
 @dataclass
 class Child:
-    """A process that has not ended. `busy` is the exchange whose call it runs."""
+    """A process that has not ended. `busy` is the exchange whose call it runs, of this `owner`."""
 
     name: str
     ready_s: float = math.inf
     busy: int = 0
+    owner: Owner = NOBODY
     undrained: bool = False
 
     @property
@@ -60,11 +65,20 @@ class Child:
 
 
 class SharedChildrenSubject(Subject):
-    """One upstream of so many children, for which so many calls may wait."""
+    """One upstream of so many children, for which so many calls may wait.
+
+    Where `owners` make them time stands still, and there is one failure.
+    """
 
     def __init__(
-        self, children: int, waiters_max: int, calls_max: int, drains: bool = False
+        self,
+        children: int,
+        waiters_max: int,
+        calls_max: int,
+        drains: bool = False,
+        owners: tuple[Owner, ...] = (NOBODY,),
     ) -> None:
+        self.owners = owners
         self.now_s = 100.0
         self.limits = SharedChildrenLimits(
             children, waiters_max, BackoffLimits(BASE_S, CAP_S, FAILURES_MAX)
@@ -87,22 +101,27 @@ class SharedChildrenSubject(Subject):
     def moves(self) -> Iterator[Move]:
         busy = [child.busy for child in self.children.values() if child.busy]
         if len(self.waiting) + len(busy) < self.calls_max:
-            yield m.TakeChild(self.numbers + 1, self.now_s + WAIT_S)
+            for owner in self.owners:
+                yield m.TakeChild(self.numbers + 1, self.now_s + WAIT_S, owner)
         for take in self.waiting:
             yield m.ReleaseChild(take.exchange_id)
         for exchange_id in busy:
             yield m.ReleaseChild(exchange_id)
             yield m.CallEnded("", exchange_id)
-        if not self.describers:
+        timed = len(self.owners) == 1
+        if timed and not self.describers:
             yield m.DescribeServer()
         for child in self.children.values():
             if not child.ready:
                 yield m.ProcessReady(child.name, DESCRIBED)
             if child.undrained:
                 yield m.ProcessDrained(child.name)
-            yield m.ProcessGone(child.name, "gone")
+            if timed or not self.failures:
+                yield m.ProcessGone(child.name, "gone")
         if self.due_s < math.inf:
             yield m.RespawnDue(self.generation)
+        if not timed:
+            return
         if self.sweep_s < math.inf:
             yield m.TakeSweepDue(self.sweep)
         future = [self.due_s, *(take.deadline_s for take in self.waiting)]
@@ -141,12 +160,14 @@ class SharedChildrenSubject(Subject):
         present = [
             (
                 child.ready, self.now_s - child.ready_s >= STEADY_S, bool(child.busy),
-                child.undrained, child.name == self.named,
+                child.undrained, child.name == self.named, child.owner if child.busy else None,
             )
             for child in self.children.values()
         ]  # fmt: skip
         return (
-            tuple(sorted(present)), tuple(self.now_s >= x.deadline_s for x in self.waiting),
+            tuple(sorted(present, key=repr)),
+            tuple((self.now_s >= x.deadline_s, x.owner) for x in self.waiting),
+            tuple(x.owner for x in self.policy._waiting.in_turn()),
             self.describers, min(self.failures, FAILURES_MAX), max(self.due_s - self.now_s, 0.0),
             self.sweep_s < math.inf, self.draining, self.drained, self.orphan > 0,
             len(self.policy._free), len(self.policy._busy),
@@ -159,7 +180,7 @@ class SharedChildrenSubject(Subject):
         answered: list[ChildrenEffect] = []
         match message:
             case m.TakeChild():
-                answered = self._taken(message)
+                answered = self._taken(message, effects)
             case m.ReleaseChild(exchange_id) | m.CallEnded(_, exchange_id):
                 self._given_back(exchange_id)
             case m.DescribeServer():
@@ -185,7 +206,9 @@ class SharedChildrenSubject(Subject):
         ready = any(child.ready for child in self.children.values())
         check(self.policy.ready == ready, f"ready is {self.policy.ready}")
 
-    def _taken(self, take: m.TakeChild) -> list[ChildrenEffect]:
+    def _taken(
+        self, take: m.TakeChild, effects: Sequence[ChildrenEffect]
+    ) -> list[ChildrenEffect]:
         self.numbers += 1
         free = any(child.ready and not child.busy for child in self.children.values())
         refusal: tuple[Reason, str, float]
@@ -193,12 +216,26 @@ class SharedChildrenSubject(Subject):
             refusal = Reason.DRAINING, DRAINED, 5.0
         elif self._is_down():
             refusal = Reason.UPSTREAM_UNAVAILABLE, DOES_NOT_START, self._retry_s()
-        elif not free and len(self.waiting) >= self.limits.waiters_max:
-            refusal = Reason.OVERLOADED, "too many calls wait for a server process", 1.0
         else:
             self.waiting.append(take)
-            return []
+            if free or len(self.waiting) <= self.limits.waiters_max:
+                return []
+            may_leave = self._may_leave(take)
+            refused = [x.exchange_id for x in effects if isinstance(x, e.RefuseChild)]
+            check(len(refused) == 1 and refused[0] in may_leave, f"{refused}, not of {may_leave}")
+            self.waiting = [x for x in self.waiting if x.exchange_id != refused[0]]
+            return [e.RefuseChild(refused[0], Reason.OVERLOADED, FULL, 1.0)]
         return [e.RefuseChild(take.exchange_id, *refusal)]
+
+    def _may_leave(self, newcomer: m.TakeChild) -> set[int]:
+        """Of a line with one too many: the last of those with most, rather the newcomer."""
+        names = Counter(take.owner.name for take in self.waiting)
+        leave = set()
+        for name in most(names, newcomer.owner.name):
+            lines = Counter(take.owner for take in self.waiting if take.owner.name == name)
+            for owner in most(lines, newcomer.owner):
+                leave.add(max(x.exchange_id for x in self.waiting if x.owner == owner))
+        return leave
 
     def _given_back(self, exchange_id: int) -> None:
         self.ended = exchange_id
@@ -307,18 +344,31 @@ class SharedChildrenSubject(Subject):
                 check((self.named == child.name) == found, "calls find what is down, or nothing")
 
     def _check_gifts(self, effects: Sequence[ChildrenEffect]) -> None:
-        """Who waits gets a child as soon as one is free, in order, and has it alone."""
+        """Who waits gets a child as soon as one is free, in turn, and has it alone."""
         for effect in effects:
             if isinstance(effect, e.GiveChild):
                 child = self.children.get(effect.child)
                 check(child and child.ready, "a child was given that is not ready")
                 assert child is not None
                 check(not child.busy, "a child was given to two")
-                check(self.waiting and self.waiting[0].exchange_id == effect.exchange_id,
-                      "a child was given out of turn")
-                child.busy = self.waiting.pop(0).exchange_id
+                (take,) = [x for x in self.waiting if x.exchange_id == effect.exchange_id]
+                self._check_turn(take)
+                self.waiting.remove(take)
+                child.busy, child.owner = take.exchange_id, take.owner
         free = [x for x in self.children.values() if x.ready and not x.busy]
         check(not (self.waiting and free), "a child is free and a call waits")
+
+    def _check_turn(self, take: m.TakeChild) -> None:
+        """Nobody waits who holds less, or of the same session and longer."""
+        holders = [child.owner for child in self.children.values() if child.busy]
+        names = Counter(owner.name for owner in holders)
+        least = min(names[other.owner.name] for other in self.waiting)
+        check(names[take.owner.name] == least, "an owner that holds less waits")
+        own = [x for x in self.waiting if x.owner.name == take.owner.name]
+        held = Counter(holders)
+        check(held[take.owner] == min(held[x.owner] for x in own), "a session that has less waits")
+        first = next(x for x in own if x.owner == take.owner)
+        check(first is take, "a child was given out of turn")
 
     def _check_sweep(self, effects: Sequence[ChildrenEffect]) -> None:
         for effect in effects:
@@ -343,6 +393,12 @@ class SharedChildrenSubject(Subject):
             effects = self.policy.handle(message, self.now_s)
             check(not effects, f"{message} had the effects {effects}")
         check(self.key() == before, "nonsense changed something")
+
+
+def most(counts: Counter[Any], rather: Any) -> list[Any]:  # Any: what is counted
+    """Of whom there are most: this one, if it is among them."""
+    names = [name for name, count in counts.items() if count == max(counts.values())]
+    return [rather] if rather in names else names
 
 
 def draw() -> float:

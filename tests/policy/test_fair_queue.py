@@ -19,7 +19,7 @@ class Bench:
     """A queue whose waiters are known by number."""
 
     def __init__(self) -> None:
-        self.queue = FairQueue()
+        self.queue = FairQueue[CheckoutConnection]()
         self.ids = 0
 
     def checkout(self, owner: Owner) -> CheckoutConnection:

@@ -152,7 +152,7 @@ DEFECTS = {
     Defect("what a session holds does not matter", FairQueue, "lend",
            "sessions.holds(owner.session, held)", "pass"): SHARED,
     Defect("who was served in vain comes last", FairQueue, "put_back",
-           "self._sessions[name].lines[session].move_to_end(checkout.waiter_id, last=False)",
+           "self._sessions[name].lines[session].move_to_end(waiter.waiter_id, last=False)",
            "pass"): SHARED,
     Defect("a full queue refuses the newcomer", FairQueue, "to_give_way",
            "longest is not None", "False"): FULL,

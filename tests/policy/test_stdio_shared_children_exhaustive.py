@@ -10,6 +10,8 @@ from functools import partial
 
 import pytest
 
+from proxy_actors.messages.pool import Owner
+from proxy_actors.policy.fair_queue import FairQueue
 from proxy_actors.policy.stdio_shared_children import SharedChildrenPolicy
 from tests.defects import Defect, planted
 from tests.policy.search import search
@@ -19,8 +21,13 @@ SHARED = partial(SharedChildrenSubject, 1, 1, 2, drains=True)
 POOL = partial(SharedChildrenSubject, 2, 2, 4)
 NOBODY_WAITS = partial(SharedChildrenSubject, 2, 0, 2)
 DRAINS = partial(SharedChildrenSubject, 2, 1, 2, drains=True)
+# Two sessions of one owner, and another owner: of two children, and of a line that is soon full.
+OWNERS = (Owner("one", "a"), Owner("one", "b"), Owner("two", "c"))
+OWNED = partial(SharedChildrenSubject, 2, 3, 4, owners=OWNERS)
+FULL = partial(SharedChildrenSubject, 1, 3, 5, owners=OWNERS)
 SUBJECTS = {
-    "one child": SHARED, "a pool": POOL, "nobody waits": NOBODY_WAITS, "a pool that drains": DRAINS
+    "one child": SHARED, "a pool": POOL, "nobody waits": NOBODY_WAITS,
+    "a pool that drains": DRAINS, "owners": OWNED, "a full line": FULL,
 }  # fmt: skip
 
 
@@ -37,18 +44,35 @@ DEFECTS = {
     Defect("a child runs two calls", POLICY, "_serve",
            "self._free.pop()", "self._free[-1]"): POOL,
     Defect("the last to come is served first", POLICY, "_serve",
-           "self._waiting.popleft()", "self._waiting.pop()"): POOL,
+           "next(self._waiting.in_turn())", "list(self._waiting.rows.values())[-1]"): POOL,
+    Defect("who came first is served first, whoever holds what", POLICY, "_serve",
+           "next(self._waiting.in_turn())", "next(iter(self._waiting.rows.values()))"): OWNED,
+    Defect("what is lent does not count", POLICY, "_serve",
+           "self._waiting.lend(take.owner, 1)", "pass"): OWNED,
+    Defect("sessions of one owner have no shares", FairQueue, "lend",
+           "sessions.holds(owner.session, held)", "pass"): OWNED,
+    Defect("what was given back counts", POLICY, "_release",
+           "self._waiting.lend(owner, -1)", "pass"): OWNED,
+    Defect("what a child ran that has gone counts", POLICY, "_gone",
+           "self._waiting.lend(owner, -1)", "pass"): OWNED,
+    Defect("a full line refuses the newcomer", POLICY, "_wait",
+           "self._waiting.to_give_way(take) if full", "take.exchange_id if full"): FULL,
+    Defect("a full line refuses whoever came last before", POLICY, "_wait",
+           "self._waiting.to_give_way(take) if full",
+           "max(self._waiting.rows, default=take.exchange_id) if full"): FULL,
+    Defect("who is to leave a full line waits on", POLICY, "_wait",
+           "self._waiting.take(leaving)", "pass"): FULL,
     Defect("an end frees no child", POLICY, "_release", "self._free.append(child)", "pass"): POOL,
     Defect("a child is freed twice", POLICY, "_release",
            "self._busy.pop(exchange_id, None)", "self._busy.get(exchange_id)"): POOL,
     Defect("who has given up is served", POLICY, "_release",
-           "if x.exchange_id != exchange_id", "if True"): POOL,
+           "self._waiting.take(exchange_id)", "pass"): POOL,
     Defect("the end of a call is not heard", POLICY, "handle",
            "self._release(call_id)", "pass"): POOL,
     Defect("a child that has gone is free", POLICY, "_gone",
            "[other for other in self._free if other != child]", "self._free"): POOL,
     Defect("the call of a child that has gone can free it", POLICY, "_gone",
-           "if other != child}", "if True}"): POOL,
+           "del self._busy[exchange_id]", "pass"): POOL,
     Defect("a process that only runs is ready", POLICY, "_became_ready",
            "described is None or child not in self._starting",
            "child not in self._starting"): POOL,
@@ -62,23 +86,23 @@ DEFECTS = {
            "effects.append(e.AnswerDescribed(self._described))", "pass"): SHARED,
     Defect("the server is described by a child that has gone", POLICY, "_describe",
            "self._described is not None and self.ready", "self._described is not None"): SHARED,
-    Defect("one too many waits", POLICY, "_take",
-           "len(self._waiting) >= self", "len(self._waiting) > self"): POOL,
-    Defect("a free child is refused where nobody may wait", POLICY, "_take",
+    Defect("one too many waits", POLICY, "_wait",
+           "len(self._waiting.rows) >= self", "len(self._waiting.rows) > self"): POOL,
+    Defect("a free child is refused where nobody may wait", POLICY, "_wait",
            "not self._free and ", ""): NOBODY_WAITS,
     Defect("who waits is not watched", POLICY, "_serve",
            "effects.append(e.WakeTakeSweep(TAKE_SWEEP_S, self._sweep))", "pass"): POOL,
     Defect("who waits is watched once", POLICY, "handle",
            "self._sweep_armed = False", "pass"): POOL,
     Defect("the timer of those that wait is armed again and again", POLICY, "_serve",
-           "if self._waiting and not self._sweep_armed:", "if self._waiting:"): POOL,
+           "if self._waiting.rows and not self._sweep_armed:", "if self._waiting.rows:"): POOL,
     Defect("a stale sweep counts", POLICY, "handle",
            "if generation == self._sweep:", "if True:"): POOL,
     Defect("who waits too long is forgotten", POLICY, "_expire",
            "effects.append(e.RefuseChild(take.exchange_id, Reason.POOL_EXHAUSTED, text, 1.0))",
            "pass"): POOL,
     Defect("who waits too long is refused again and again", POLICY, "_expire",
-           "self._waiting.remove(take)", "pass"): POOL,
+           "self._waiting.take(take.exchange_id)", "pass"): POOL,
     Defect("who waits for what is down is not told", POLICY, "_gone",
            "self._fail_waiting(text, self._wait_s(now_s), effects)", "pass"): SHARED,
     Defect("who waits is told that it is down while another serves", POLICY, "_gone",
@@ -120,8 +144,8 @@ DEFECTS = {
     Defect("a drain starts children", POLICY, "_start_missing",
            "self._undrained is not None or", ""): DRAINS,
     Defect("a drain leaves those that wait", POLICY, "_drain",
-           "effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))", "pass"
-           ): DRAINS,
+           "self._refuse_all(Reason.DRAINING, \"the upstream is being drained\", 5.0, effects)",
+           "pass"): DRAINS,
     Defect("a drain does not wait for what starts", POLICY, "_drain",
            "{*self._starting, *self._ready_since_s}", "{*self._ready_since_s}"): DRAINS,
     Defect("a drain waits for the dead", POLICY, "_gone",

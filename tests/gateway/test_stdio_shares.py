@@ -1,0 +1,94 @@
+"""Shares of what serves all sessions on stdio: whoever has most underway keeps nobody waiting.
+
+In virtual time, with servers that take a second for a call.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from proxy_actors.options import StdioMode
+from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
+from proxy_actors.storage.memory import MemoryStore
+from proxy_actors.world.base import ChildCommand
+from proxy_actors.world.sim_streams import SimProcess
+from proxy_actors.world.sim_world import Faults
+from tests.gateway.scene import ClientWorld
+from tests.sim.upstream import LineReader
+from tests.sim.virtual import PROXY, Answer, VirtualConnection, call, initialize, request
+from tests.stdio_plane import StdioPlane
+
+
+class Crowd(ClientWorld):
+    """The proxy before such servers, and two clients of one address, whose shares are sessions'."""
+
+    def __init__(self, mode: StdioMode, waiters_max: int = 1000) -> None:
+        super().__init__(1, Faults(fragment=0.0))
+        self.programs["server"] = self._serve
+        limits = SharedChildrenLimits(1, waiters_max)
+        self.plane = StdioPlane(
+            self, mode, ChildCommand(("server",), {}), MemoryStore(), PROXY, shared=limits
+        )
+        self.plane.start()
+        self.run(1.0)
+        self.hog, self.other = self.do(self._open), self.do(self._open)
+
+    def start(self, session: str, calls: int) -> list[Answer]:
+        """Send calls, each on a connection of its own; the answers fill as they come."""
+        answers = [Answer() for _ in range(calls)]
+        for n, answer in enumerate(answers):
+            self.spawn("client", lambda n=n, answer=answer: self._call(session, n, answer))
+        return answers
+
+    def _call(self, session: str, n: int, answer: Answer) -> None:
+        connection = VirtualConnection(self)
+        connection.send(request(call(n), session=session))
+        connection.receive(answer=answer)
+        connection.close()
+
+    def _open(self) -> str:
+        connection = VirtualConnection(self)
+        id = connection.ask(request(initialize())).field(b"mcp-session-id")
+        connection.close()
+        assert id is not None
+        return id.decode()
+
+    def _serve(self, process: SimProcess) -> int:
+        reader = LineReader(process.input)
+        while line := reader.line(math.inf):
+            message = json.loads(line)
+            if message.get("method") == "tools/call":
+                self.pass_time(1.0)
+            if "id" in message:
+                result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
+                answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+                process.output.write((json.dumps(answer).encode() + b"\n",), math.inf)
+        return 0
+
+
+def test_session_with_a_queue_for_a_pool_does_not_keep_another_waiting() -> None:
+    crowd = Crowd(StdioMode.POOL)
+    calls = crowd.start(crowd.hog, 6)
+    crowd.run(0.5)
+    (late,) = crowd.start(crowd.other, 1)
+    crowd.run(2.0)
+    assert late.status == 200
+    assert sum(call.complete for call in calls) == 1
+    crowd.run(6.0)
+    assert [call.status for call in calls] == [200] * 6
+
+
+def test_full_line_for_a_pool_makes_room_for_another_session() -> None:
+    """Whoever has most in it is refused; it was not executed."""
+    crowd = Crowd(StdioMode.POOL, waiters_max=3)
+    calls = crowd.start(crowd.hog, 4)
+    crowd.run(0.5)
+    (late,) = crowd.start(crowd.other, 1)
+    crowd.run(0.2)
+    (refused,) = [call for call in calls if call.complete]
+    assert (refused.status, refused.error["data"]["reason"]) == (503, "overloaded")
+    assert refused.error["data"]["executed"] == "no"
+    crowd.run(5.0)
+    assert late.status == 200
+    assert sorted(x.status or 0 for x in calls) == [200, 200, 200, 503]
