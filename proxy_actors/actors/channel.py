@@ -39,6 +39,7 @@ from proxy_actors.messages.stream import (
     StreamOver,
 )
 from proxy_actors.policy.liveness import Liveness
+from proxy_actors.policy.stdio_calls import cuts_streams_alone
 from proxy_actors.policy.stdio_exclusive import ExclusivePolicy
 from proxy_actors.policy.stdio_shared import SharedPolicy
 from proxy_actors.policy.stream_bounds import StreamOwner
@@ -202,8 +203,10 @@ class Channel(Actor):
         """The channel is no more."""
         self._gone = True
         unwritten = self._pipes.end()
-        self._apply(self._policy.exited(reason, text, unwritten))
-        self._tell_parent(m.ProcessGone(self.name, text))
+        effects = self._policy.exited(reason, text, unwritten)
+        cut = not self._stopping and cuts_streams_alone(effects, self._asks)
+        self._apply(effects)
+        self._tell_parent(m.ProcessGone(self.name, text, cut))
         self._stop_when_done()
 
     def _tell_parent(self, message: Any) -> None:  # Any: an upstream's vocabulary

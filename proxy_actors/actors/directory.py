@@ -6,17 +6,22 @@ it: its `Slot` is handed to whoever may send to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import ActorStoppedError
 
 
 class Directory:
-    """Slots by name."""
+    """Slots by name.
+
+    Attributes:
+        on_cut: hears that a channel that was listed has ended, and calls that were streams with it.
+    """
 
     def __init__(self) -> None:
         self._slots: dict[str, Slot] = {}
+        self.on_cut: Callable[[], None] = lambda: None
 
     def enter(self, slot: Slot) -> None:
         """List a slot under its name."""

@@ -73,6 +73,8 @@ class SessionChannels(Actor):
             return self._policy.described(self.world.now_s())
         if isinstance(message, m.TakeChild) and self.asked_by is not None:
             self._asks[message.exchange_id] = self.asked_by
+        if isinstance(message, m.ProcessGone) and message.cut:
+            self._channels.on_cut()
         self._apply(self._policy.handle(message, self.world.now_s()))
         return LATER
 

@@ -136,6 +136,8 @@ class StdioShared(Actor):
             raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
         if isinstance(message, m.ProcessGone):
             self._unname(message.child)
+            if message.cut:
+                self._processes.on_cut()
         if isinstance(message, _FOR_CHILDREN):
             self._apply(self._children.handle(message, now_s))
             self._use.rests = self._children.rests

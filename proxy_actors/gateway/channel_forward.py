@@ -7,6 +7,8 @@ sessions at a server of HTTP+SSE (`gateway/sse_forward.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import (
@@ -105,6 +107,10 @@ class ChannelForwarder(Forwarder):
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's standalone stream, which the proxy itself makes."""
         return self._open_at(self._target(exchange.in_session()), exchange)
+
+    def watch_streams(self, failed: Callable[[], None]) -> None:
+        """Hear of it once for each channel, where no call of it fails that would be told anyhow."""
+        self._channels.on_cut = failed
 
     def _open_at(self, target: Slot, exchange: Exchange) -> Response:
         session = exchange.in_session()

@@ -130,8 +130,9 @@ class DetectingForwarder(Forwarder):
         self._http.watch_tools(changed)
 
     def watch_streams(self, failed: Callable[[], None]) -> None:
-        """Hear of those of Streamable HTTP; another transport's stream is a session."""
+        """Hear of those of both transports."""
         self._http.watch_streams(failed)
+        self._sse.watch_streams(failed)
 
     def _of(self, exchange: Exchange) -> Forwarder:
         return self._sse if self._sse.has(exchange.in_session()) else self._http

@@ -184,11 +184,16 @@ class ProcessExited(Message, frozen=True):
 
 
 class ProcessGone(Message, frozen=True):
-    """Child actor to upstream: its process has ended, or could not be started; `text` says how."""
+    """Child actor to upstream: its process has ended, or could not be started; `text` says how.
+
+    `cut` says that this has cut short calls, and that all of them were streams: nobody waits for
+    their failure and so would tell of it.
+    """
 
     always_accepted: ClassVar[bool] = True
     child: str
     text: str
+    cut: bool = False
 
 
 class PingServer(Message, frozen=True):

@@ -10,7 +10,7 @@ asked for within the call, the call's clock stands still (MCP-X-7), but not for 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container, Iterable
 
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stdio_effects as e
@@ -34,6 +34,20 @@ KINDS = {
     Kind.NOTIFICATION: MessageKind.NOTIFICATION,
     Kind.RESPONSE: MessageKind.RESPONSE,
 }
+
+
+def cuts_streams_alone(ended: Iterable[LedgerEffect], waiting: Container[int]) -> bool:
+    """Whether the end of a child has cut short calls that may have been executed, all streams.
+
+    Args:
+        ended: what is to be done about the end.
+        waiting: the calls whose clients wait for the first word.
+    """
+    cut = [
+        effect.call_id for effect in ended
+        if isinstance(effect, e.FailCall) and effect.executed is Executed.UNKNOWN
+    ]
+    return bool(cut) and not any(call_id in waiting for call_id in cut)
 
 
 class Call:

@@ -17,6 +17,7 @@ from proxy_actors.policy.stdio_calls import (
     CANCELLED_S_MAX,
     GIVEN_UP_MAX,
     SILENT_S_MAX,
+    cuts_streams_alone,
 )
 from proxy_actors.policy.stdio_shared import OWN_S_MAX, SharedPolicy
 from proxy_actors.protocol import jsonrpc_rewrite
@@ -478,3 +479,19 @@ def test_line_of_the_proxy_is_one_line() -> None:
     line = written(b.submit(admitted(b'{"jsonrpc":"2.0","id":1,\n"method":"x",\r"params":{}}')))
     assert b"\n" not in line and b"\r" not in line
     assert jsonrpc_rewrite.request(b"2", "x", {}) == line
+
+
+@pytest.mark.parametrize("cut, waiting, expected", [
+    ([], {1}, False),
+    ([(1, Executed.UNKNOWN)], {1}, False),
+    ([(1, Executed.UNKNOWN)], {2}, True),
+    ([(1, Executed.NO)], set(), False),
+    ([(1, Executed.UNKNOWN), (2, Executed.NO)], {2}, True),
+    ([(1, Executed.UNKNOWN), (2, Executed.UNKNOWN)], {2}, False),
+], ids=str)  # fmt: skip
+def test_end_of_a_child_is_told_where_no_call_tells_of_it(
+    cut: list[tuple[int, Executed]], waiting: set[int], expected: bool
+) -> None:
+    """A call that never reached the child says nothing of it."""
+    ended = [e.FailCall(id, Reason.PROCESS_EXITED, "", executed) for id, executed in cut]
+    assert cuts_streams_alone([e.EndCall(7), *ended], waiting) is expected

@@ -25,7 +25,7 @@ OF_EVERY_MODE = (
     Defect("an exit leaves a call open", CallTable, "fail_all",
            "effects.append(e.FailCall(call.id, reason, text, executed))", "pass"),
     Defect("an exit leaves the calls of a child open", Channel, "_ended",
-           "self._apply(self._policy.exited(reason, text, unwritten))", "pass"),
+           "self._apply(effects)", "pass"),
     Defect("what was written counts as not executed", CallTable, "fail_all",
            "never = call.unsent or call.id in unwritten", "never = True"),
     Defect("a line is written twice", ChildPipes, "write",
