@@ -227,7 +227,12 @@ class GuardedForwarder(Forwarder):
 
     def _is_free(self, exchange: Exchange) -> bool:
         """Whether a request may go to any of several endpoints."""
-        return self._anywhere and exchange.in_session().upstream_session_id is None
+        if not self._anywhere:
+            return False
+        session = exchange.in_session()
+        if session.upstream_session_id is not None:
+            return False
+        return actor_of(session.endpoint) not in self._by_slot  # else it is bound to a channel
 
     def _find(self, session: Session) -> UpstreamEndpoint:
         """Find the endpoint at which a session is."""

@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 
-from proxy_actors.config.upstreams import Outliers, Reconnect
+from proxy_actors.config.upstreams import Checks, Endpoint, Outliers, Reconnect
 from proxy_actors.errors import Executed, FailedError, Reason, RefusedError, Side
 from proxy_actors.gateway.guarded import fault_of
 from proxy_actors.messages.guard import Fault
 from proxy_actors.messages.sessions import MoveSession
 from proxy_actors.messages.upstream import UpstreamDrained
-from proxy_actors.options import Affinity, Balance, OnSessionLost
+from proxy_actors.options import (
+    Affinity,
+    Balance,
+    CheckKind,
+    OnSessionLost,
+    StdioMode,
+    Transport,
+)
+from tests.gateway.channel_scene import COMMAND, OLD_URL, ChannelScene
 from tests.gateway.endpoint_scene import EndpointScene
 from tests.sim.virtual import Answer, VirtualConnection, call, note, request
 
@@ -87,6 +95,23 @@ def test_session_with_an_id_has_a_home_whatever_is_said() -> None:
     for n in range(4):
         assert scene.ask(call(n), session).status == 200
     assert sorted(scene.spread().values()) == [0, 4]
+
+
+@pytest.mark.parametrize("first, second, settings", [
+    ({"command": COMMAND}, {"command": COMMAND}, {"stdio": StdioMode.SESSION}),
+    ({"url": OLD_URL}, {"url": "http://b.test/sse"}, {"transport": Transport.SSE}),
+], ids=["process", "sse"])  # fmt: skip
+def test_session_with_a_channel_has_a_home_whatever_is_said(
+    first: Any, second: Any, settings: Any
+) -> None:
+    """It has no id of the server's, and yet is nowhere else."""
+    scene = ChannelScene(
+        endpoints={"a": Endpoint(**first), "b": Endpoint(**second)}, affinity=Affinity.NONE,
+        checks=Checks(kind=CheckKind.OFF), **settings,
+    )  # fmt: skip
+    for n in range(4):
+        assert scene.call(n).status == 200
+    assert not scene.errors
 
 
 def test_call_counts_at_its_endpoint_until_its_answer_has_ended() -> None:
