@@ -42,6 +42,7 @@ from proxy_actors.messages.upstream import (
     Readiness,
     UpstreamDrained,
 )
+from proxy_actors.policy.shares import Shares
 from proxy_actors.policy.stdio_sessions import SharedSessionsPolicy
 from proxy_actors.policy.stdio_shared import SharedPolicy
 from proxy_actors.policy.stdio_shared_children import (
@@ -100,6 +101,7 @@ class StdioShared(Actor):
         self._failure = failure
         self._use = UpstreamUse() if use is None else use
         self._describers_max = limits.waiters_max
+        self._describing = Shares(3 * limits.waiters_max)
         self._asks: dict[int, Reply] = {}
         self._listed: set[str] = set()
         self._describers: list[Reply] = []
@@ -178,14 +180,19 @@ class StdioShared(Actor):
         match message:
             case m.TakeChild(id) | m.SubmitCall(id) if asked is not None:
                 self._asks[id] = asked
-            case m.DescribeServer() if asked is not None:
-                if len(self._describers) < self._describers_max:
+            case m.DescribeServer(owner) if asked is not None:
+                if self._describing.has_room(owner):
+                    self._describing.enter(owner)
                     self._describers.append(asked)
                 else:
                     text = "too many wait for the server process to start"
                     asked.fail(FailedError(Reason.OVERLOADED, text, upstream=self._upstream))
             case m.ReleaseChild(id) | m.AbandonCall(id):
                 self._asks.pop(id, None)
+
+    def _forget_describers(self) -> None:
+        self._describers.clear()
+        self._describing = Shares(3 * self._describers_max)
 
     def _send_to_all(self, message: m.SendMessage) -> None:
         for name in list(self.children):
@@ -212,12 +219,12 @@ class StdioShared(Actor):
                 case e.AnswerDescribed(described):
                     for reply in self._describers:
                         reply.set(described)
-                    self._describers.clear()
+                    self._forget_describers()
                 case e.FailDescribed(text, retry_after_s):
                     error = self._unavailable(text, retry_after_s)
                     for reply in self._describers:
                         reply.fail(error)
-                    self._describers.clear()
+                    self._forget_describers()
                 case e.DrainChild(child):
                     self._tell_child(child, m.DrainProcess())
                 case e.WakeRespawn(after_s, generation):

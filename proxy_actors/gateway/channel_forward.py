@@ -129,7 +129,9 @@ class ChannelForwarder(Forwarder):
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
     ) -> Response:
         principal = "" if exchange.session is None else exchange.session.principal
-        ask = SubmitCall(exchange.id, session_key, exchange.message, deadline_s, principal)
+        ask = SubmitCall(
+            exchange.id, session_key, exchange.message, deadline_s, principal, exchange.owner
+        )
         # A name that nobody bears at the moment takes nothing; an actor that ends might have.
         running = target.ref is not None
         answered = False

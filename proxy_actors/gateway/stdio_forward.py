@@ -74,7 +74,9 @@ class SharedForwarder(ChannelForwarder):
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session at the shared children."""
         deadline_s = self.opening_deadline_s(exchange)
-        described: ServerDescribed = self._slot.ask(DescribeServer(), deadline_s)
+        described: ServerDescribed = self._slot.ask(
+            DescribeServer(exchange.owner), deadline_s
+        )
         assert exchange.message.id is not None
         version = agreed_version(exchange.message, described.version)
         members = msgspec.json.decode(described.result, type=dict[str, Raw])
@@ -91,16 +93,16 @@ class SharedForwarder(ChannelForwarder):
         use.calls += 1
         try:
             if use.rests:
-                self._wake(exchange.deadline_s)
+                self._wake(exchange)
             return self._call(exchange)
         finally:
             use.end(self._world.now_s())
 
-    def _wake(self, deadline_s: float) -> None:
+    def _wake(self, exchange: Exchange) -> None:
         """Have the processes started, and wait until one has shaken hands."""
         try:
-            until_s = min(deadline_s, self._world.now_s() + self.initialize_s_max)
-            self._slot.ask(DescribeServer(), until_s)
+            until_s = min(exchange.deadline_s, self._world.now_s() + self.initialize_s_max)
+            self._slot.ask(DescribeServer(exchange.owner), until_s)
         except (DeadlineError, ActorStoppedError, MailboxFullError) as error:
             text = "the server process did not start in time"
             raise FailedError(

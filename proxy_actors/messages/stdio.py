@@ -56,8 +56,10 @@ class DescribeServer(Message, frozen=True):
     """Exchange to stdio upstream, asked, in SHARED and POOL mode: who is behind it?
 
     Answered with a `ServerDescribed` once a child has been initialized (within the deadline of
-    the ask), or a FailedError.
+    the ask), or a FailedError. `owner` is who waits for it.
     """
+
+    owner: Owner = NOBODY
 
 
 class ServerDescribed(Message, frozen=True):
@@ -72,7 +74,7 @@ class SubmitCall(Message, frozen=True):
 
     Answered with a `CallAnswered`, or with a `CallStreaming` as soon as anything other than the
     answer arrives for the call, or a FailedError. An ask that ends without an answer must be
-    followed by `AbandonCall`.
+    followed by `AbandonCall`. `owner` is whose share of what may be in flight it comes out of.
     """
 
     call_id: int
@@ -80,6 +82,7 @@ class SubmitCall(Message, frozen=True):
     request: jsonrpc.Message
     deadline_s: float
     principal: str = ""
+    owner: Owner = NOBODY
 
 
 class StreamRefused(Message, frozen=True):

@@ -14,14 +14,17 @@ from collections.abc import Collection, Container, Iterable
 
 from proxy_actors.errors import Executed, Reason
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.stdio import PostFailed, SubmitCall
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
 from proxy_actors.policy.event_stream import CLIENT_ANSWER_S_MAX
+from proxy_actors.policy.shares import Shares
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Kind, Message
 from proxy_actors.protocol.revisions import INITIALIZE
 
+# What a session may have in flight while no other has anything.
 CALLS_MAX = 1000
 GIVEN_UP_MAX = 1000
 SILENT_S_MAX = 10.0
@@ -63,7 +66,7 @@ class Call:
 
     __slots__ = (
         "alone", "cancelled", "client_id", "client_token", "deadline_s", "id", "method",
-        "open_requests", "over", "principal", "session_key", "stands_since_s", "streaming",
+        "open_requests", "over", "owner", "principal", "session_key", "stands_since_s", "streaming",
         "submitted_s", "unsent", "upstream_id", "upstream_token",
     )  # fmt: skip
 
@@ -73,6 +76,7 @@ class Call:
         self.id = submit.call_id
         self.session_key = submit.session_key
         self.principal = submit.principal
+        self.owner = submit.owner
         self.client_id = request.id
         self.client_token = request.progress_token()
         self.upstream_id = upstream_id
@@ -104,6 +108,7 @@ class CallTable:
         self._by_id: dict[bytes, Call] = {}
         self._by_client: dict[tuple[str, bytes], Call] = {}
         self._by_token: dict[bytes, Call] = {}
+        self._shares = Shares(3 * CALLS_MAX)
         # Calls that ended without a response, by their ids at the child: it may still be at them.
         self._given_up: dict[bytes, str] = {}
 
@@ -113,8 +118,13 @@ class CallTable:
     def __contains__(self, call_id: int) -> bool:
         return call_id in self._by_call
 
+    def has_room(self, owner: Owner) -> bool:
+        """Whether one more call of this owner's may be in flight."""
+        return self._shares.has_room(owner)
+
     def enter(self, call: Call) -> None:
         """Enter a call; its ids must not be taken."""
+        self._shares.enter(call.owner)
         self._by_call[call.id] = call
         self._by_id[call.upstream_id] = call
         self._by_client[call.session_key, call.client_id] = call
@@ -147,12 +157,6 @@ class CallTable:
         """List the calls within which a server may ask or tell something, oldest first."""
         calls = (call for call in self._by_call.values() if not call.alone)
         return [call for call in calls if call.method != INITIALIZE]
-
-    def sent(self, upstream_id: bytes) -> None:
-        """The request under this id has been held back until now."""
-        call = self._by_id.get(upstream_id)
-        if call is not None:
-            call.unsent = False
 
     def emit(self, call: Call, frame: Message, data: bytes, effects: list[LedgerEffect]) -> None:
         """Give a message other than the response to the call."""
@@ -282,6 +286,7 @@ class CallTable:
 
     def _leave(self, call: Call) -> None:
         call.over = True
+        self._shares.leave(call.owner)
         del self._by_call[call.id]
         del self._by_id[call.upstream_id]
         del self._by_client[call.session_key, call.client_id]

@@ -29,7 +29,7 @@ from proxy_actors.errors import INTERNAL_ERROR, Executed, Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import LedgerEffect
-from proxy_actors.policy.stdio_calls import CALLS_MAX, CANNOT_BE_ASKED, KINDS, Call, CallTable
+from proxy_actors.policy.stdio_calls import CANNOT_BE_ASKED, KINDS, Call, CallTable
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Kind, Message
 from proxy_actors.protocol.revisions import CANCELLED, PING, PROGRESS
@@ -136,7 +136,7 @@ class ExclusivePolicy:
         if self._draining:
             text = "the upstream is being drained"
             effects.append(e.FailCall(submit.call_id, Reason.DRAINING, text, Executed.NO))
-        elif len(self._calls) >= CALLS_MAX:
+        elif not self._calls.has_room(submit.owner):
             text = "too many calls are in flight"
             effects.append(e.FailCall(submit.call_id, Reason.OVERLOADED, text, Executed.NO))
         elif self._calls.find(request.id) is not None:

@@ -3,7 +3,9 @@
 Every request gets an id that is unique at this child, and so does its progress token; both are the
 client's own again, value and type, in what comes back (THR-T4). The proxy shakes hands with the
 child itself and declares no capability, so a server that asks the client something is refused at
-once: nobody could say which client it means. Until the handshake is done requests are held back.
+once: nobody could say which client it means. Until the handshake is done requests are held back,
+and then sent so that owners take turns. How much of what may be in flight is whose is told in
+`policy/shares.py`.
 What comes without naming a call goes to the upstream, which knows the sessions.
 `actors/stdio_process.py` is the shell.
 """
@@ -21,7 +23,8 @@ from proxy_actors.errors import METHOD_NOT_FOUND, Executed, Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.stdio_effects import LedgerEffect
-from proxy_actors.policy.stdio_calls import CALLS_MAX, Call, CallTable
+from proxy_actors.policy.shares import in_turn
+from proxy_actors.policy.stdio_calls import Call, CallTable
 from proxy_actors.policy.stdio_exclusive import SWEEP_INTERVAL_S
 from proxy_actors.protocol import jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Kind, Message
@@ -148,7 +151,7 @@ class SharedPolicy:
         if self._draining:
             text = "the upstream is being drained"
             effects.append(e.FailCall(submit.call_id, Reason.DRAINING, text, Executed.NO))
-        elif len(self._calls) >= CALLS_MAX:
+        elif not self._calls.has_room(submit.owner):
             text = "too many calls are in flight"
             effects.append(e.FailCall(submit.call_id, Reason.OVERLOADED, text, Executed.NO))
         elif self._calls.find_by_client(submit.session_key, request.id) is not None:
@@ -228,10 +231,10 @@ class SharedPolicy:
         effects.append(e.WriteFrame(jsonrpc_rewrite.notification(INITIALIZED)))
         effects.append(e.AnnounceReady(described))
         held, self._held = self._held, {}
-        for id, request in held.items():
-            if self._is_open(id):
-                effects.append(request)
-                self._calls.sent(id)
+        effects += [request for id, request in held.items() if id in self._own]
+        for call in in_turn(call for id in held if (call := self._calls.find(id)) is not None):
+            effects.append(held[call.upstream_id])
+            call.unsent = False
 
     def _refuse(self, frame: Message, effects: list[LedgerEffect]) -> None:
         assert frame.id is not None

@@ -8,7 +8,13 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+
+from proxy_actors.errors import FailedError, Reason
+from proxy_actors.messages.pool import Owner
+from proxy_actors.messages.stdio import DescribeServer
 from proxy_actors.options import StdioMode
+from proxy_actors.policy import stdio_calls
 from proxy_actors.policy.stdio_shared_children import SharedChildrenLimits
 from proxy_actors.storage.memory import MemoryStore
 from proxy_actors.world.base import ChildCommand
@@ -23,8 +29,11 @@ from tests.stdio_plane import StdioPlane
 class Crowd(ClientWorld):
     """The proxy before such servers, and two clients of one address, whose shares are sessions'."""
 
-    def __init__(self, mode: StdioMode, waiters_max: int = 1000) -> None:
+    def __init__(
+        self, mode: StdioMode, waiters_max: int = 1000, starts_s: float = 0.0
+    ) -> None:
         super().__init__(1, Faults(fragment=0.0))
+        self.starts_s = starts_s
         self.programs["server"] = self._serve
         limits = SharedChildrenLimits(1, waiters_max)
         self.plane = StdioPlane(
@@ -32,7 +41,8 @@ class Crowd(ClientWorld):
         )
         self.plane.start()
         self.run(1.0)
-        self.hog, self.other = self.do(self._open), self.do(self._open)
+        if not starts_s:
+            self.hog, self.other = self.do(self._open), self.do(self._open)
 
     def start(self, session: str, calls: int) -> list[Answer]:
         """Send calls, each on a connection of its own; the answers fill as they come."""
@@ -55,6 +65,7 @@ class Crowd(ClientWorld):
         return id.decode()
 
     def _serve(self, process: SimProcess) -> int:
+        self.pass_time(self.starts_s)
         reader = LineReader(process.input)
         while line := reader.line(math.inf):
             message = json.loads(line)
@@ -92,3 +103,44 @@ def test_full_line_for_a_pool_makes_room_for_another_session() -> None:
     crowd.run(5.0)
     assert late.status == 200
     assert sorted(x.status or 0 for x in calls) == [200, 200, 200, 503]
+
+
+def test_session_with_many_calls_at_a_shared_child_leaves_room_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is in flight is not taken back: a session alone gets a third of what may be."""
+    monkeypatch.setattr(stdio_calls, "CALLS_MAX", 3)
+    crowd = Crowd(StdioMode.SHARED)
+    calls = crowd.start(crowd.hog, 5)
+    crowd.run(0.5)
+    late = crowd.start(crowd.other, 1)
+    crowd.run(0.4)
+    refused = [call for call in calls if call.complete]
+    assert [call.error["data"]["reason"] for call in refused] == ["overloaded"] * 2
+    crowd.run(10.0)
+    assert [answer.status for answer in late] == [200]
+    assert sorted(x.status or 0 for x in calls) == [200] * 3 + [503] * 2
+
+
+@pytest.mark.parametrize("mode", [StdioMode.SHARED, StdioMode.POOL])
+def test_who_waits_for_the_first_child_leaves_room_for_others(mode: StdioMode) -> None:
+    crowd = Crowd(mode, waiters_max=2, starts_s=5.0)
+    told: list[tuple[str, Reason | None]] = []
+
+    def describe(name: str) -> None:
+        try:
+            crowd.plane.upstream.ask(DescribeServer(Owner(name)), crowd.now_s() + 10.0)
+            told.append((name, None))
+        except FailedError as error:
+            told.append((name, error.reason))
+
+    for name in ("hog", "hog", "hog", "hog", "other"):
+        crowd.spawn("client", lambda name=name: describe(name))
+    crowd.run(1.0)
+    assert told == [("hog", Reason.OVERLOADED)] * 2
+    crowd.run(5.0)
+    assert sorted(told[2:]) == [("hog", None), ("hog", None), ("other", None)]
+    for _ in range(3):
+        crowd.spawn("client", lambda: describe("hog"))
+        crowd.run(0.1)
+    assert told[5:] == [("hog", None)] * 3, "who has been told waits no more"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.pool import NOBODY, Owner
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.policy.stdio_exclusive import (
     SWEEP_INTERVAL_S,
@@ -38,11 +39,14 @@ class Bench:
     def tell(self, message: ExclusiveMessage | SharedMessage) -> list[LedgerEffect]:
         return self.note(self.policy.handle(message, self.now_s))  # type: ignore[arg-type]
 
-    def submit(self, call: Message | None = None, key: str = "a") -> list[LedgerEffect]:
+    def submit(
+        self, call: Message | None = None, key: str = "a", owner: Owner = NOBODY
+    ) -> list[LedgerEffect]:
         """Submit the next call; by default one of its own number."""
         self.calls += 1
         call = call or request(b"%d" % self.calls)
-        return self.tell(m.SubmitCall(self.calls, key, call, self.now_s + CALL_S))
+        deadline_s = self.now_s + CALL_S
+        return self.tell(m.SubmitCall(self.calls, key, call, deadline_s, owner=owner))
 
     def receive(self, frame: Message) -> list[LedgerEffect]:
         return self.tell(m.FrameReceived(frame))

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from proxy_actors.errors import METHOD_NOT_FOUND, Executed, Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
-from proxy_actors.policy.stdio_calls import CANCELLED_S_MAX, SILENT_S_MAX
+from proxy_actors.policy.shares import Shares
+from proxy_actors.policy.stdio_calls import CALLS_MAX, CANCELLED_S_MAX, SILENT_S_MAX
 from proxy_actors.policy.stdio_exclusive import SWEEP_INTERVAL_S
 from proxy_actors.policy.stdio_shared import OWN_S_MAX, SharedMessage, SharedPolicy
 from proxy_actors.protocol import jsonrpc_rewrite
@@ -109,8 +111,8 @@ class Own:
 class SharedSubject(Subject):
     """One child's ledger, in POOL mode.
 
-    `keys` are the sessions; `own` says that the proxy asks something itself, `late` that the child
-    answers what was given up.
+    `keys` are the sessions, all of one owner but for "c"; `own` says that the proxy asks something
+    itself, `late` that the child answers what was given up, `bound` how many calls there may be.
     """
 
     def __init__(
@@ -121,7 +123,9 @@ class SharedSubject(Subject):
         drains: bool = False,
         shaken: bool = False,
         late: bool = False,
+        bound: int = 3 * CALLS_MAX,
     ) -> None:
+        self.bound = bound
         self.keys, self.own, self.time, self.drains, self.late = keys, own, time, drains, late
         self.now_s = 1000.0
         self.calls: list[Call] = []
@@ -134,6 +138,7 @@ class SharedSubject(Subject):
         self.ready = self.armed = self.draining = self.drained = self.gone = False
         self.numbers = self.generation = 0
         self.policy = SharedPolicy(announces_ends=True)
+        self.policy._calls._shares = Shares(bound)
         hello, *rest = self.policy.begin(self.now_s)
         assert isinstance(hello, e.WriteFrame)
         self.handshake.id = self._fresh(hello.data)
@@ -147,7 +152,9 @@ class SharedSubject(Subject):
         if self.gone:
             return
         for key in self.keys:
-            yield m.SubmitCall(self.numbers + 1, key, CALL, self.now_s + CALL_S)
+            yield m.SubmitCall(
+                self.numbers + 1, key, CALL, self.now_s + CALL_S, owner=owner_of(key)
+            )
             yield m.SendMessage(key, CANCEL)
         if self.handshake is not None:
             yield from (Shakes(True), Shakes(False))
@@ -314,6 +321,12 @@ class SharedSubject(Subject):
         if self.draining:
             text = "the upstream is being drained"
             return [e.FailCall(submit.call_id, Reason.DRAINING, text, Executed.NO)]
+        names = [owner_of(call.key).name for call in self.calls]
+        own = names.count(submit.owner.name)
+        own += sum(call.key == submit.session_key for call in self.calls)
+        if len(self.calls) + own >= self.bound:
+            text = "too many calls are in flight"
+            return [e.FailCall(submit.call_id, Reason.OVERLOADED, text, Executed.NO)]
         if any(call.key == submit.session_key for call in self.calls):
             return [e.RefuseCall(submit.call_id, "a request with this id is in flight")]
         self.refused = []
@@ -346,7 +359,7 @@ class SharedSubject(Subject):
         self.ready = True
         effects: list[LedgerEffect] = [self.written.pop(0), e.AnnounceReady(DESCRIBED)]
         check(effects[0] == e.WriteFrame(INITIALIZED), "the handshake is not finished")
-        for asked in self.held:
+        for asked in sorted(self.held, key=lambda asked: isinstance(asked, Call)):
             if asked in (*self.calls, *self.owns):
                 effects += self._write(asked)
         self.held = []
@@ -486,3 +499,7 @@ def cancellation(id: bytes) -> e.WriteFrame:
     return e.WriteFrame(
         b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%b}}' % id
     )
+
+
+def owner_of(key: str) -> Owner:
+    return Owner("two" if key == "c" else "one", key)

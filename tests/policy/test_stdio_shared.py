@@ -10,6 +10,7 @@ import pytest
 from proxy_actors.errors import METHOD_NOT_FOUND, Executed, Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import MessageKind
 from proxy_actors.policy.stdio_calls import (
@@ -36,6 +37,7 @@ from tests.policy.stdio_frames import (
 )
 
 HANDSHAKE = b"1"
+ONE_A, ONE_B, TWO_C = Owner("one", "a"), Owner("one", "b"), Owner("two", "c")
 TIMED_OUT = "the upstream did not answer in time"
 
 
@@ -107,7 +109,7 @@ def test_child_that_does_not_answer_initialize_is_given_up() -> None:
 
 
 def test_nothing_is_said_before_the_handshake_is_done() -> None:
-    """2025-11-25 basic/lifecycle; then all that was held back is, in order."""
+    """2025-11-25 basic/lifecycle; then all that was held back is, the proxy's first."""
     b = unready()
     assert b.submit(request(b"1")) == []
     assert b.tell(m.SubmitOwn(5, "logging/setLevel", b"{}")) == []
@@ -115,10 +117,19 @@ def test_nothing_is_said_before_the_handshake_is_done() -> None:
     assert dropped(b.send(notification("notifications/x"))) == 1
     _, _, *held = b.receive(shaken())
     lines = [effect for effect in held if isinstance(effect, e.WriteFrame)]
-    assert [line.call_id for line in lines] == [1, None, 2]
+    assert [line.call_id for line in lines] == [None, 1, 2]
     assert [member(line.data, "method") for line in lines] == [
-        b'"tools/call"', b'"logging/setLevel"', b'"tools/call"'
+        b'"logging/setLevel"', b'"tools/call"', b'"tools/call"'
     ]
+
+
+def test_what_was_held_back_is_sent_so_that_owners_take_turns() -> None:
+    b = unready()
+    for owner in (ONE_A, ONE_A, ONE_B, TWO_C):
+        b.submit(owner=owner)
+    _, _, *held = b.receive(shaken())
+    lines = [effect.call_id for effect in held if isinstance(effect, e.WriteFrame)]
+    assert lines == [1, 4, 3, 2]
 
 
 def test_call_that_was_given_up_before_the_handshake_is_never_sent() -> None:
@@ -471,6 +482,25 @@ def test_number_of_calls_is_bounded_before_the_handshake_too() -> None:
         b.submit()
     text = "too many calls are in flight"
     assert b.submit() == [e.FailCall(CALLS_MAX + 1, Reason.OVERLOADED, text, Executed.NO)]
+
+
+def test_who_has_all_that_it_can_get_leaves_room_for_others() -> None:
+    """A session for another one of its owner, the two for another owner, and what ends for all."""
+    b = bench()
+
+    def submitted(owner: Owner) -> int:
+        """Submit until it is refused."""
+        for count in range(3 * CALLS_MAX + 1):
+            if isinstance(b.submit(key=owner.session, owner=owner)[0], e.FailCall):
+                return count
+        raise AssertionError("no bound")
+
+    assert [submitted(x) for x in (ONE_A, ONE_B, TWO_C)] == [CALLS_MAX, 334, 556]
+    assert submitted(ONE_A) == submitted(TWO_C) == 0
+    assert submitted(Owner("three", "d")) == 370
+    for call_id in range(1, CALLS_MAX + 1):
+        b.tell(m.AbandonCall(call_id))
+    assert submitted(TWO_C) > 0
 
 
 def test_line_of_the_proxy_is_one_line() -> None:
