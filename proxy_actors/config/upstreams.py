@@ -275,7 +275,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     outliers: Outliers = Outliers()
     requests_max: Annotated[
         Count, doc("Requests in flight at an endpoint; further ones are refused with 503.")
-    ] = 1024
+    ] = 4096
     breaker: Breaker = Breaker()
     retries: Retries = Retries()
     timeouts: Timeouts = Timeouts()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from proxy_actors.messages.breaker import Opened
 from proxy_actors.policy.peak_ewma import PeakEwma
 
-REQUESTS_MAX = 1024
+# More than what can be in hand where owners have their shares: so one alone does not come to it.
+REQUESTS_MAX = 4096
 
 
 class EndpointState:
