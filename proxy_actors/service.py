@@ -56,7 +56,9 @@ def run(options: RunOptions) -> int:
     _allow_descriptors()
     os.environ.setdefault("GEVENT_RESOLVER", "ares")
     from proxy_actors import logs
+    from proxy_actors.transports.heap import give_large_blocks_back
 
+    give_large_blocks_back()
     logs.install(options.logging_ini, options.log_level)
     from proxy_actors.transports import log_queue
 
