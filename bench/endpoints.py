@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -108,10 +109,13 @@ def main() -> int:
     options = parser.parse_args()
     seen = {fault: measure(options.balance, fault, options.seconds) for fault in FAULTS}
     peak = seen["none"].rate
+    how = (
+        "Made by `make bench-endpoints`: " + (__doc__ or "").split("\n\n")[1]
+        + f" `balance = \"{options.balance}\"`, {options.seconds} s each, {os.cpu_count()} cores."
+    )
     lines = [
         "# One of three servers fails", "",
-        "Made by `make bench-endpoints`: " + " ".join((__doc__ or "").split("\n\n")[1].split()),
-        f"`balance = \"{options.balance}\"`, {options.seconds} s each, {os.cpu_count()} cores.", "",
+        textwrap.fill(" ".join(how.split()), 100), "",
         "| what one does | requests/s | of the peak | p50 ms | p99 ms | errors % |",
         "|---|---|---|---|---|---|",
     ]
