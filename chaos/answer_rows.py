@@ -9,7 +9,7 @@ from chaos.footing import rss_bytes
 from chaos.http_rows import BROKEN, NO_HTTP
 from chaos.ledger import ANSWERED
 from chaos.scorecard import plays
-from chaos.servers import http_upstream
+from chaos.servers import NO_BREAKERS, http_upstream
 from chaos.stage import Stage
 
 MEGABYTE = 1 << 20
@@ -39,7 +39,7 @@ NOT_HTTP = (
 @plays("N10", "what is no HTTP, in ten ways, and an answer of 17 MB")
 def no_http(stage: Stage) -> None:
     """502, on connections that are not used again; memory is bounded."""
-    stage.serve(http_upstream(stage.http_server().url))
+    stage.serve(http_upstream(stage.http_server().url, after=NO_BREAKERS))
     session = stage.session()
     before = rss_bytes(stage.proxy.pid)
     for text in stage.chance.sample(NOT_HTTP, len(NOT_HTTP)):
@@ -89,7 +89,7 @@ def redirects(stage: Stage) -> None:
 @plays("N20", "a gzip bomb: 10 MB in 10 kB, ten times")
 def bomb(stage: Stage) -> None:
     """Not asked for, not decoded, not passed on."""
-    stage.serve(http_upstream(stage.http_server().url))
+    stage.serve(http_upstream(stage.http_server().url, after=NO_BREAKERS))
     session = stage.session()
     bomb = gzip.compress(b" " * 10_000_000).decode("latin-1")
     head = f"{_HEAD}{_JSON}Content-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"

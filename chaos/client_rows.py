@@ -17,6 +17,7 @@ from chaos.load import VICTIM
 from chaos.scorecard import plays
 from chaos.servers import http_upstream, stdio_upstream
 from chaos.stage import Stage
+from proxy_actors.transports.heap import TRIM_S
 from tests.sim.virtual import Answer, call, request
 from tests.wire.http_client import Wire
 from tests.wire.session_client import Session, SessionClient
@@ -73,7 +74,7 @@ def leaving(stage: Stage) -> None:
 
 @plays("C2", "five clients that read nothing of streams of 20 MB, with small buffers")
 def slow_readers(stage: Stage) -> None:
-    """Each is cut off within bounds; memory is bounded, others do not notice."""
+    """Each is cut off within bounds; memory is bounded and given back, others do not notice."""
     stage.serve(http_upstream(stage.http_server().url), settings=IMPATIENT)
     session = stage.session()
     before = rss_bytes(stage.proxy.pid)
@@ -92,6 +93,9 @@ def slow_readers(stage: Stage) -> None:
     for opened in wires:
         opened.close()
     stage.recovered(0.5, session)
+    stage.until(
+        lambda: rss_bytes(stage.proxy.pid) - before < 20 * MEGABYTE, 2 * TRIM_S, "memory is back"
+    )
 
 
 @plays("C3", f"{LISTENERS} idle streams, one broadcast, and a reset of all at once")

@@ -13,7 +13,7 @@ from chaos.ledger import ANSWERED, CUT, REFUSED
 from chaos.name_server import FAILED, FOUND, NAME, NO_SUCH_NAME, SILENT, NameServer
 from chaos.relay import CLOSE, RESET
 from chaos.scorecard import plays
-from chaos.servers import http_upstream
+from chaos.servers import NO_BREAKERS, http_upstream
 from chaos.stage import NotHere, Stage
 from tests.certificates import Authority
 
@@ -156,7 +156,7 @@ def lost_sessions(stage: Stage) -> None:
     way = stage.chance.choice(["end", "reinitialize"])
     stage.figures["on-session-lost"] = way
     server = stage.http_server()
-    stage.serve(http_upstream(server.url, on_session_lost=way))
+    stage.serve(http_upstream(server.url, after=NO_BREAKERS, on_session_lost=way))
     session = stage.session()
     stage.ends(stage.call(session), {ANSWERED})
     load = stage.load()
@@ -222,7 +222,7 @@ def slow_server(stage: Stage) -> None:
 def stale_connections(stage: Stage) -> None:
     """Lists are repeated and never fail; a call is not executed twice."""
     relay = stage.before(stage.http_server().address)
-    stage.serve(http_upstream(relay.url))
+    stage.serve(http_upstream(relay.url, after=NO_BREAKERS))
     session = stage.session()
     load = stage.load(clients=3, pause_s=0.0)
     lists = Counter()

@@ -48,6 +48,7 @@ _LIMITS = """## What no row shows
   say that there is no such name (RFC 8767). P2: HUP reads no file. P11 refuses connections and
   resets no stream. C12: `/health` has no door of its own, so who is not connected yet is refused
   like others.
+- N7, N10, N12 and N20 have no breakers: they would open, and the row is about what comes before.
 - Breakers that open at N1 and U3, and retries at another endpoint, are the matter of `tests/`.
 """
 

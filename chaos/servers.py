@@ -86,6 +86,10 @@ class HttpServer:
             self.kill()
 
 
+# For faults that would have a breaker open, where the row is about what comes before.
+NO_BREAKERS = "[upstreams.victim.breaker]\nenabled = false\n"
+
+
 def http_upstream(url: str, pool: str = "", after: str = "", **settings: object) -> str:
     """The table of an upstream at a URL; its credentials must be told nobody.
 

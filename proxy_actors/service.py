@@ -56,9 +56,7 @@ def run(options: RunOptions) -> int:
     _allow_descriptors()
     os.environ.setdefault("GEVENT_RESOLVER", "ares")
     from proxy_actors import logs
-    from proxy_actors.transports.heap import give_large_blocks_back
 
-    give_large_blocks_back()
     logs.install(options.logging_ini, options.log_level)
     from proxy_actors.transports import log_queue
 
@@ -112,6 +110,7 @@ class _Service:
         from proxy_actors.storage.open import open_store, open_stream_store
         from proxy_actors.transports.activation import inherited_listener
         from proxy_actors.transports.guardian_client import GuardianClient
+        from proxy_actors.transports.heap import HeapTrimmer
         from proxy_actors.transports.stall_watch import StallWatch
         from proxy_actors.transports.store_thread import StoreThread
         from proxy_actors.transports.stream_store_thread import StreamStoreThread
@@ -140,6 +139,7 @@ class _Service:
             self._world, config, self._store, self._date, dict(os.environ), self._streams
         )
         self._stalls = StallWatch(get_hub().loop)
+        self._heap = HeapTrimmer()
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent
         self._waiter = self._world.waiter()
         self._stops = 0
@@ -218,6 +218,7 @@ class _Service:
 
     def _close(self) -> None:
         self._stalls.close()
+        self._heap.close()
         self._store.close(self._world.now_s() + STOP_S_MAX)
         if self._streams is not None:
             self._streams.close(self._world.now_s() + STOP_S_MAX)

@@ -1,23 +1,35 @@
-"""How the C library keeps memory that was freed.
+"""Has the C library give back to the system what was freed.
 
-glibc takes large blocks from the system and gives them back when they are freed; but each such
-block that is freed raises what counts as large, up to 32 MB (mallopt(3)). From then on large
-answers come from the heap, between small blocks that stay, and the process grows for hours. Owns
-nothing.
+What glibc frees it keeps, unless it lies at the very end of its heap; and large answers lie between
+small things that stay. So a process grows for hours to a multiple of what it needs. A thread of its
+own has the heap trimmed now and then (malloc_trim(3)), which takes a millisecond or two. Owns that
+thread.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 
-# The parameters of mallopt(3), from malloc.h, and their values at the start.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-LARGE_BYTES = 128 * 1024
+TRIM_S = 15.0
 
 
-def give_large_blocks_back() -> None:
-    """Have what counts as large stay as it is. No effect where the C library is not glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, LARGE_BYTES)
+class HeapTrimmer:
+    """Trims until `close`. Does nothing where the C library is not glibc."""
+
+    def __init__(self, every_s: float = TRIM_S) -> None:
+        self._every_s = every_s
+        self._over = threading.Event()
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if self._trim is not None:
+            # A daemon: it must not keep a process from ending that does not close it.
+            threading.Thread(target=self._run, name="heap", daemon=True).start()
+
+    def close(self) -> None:
+        """Trim no more."""
+        self._over.set()
+
+    def _run(self) -> None:
+        assert self._trim is not None
+        while not self._over.wait(self._every_s):
+            self._trim(0)
