@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+from chaos.fault_proxy import FaultProxy
 from chaos.http_rows import BROKEN, UNREACHED
 from chaos.ledger import ANSWERED
 from chaos.relay import RESET
@@ -20,6 +21,13 @@ def endpoints(urls: list[str], settings: str, after: str) -> str:
     return f'affinity = "none"\ntransport = "streamable"\n{settings}\n{tables}{after}'
 
 
+def relayed(stage: Stage, count: int) -> list[FaultProxy]:
+    """Start so many servers, each behind a fault proxy."""
+    return [
+        stage.before(stage.http_server("stateless", apart=True).address) for _ in range(count)
+    ]
+
+
 def shares(stage: Stage, seconds: float) -> tuple[list[float], Counter[str]]:
     """Have four clients call for a while; return each endpoint's share, and how calls ended."""
     before = stage.executed()
@@ -33,9 +41,7 @@ def shares(stage: Stage, seconds: float) -> tuple[list[float], Counter[str]]:
 @plays("N16", "of five endpoints one refuses, then all, then all but one; then all are back")
 def bad_endpoints(stage: Stage) -> None:
     """Traffic goes to who can serve, evenly, and is refused at once when nobody can."""
-    relays = [
-        stage.before(stage.http_server("stateless", apart=True).address) for _ in range(5)
-    ]
+    relays = relayed(stage, 5)
     checks = (
         '[upstreams.victim.checks]\nkind = "tcp"\ninterval-s = 0.3\nfast-interval-s = 0.1\n'
         "down-interval-s = 0.3\nfall = 2\n"
@@ -72,9 +78,7 @@ def bad_endpoints(stage: Stage) -> None:
 @plays("N17", "one of two endpoints is good and bad by turns of 0.7 s, for 12 s")
 def flapping(stage: Stage) -> None:
     """Its ejections last longer and longer, and its share of failures falls."""
-    relays = [
-        stage.before(stage.http_server("stateless", apart=True).address) for _ in range(2)
-    ]
+    relays = relayed(stage, 2)
     ways = (
         '[upstreams.victim.checks]\nkind = "off"\n[upstreams.victim.outliers]\n'
         "consecutive-failures = 2\nbase-ejection-s = 0.7\nmax-ejection-s = 5\n"

@@ -32,8 +32,8 @@ from proxy_actors.options import RunOptions
 if TYPE_CHECKING:
     from proxy_actors.transports.log_queue import LogQueue
 
-# The listener takes a second less, if all goes well.
-HAND_OVER_S_MAX = 16.0
+# What a hand-over may take beyond the listener's own bound.
+HAND_OVER_GRACE_S = 1.0
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
 LOG_S_MAX = 0.2
@@ -185,10 +185,12 @@ class _Service:
         """
         from proxy_actors.messages.lifecycle import ChildStopped
         from proxy_actors.messages.server import ListenerHandedOver
+        from proxy_actors.transports.http_server import HAND_OVER_S_MAX
 
         if self._app.hand_over():
-            logger.info("handing_over seconds_max=%d", HAND_OVER_S_MAX)
-            self._wait_for(lambda mail: isinstance(mail, ListenerHandedOver), HAND_OVER_S_MAX)
+            seconds = HAND_OVER_S_MAX + HAND_OVER_GRACE_S
+            logger.info("handing_over seconds_max=%d", seconds)
+            self._wait_for(lambda mail: isinstance(mail, ListenerHandedOver), seconds)
         logger.info("draining seconds_max=%d", DRAIN_S_MAX)
         self._app.drain()
         drained = self._wait_for(self._app.is_drained, DRAIN_S_MAX)

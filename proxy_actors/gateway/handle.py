@@ -43,8 +43,8 @@ from proxy_actors.world.base import ByteStream
 READ_BYTES_MAX = 65_536
 # No less than this is read ahead of any connection anyway.
 UNCOUNTED_BYTES_MAX = 4096
-# How long a client that was not told of a drain, since its answer had begun, may have begun with
-# another request.
+# How long, in a drain, another request may be underway on a connection that looks idle: its client
+# was not told of the drain where the answer had begun before.
 LAST_S_MAX = 0.2
 
 logger = logging.getLogger("proxy_actors.gateway")

@@ -37,7 +37,7 @@ from proxy_actors.errors import (
     StreamClosedError,
 )
 from proxy_actors.gateway import rescue
-from proxy_actors.gateway.handle import ClientConnection
+from proxy_actors.gateway.handle import LAST_S_MAX, ClientConnection
 from proxy_actors.gateway.relay import write_response
 from proxy_actors.gateway.wiring import Wiring
 from proxy_actors.messages.lifecycle import Stop
@@ -62,8 +62,6 @@ REFUSE_S_MAX = 1.0
 REFUSING_MAX = 64
 # How long calls that a stop has cut short may take to be answered.
 ANSWER_S_MAX = 1.0
-# How long a request may be underway on a connection that looks idle.
-IDLE_S = 0.2
 # How long a hand-over waits for the calls that run: half of the time that a drain has.
 HAND_OVER_S_MAX = 15.0
 # How often the lag of the loop is looked at; while requests wait, in every round of the loop.
@@ -178,7 +176,7 @@ class HttpServer(Actor):
         self._report()
 
     def _wait_for_idle(self) -> None:
-        self.world.timer(IDLE_S, self.ref, IdleDue())
+        self.world.timer(LAST_S_MAX, self.ref, IdleDue())
 
     def _take_no_more(self) -> None:
         self._watch_no_more()

@@ -17,6 +17,7 @@ from tests.sim.virtual import (
     URL,
     Answer,
     VirtualConnection,
+    call,
     initialize,
     request,
     start_server,
@@ -63,6 +64,45 @@ class Scene(ClientWorld):
 
     def connection(self) -> VirtualConnection:
         return VirtualConnection(self)
+
+    def begin(self, data: bytes, method: str = "POST") -> tuple[VirtualConnection, Answer]:
+        """Send a request on a connection of its own; the answer is read as it comes."""
+        connection, answer = self.connection(), Answer()
+        connection.send(data)
+        self.spawn("reader", lambda: connection.receive(method, answer))
+        return connection, answer
+
+    def call_that_asks(self, then: Callable[[], None]) -> tuple[Answer, Answer]:
+        """Make a call whose server asks its client something; `then` comes before the reply.
+
+        Returns:
+            What became of the call, and of the reply, which is sent on another connection.
+        """
+        session = self.session()
+
+        def client() -> tuple[Answer, Answer]:
+            script = call(1, "sse", "ask", "answer", "end")
+            connection, answer = self.begin(request(script, session=session))
+            while not answer.messages:
+                self.pass_time(1.0)
+            then()
+            self.pass_time(5.0)
+            reply = {"jsonrpc": "2.0", "id": answer.message["id"], "result": {"action": "accept"}}
+            other = self.connection()
+            accepted = other.ask(request(reply, session=session))
+            other.close()
+            while not answer.complete:
+                self.pass_time(1.0)
+            connection.close()
+            return answer, accepted
+
+        answers: tuple[Answer, Answer] = self.do(client)
+        return answers
+
+    def kill_listener(self) -> None:
+        """Kill the actor; the connections that it has accepted are served by others."""
+        (task,) = [task for task in self.live if task.owner == "actor HttpServer"]
+        task.kill()
 
     def ask(self, *requests: bytes, method: str = "POST") -> Answer:
         """Send requests over one connection, one after another; return the last answer."""

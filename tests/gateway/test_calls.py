@@ -535,9 +535,8 @@ def test_server_asks_and_the_client_answers(scene: Scene) -> None:
     session = scene.session()
 
     def client() -> Answer:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(call(1, "sse", "ask", "answer", "end"), session=session))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        script = call(1, "sse", "ask", "answer", "end")
+        connection, answer = scene.begin(request(script, session=session))
         while not answer.body:
             scene.pass_time(0.1)
         scene.pass_time(CALL_S_MAX + 50)  # a person thinks, and the call's clock stands still
@@ -619,9 +618,7 @@ def test_standalone_stream_carries_what_the_server_says(scene: Scene) -> None:
     session = scene.session()
 
     def client() -> Answer:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(None, "GET", session))
-        scene.spawn("reader", lambda: connection.receive("GET", answer))
+        connection, answer = scene.begin(request(None, "GET", session), "GET")
         while answer.status is None:
             scene.pass_time(0.1)
         (upstream,) = scene.server.sessions.values()
@@ -651,18 +648,15 @@ def test_second_standalone_stream_is_409_until_the_first_has_ended(scene: Scene)
     get = request(None, "GET", session)
 
     def client() -> list[Any]:
-        first, second, answer = scene.connection(), scene.connection(), Answer()
-        first.send(get)
-        scene.spawn("reader", lambda: first.receive("GET", answer))
+        second = scene.connection()
+        first, answer = scene.begin(get, "GET")
         while answer.status is None:
             scene.pass_time(0.1)
         refused = second.ask(get, "GET").status
         first.close()
         second.close()
         scene.pass_time(2 * ANSWER_WAIT_S)  # so long the upstream takes to notice
-        third, again = scene.connection(), Answer()
-        third.send(get)
-        scene.spawn("reader", lambda: third.receive("GET", again))
+        third, again = scene.begin(get, "GET")
         scene.pass_time(5.0)
         third.close()
         return [answer.status, refused, again.status]

@@ -369,10 +369,7 @@ def called(scene: Scene) -> Iterator[list[tuple[VirtualConnection, Answer]]]:
 
     def client() -> None:
         for n, steps in ((1, ["pause 10", "json"]), (2, ["sse", "note", "pause 20", "answer"])):
-            connection, answer = scene.connection(), Answer()
-            connection.send(request(call(n, *steps), session=session))
-            scene.spawn("reader", lambda c=connection, a=answer: c.receive(answer=a))
-            underway.append((connection, answer))
+            underway.append(scene.begin(request(call(n, *steps), session=session)))
         scene.pass_time(1.0)
 
     scene.do(client)
@@ -464,37 +461,11 @@ def test_who_comes_while_calls_of_before_run_is_answered(
 
 def test_question_of_a_call_that_runs_is_answered_in_a_drain(scene: Scene) -> None:
     """P1, MCP-S-23: a drain acts on new requests, not on answers that a server waits for."""
-    session = scene.session()
-
-    def client() -> Answer:
-        connection, answer = scene.connection(), Answer()
-        body = request(call(1, "sse", "ask", "answer", "end"), session=session)
-        connection.send(body)
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
-        while not answer.messages:
-            scene.pass_time(1.0)
-        drain(scene)
-        scene.pass_time(5.0)
-        reply = {"jsonrpc": "2.0", "id": answer.message["id"], "result": {"action": "accept"}}
-        other = scene.connection()
-        accepted = other.ask(request(reply, session=session))
-        assert (accepted.status, accepted.keep_alive) == (202, False)
-        other.close()
-        while not answer.complete:
-            scene.pass_time(1.0)
-        connection.close()
-        return answer
-
-    assert "result" in scene.do(client).message
+    answer, accepted = scene.call_that_asks(lambda: drain(scene))
+    assert (accepted.status, accepted.keep_alive) == (202, False)
+    assert "result" in answer.message
     scene.rest()
     assert drained(scene) == {ServerDrained, UpstreamDrained}
-
-
-def kill_listener(scene: Scene) -> None:
-    """Kill the actor; the connections that it has accepted are served by others."""
-    (task,) = [task for task in scene.live if task.owner == "actor HttpServer"]
-    task.kill()
-    scene.run(1.0)
 
 
 def test_listener_that_is_started_anew_in_a_drain_goes_on_with_it(
@@ -502,9 +473,11 @@ def test_listener_that_is_started_anew_in_a_drain_goes_on_with_it(
 ) -> None:
     """P15: before it has heard of the drain, and after."""
     scene.plane.wiring.draining = True
-    kill_listener(scene)
+    scene.kill_listener()
+    scene.run(1.0)
     drain(scene)
-    kill_listener(scene)
+    scene.kill_listener()
+    scene.run(1.0)
     assert scene.plane.server.starts == 3
     assert scene.ask(request(initialize())).status == 503
     scene.run(60.0)
@@ -582,9 +555,7 @@ def test_standalone_stream_is_ended_properly_in_a_drain(scene: Scene) -> None:
     session = scene.session()
 
     def client() -> Answer:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(None, "GET", session))
-        scene.spawn("reader", lambda: connection.receive("GET", answer))
+        connection, answer = scene.begin(request(None, "GET", session), "GET")
         while answer.status is None:
             scene.pass_time(GRAIN_S)
         (upstream,) = scene.server.sessions.values()

@@ -40,20 +40,15 @@ def listens(scene: Scene) -> bool:
 def running(scene: Scene) -> Iterator[Answer]:
     """What a call of 10 s is answered with; it has begun a second ago."""
     session = scene.session()
-    answer = Answer()
-    connections: list[VirtualConnection] = []
 
-    def client() -> None:
-        connection = scene.connection()
-        connection.send(request(call(1, "pause 10", "json"), session=session))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
-        connections.append(connection)
+    def client() -> tuple[VirtualConnection, Answer]:
+        begun = scene.begin(request(call(1, "pause 10", "json"), session=session))
         scene.pass_time(1.0)
+        return begun
 
-    scene.do(client)
+    connection, answer = scene.do(client)
     yield answer
-    for connection in connections:
-        connection.close()
+    connection.close()
     scene.rest()
 
 
@@ -77,26 +72,9 @@ def test_new_calls_are_served_until_those_of_before_are_answered(
 
 def test_answer_to_a_question_of_a_call_of_before_is_taken(scene: Scene) -> None:
     """MCP-S-23: its client has no other way to send it than a new connection."""
-    session = scene.session()
-
-    def client() -> Answer:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(call(1, "sse", "ask", "answer", "end"), session=session))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
-        while not answer.messages:
-            scene.pass_time(1.0)
-        hand_over(scene)
-        scene.pass_time(5.0)
-        reply = {"jsonrpc": "2.0", "id": answer.message["id"], "result": {"action": "accept"}}
-        other = scene.connection()
-        assert other.ask(request(reply, session=session)).status == 202
-        other.close()
-        while not answer.complete:
-            scene.pass_time(1.0)
-        connection.close()
-        return answer
-
-    assert "result" in scene.do(client).message
+    answer, accepted = scene.call_that_asks(lambda: hand_over(scene))
+    assert accepted.status == 202
+    assert "result" in answer.message
     scene.run(1.0)
     assert told(scene, ListenerHandedOver) == 1
     scene.rest()
@@ -127,9 +105,7 @@ def test_stream_that_listens_is_not_waited_for(scene: Scene) -> None:
     session = scene.session()
 
     def client() -> None:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(None, "GET", session=session))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        connection, answer = scene.begin(request(None, "GET", session=session))
         while answer.status is None:
             scene.pass_time(0.1)
         hand_over(scene)
@@ -142,11 +118,6 @@ def test_stream_that_listens_is_not_waited_for(scene: Scene) -> None:
     scene.rest()
 
 
-def kill_listener(scene: Scene) -> None:
-    (task,) = [task for task in scene.live if task.owner == "actor HttpServer"]
-    task.kill()
-
-
 @pytest.mark.parametrize("dies", [False, True])
 def test_call_that_takes_long_holds_the_listener_for_a_bounded_time(
     scene: Scene, dies: bool
@@ -155,13 +126,11 @@ def test_call_that_takes_long_holds_the_listener_for_a_bounded_time(
     session = scene.session()
 
     def client() -> Answer:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(call(1, "pause 25", "json"), session=session))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        connection, answer = scene.begin(request(call(1, "pause 25", "json"), session=session))
         scene.pass_time(1.0)
         hand_over(scene)
         if dies:
-            kill_listener(scene)
+            scene.kill_listener()
         scene.pass_time(HAND_OVER_S_MAX - 1.0)
         assert (listens(scene), told(scene, ListenerHandedOver)) == (True, 0)
         scene.pass_time(2.0)
@@ -184,9 +153,8 @@ def test_client_whose_stream_had_begun_may_send_once_more(scene: Scene) -> None:
     session = scene.session()
 
     def client() -> list[Answer]:
-        connection, answer = scene.connection(), Answer()
-        connection.send(request(call(1, "sse", "note", "pause 3", "answer"), session=session))
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        script = call(1, "sse", "note", "pause 3", "answer")
+        connection, answer = scene.begin(request(script, session=session))
         while not answer.messages:
             scene.pass_time(0.1)
         hand_over(scene)
@@ -211,7 +179,7 @@ def test_listener_that_is_started_anew_goes_on_with_the_hand_over(
     if after_s:
         scene.plane.server.tell(HandOver())
     scene.run(after_s)
-    kill_listener(scene)
+    scene.kill_listener()
     scene.run(0.1)
     assert scene.plane.server.starts == 2
     if listens(scene):

@@ -297,12 +297,9 @@ def test_server_may_ask_during_a_batch(scene: Scene) -> None:
     session = scene.session("2025-03-26")
 
     def client() -> Answer:
-        connection, other = scene.connection(), scene.connection()
-        answer = Answer()
-        connection.send(
-            request([call(1, "sse", "ask", "answer", "end"), call(2)], session=session)
-        )
-        scene.spawn("reader", lambda: connection.receive(answer=answer))
+        batch = [call(1, "sse", "ask", "answer", "end"), call(2)]
+        connection, answer = scene.begin(request(batch, session=session))
+        other = scene.connection()
         while not any("method" in x for x in answer.messages):
             scene.pass_time(0.1)
         reply = {"jsonrpc": "2.0", "id": "ask-1-0", "result": {"action": "decline"}}

@@ -46,10 +46,11 @@ from proxy_actors.__main__ import main
 sys.exit(main())
 """
 # What a service manager does that has bound the socket: sd_listen_fds(3).
-_WITH_SOCKET = """
+WITH_SOCKET = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="http")
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="http")
+os.environ.setdefault("LISTEN_FDS", "1")
 os.execv(sys.argv[2], sys.argv[2:])
 """
 _READY_LINE = re.compile(r"readiness +https?://\[?([^\]]+?)\]?:(\d+)/ready")
@@ -229,7 +230,7 @@ def running(
     fds: tuple[int, ...] = ()
     if listening is not None:
         fds = (listening.fileno(),)
-        program = [*python, "-c", _WITH_SOCKET, str(fds[0]), *program]
+        program = [*python, "-c", WITH_SOCKET, str(fds[0]), *program]
     with tempfile.NamedTemporaryFile() as log, subprocess.Popen(
         [*program, "run", "--listen", listen, *words],
         stdin=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ from proxy_actors.transports.activation import inherited_listener
 from proxy_actors.world.gevent_world import GeventWorld
 from tests.sim.virtual import Answer, call, initialize, request
 from tests.wire.http_client import Wire
-from tests.wire.proxy_process import running
+from tests.wire.proxy_process import WITH_SOCKET, running
 from tests.wire.socket_upstream import SocketUpstream
 from tests.wire.waiting import PATIENCE_S, eventually
 
@@ -181,15 +181,11 @@ sys.stdin.read()
 
 def refused(make: Callable[[], socket.socket], fds: str = "1") -> str:
     """Start a proxy that gets what it cannot serve; return what it says."""
-    code = f"""
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="{fds}")
-os.execv(sys.executable, [sys.executable, "-m", "proxy_actors", "run", "--", "true"])
-"""
+    program = [sys.executable, "-m", "proxy_actors", "run", "--", "true"]
     with make() as passed:
         ended = subprocess.run(
-            [sys.executable, "-c", code, str(passed.fileno())], pass_fds=[passed.fileno()],
+            [sys.executable, "-c", WITH_SOCKET, str(passed.fileno()), *program],
+            pass_fds=[passed.fileno()], env={**os.environ, "LISTEN_FDS": fds},
             capture_output=True, text=True, check=False, timeout=PATIENCE_S,
         )  # fmt: skip
     assert ended.returncode == 78
