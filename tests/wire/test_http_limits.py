@@ -254,8 +254,12 @@ def test_process_out_of_descriptors_serves_whom_it_has_and_recovers(
     Where the mark is looked at just after all room has been taken, all who took it are refused.
     """
     file = tmp_path / "limits.toml"
-    served = f'[upstreams.web]\nurl = "{upstream.url}"\n'
-    file.write_text(f"{served}[overload]\nfds-percent = {percent}\n")
+    file.write_text(f"""
+        [upstreams.web]
+        url = "{upstream.url}"
+        [overload]
+        fds-percent = {percent}
+    """)
     with running("--config", str(file)) as proxy, proxy.wire() as first:
         assert first.ask(HEALTH, "GET").status == 200
         pid = proxy.process.pid
@@ -275,7 +279,7 @@ def test_process_out_of_descriptors_serves_whom_it_has_and_recovers(
 
 
 def health_of(wire: Wire) -> int | None:
-    """The status of the answer; None when the connection was closed without one."""
+    """Ask for it; return the status, or None where the connection was closed without one."""
     try:
         return wire.ask(HEALTH, "GET").status
     except ConnectionError:
