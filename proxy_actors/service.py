@@ -110,12 +110,13 @@ class _Service:
         from proxy_actors.storage.open import open_store, open_stream_store
         from proxy_actors.transports.activation import inherited_listener
         from proxy_actors.transports.guardian_client import GuardianClient
-        from proxy_actors.transports.heap import HeapTrimmer
+        from proxy_actors.transports.heap import HeapTrimmer, keep_large_out
         from proxy_actors.transports.stall_watch import StallWatch
         from proxy_actors.transports.store_thread import StoreThread
         from proxy_actors.transports.stream_store_thread import StreamStoreThread
         from proxy_actors.world.gevent_world import GeventWorld
 
+        keep_large_out()
         self._options = options
         self._write_log = log.drain
         self._guardian = None if guardian is None else GuardianClient(*guardian)

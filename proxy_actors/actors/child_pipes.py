@@ -25,7 +25,8 @@ from proxy_actors.protocol.stdio_framing import LineDecoder, encode_frame
 from proxy_actors.world.base import ByteStream, Child, ChildCommand, ExitStatus, Waiter, World
 
 SPAWN_S_MAX = 10.0
-READ_BYTES_MAX = 262_144
+# As much as a pipe holds. Room for more would be asked for at each read, and given back.
+READ_BYTES_MAX = 65_536
 FRAME_BYTES_MAX = 16 * 1024 * 1024
 UNWRITTEN_BYTES_MAX = 32 * 1024 * 1024
 # What a chatty child may put into the log: so many lines in so many seconds, so long each.

@@ -19,8 +19,9 @@ from typing import Any
 from proxy_actors.errors import StreamClosedError
 from proxy_actors.transports.deadlines import DeadlineSweep, Parking
 from proxy_actors.transports.pipe import Pipe
+from proxy_actors.transports.reception import BUFFER, BUFFER_BYTES, VIEW
 
-AHEAD_BYTES_MAX = 65536
+AHEAD_BYTES_MAX = BUFFER_BYTES
 READABLE = 1
 WRITABLE = 2
 _CLOSED = "the stream is closed on this side"
@@ -91,7 +92,7 @@ class FdStream:
             if self._input_end:
                 raise StreamClosedError(self._input_end)
             return b""
-        self._read_bytes_max = bytes_max
+        self._read_bytes_max = min(bytes_max, BUFFER_BYTES)
         data: bytes = self._reader.park(deadline_s)
         return data
 
@@ -101,7 +102,7 @@ class FdStream:
             return self._take_ahead(bytes_max)
         if self._input_end is None:
             try:
-                data = self._channel.recv(bytes_max)
+                data = self._receive(bytes_max)
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -201,7 +202,8 @@ class FdStream:
             self._read_ahead()
             return
         try:
-            data = self._channel.recv(self._read_bytes_max)
+            # As `_receive`: most of what comes comes here.
+            data = VIEW[: self._channel.recv_into(BUFFER, self._read_bytes_max)].tobytes()
         except BlockingIOError:
             return
         except OSError as error:
@@ -218,7 +220,7 @@ class FdStream:
 
     def _read_ahead(self) -> None:
         try:
-            data = self._channel.recv(AHEAD_BYTES_MAX - len(self._ahead))
+            data = self._receive(AHEAD_BYTES_MAX - len(self._ahead))
         except BlockingIOError:
             return
         except OSError as error:
@@ -233,6 +235,9 @@ class FdStream:
                 return
             self._end_input()
         self._sweep.run_callback(self._announce_departure)
+
+    def _receive(self, bytes_max: int) -> bytes:
+        return VIEW[: self._channel.recv_into(BUFFER, min(bytes_max, BUFFER_BYTES))].tobytes()
 
     def _announce_input(self) -> None:
         """Tell what the watcher does not: what was read ahead, and an end that is known."""

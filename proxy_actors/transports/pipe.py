@@ -18,9 +18,9 @@ class Pipe:
         """As a socket's."""
         return self._fd
 
-    def recv(self, bytes_max: int, /) -> bytes:
+    def recv_into(self, buffer: bytearray, bytes_max: int, /) -> int:
         """As a socket's."""
-        return os.read(self._fd, bytes_max)
+        return os.readv(self._fd, (memoryview(buffer)[:bytes_max],))
 
     def send(self, data: bytes | memoryview, /) -> int:
         """As a socket's."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from proxy_actors.errors import ConnectFault, HandshakeError, StreamClosedError
+from proxy_actors.transports.reception import BUFFER, VIEW
 from proxy_actors.transports.socket_stream import SocketStream
 
 READ_BYTES_MAX = 65_536
@@ -216,11 +218,12 @@ class TlsStream:
             if not (self._incoming.pending or self._session.pending() or self._incoming.eof):
                 return None  # asking the session would cost an error
             try:
-                data = self._session.read(min(bytes_max, RECORD_BYTES_MAX))
-                if data:
+                # Any: with a buffer it is a count, of which typeshed does not know
+                count: Any = self._session.read(min(bytes_max, RECORD_BYTES_MAX), BUFFER)
+                if count:
                     if self._verdict is not None:
                         self._tell_verdict(self._verdict, "")
-                    return data
+                    return VIEW[:count].tobytes()
                 self._input_end = ""
             except ssl.SSLWantReadError:
                 return None
