@@ -95,12 +95,9 @@ def _begin(
     stream, body_bytes = exchange.stream, len(exchange.request.body)
     left = len(requests)
 
-    def serve(message: Message) -> None:
+    def serve(one: Exchange) -> None:
         nonlocal left
-        one = exchange.for_message(message, next(wiring.exchange_ids))
-        one.stream, one.found = stream, exchange.found
         forward = one.route.forwarder.call
-        wiring.legacy_calls.enter(one)
         try:
             if one.opens_session:
                 forward = partial(_open_session, wiring=wiring)
@@ -124,7 +121,10 @@ def _begin(
             for _ in requests:
                 stream.tell(EndRequest(exchange.id))
     for message in requests:
-        wiring.world.spawn("legacy call", partial(serve, message))
+        one = exchange.for_message(message, next(wiring.exchange_ids))
+        one.stream, one.found = stream, exchange.found
+        wiring.legacy_calls.enter(one)
+        wiring.world.spawn("legacy call", partial(serve, one))
 
 
 def _open_session(exchange: Exchange, wiring: Wiring) -> Response:

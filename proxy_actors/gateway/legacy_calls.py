@@ -1,12 +1,13 @@
 """The requests that are being served for streams of the HTTP+SSE transport.
 
-Owns who they are, so that they can be cancelled when their stream ends, and nothing of what becomes
-of them. `gateway/legacy.py` keeps it; the actor of a stream calls upon it.
+Owns who they are, so that they can be cancelled when their stream ends, and awaited in a hand-over,
+and nothing of what becomes of them. `gateway/legacy.py` keeps it; the actor of a stream calls upon
+it. It outlives the listener's actor, as `client_table.py` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from proxy_actors.actors.legacy_stream import LegacyTasks
@@ -28,9 +29,16 @@ class LegacyCalls(LegacyTasks):
         self._world = world
         self._exchange_ids = exchange_ids
         self._by_stream: dict[str, dict[int, Exchange]] = {}
+        self._of_before: set[int] = set()
+        self._on_answered: Callable[[], None] | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a request that was being served as the hand-over began still is."""
+        return bool(self._of_before)
 
     def enter(self, exchange: Exchange) -> None:
-        """List a request within a session; whoever does must `leave` at its end."""
+        """List a request; whoever does must `leave` at its end."""
         self._by_stream.setdefault(exchange.stream.name, {})[exchange.id] = exchange
 
     def leave(self, exchange: Exchange) -> None:
@@ -39,6 +47,22 @@ class LegacyCalls(LegacyTasks):
         del of_stream[exchange.id]
         if not of_stream:
             del self._by_stream[exchange.stream.name]
+        if exchange.id in self._of_before:
+            self._of_before.remove(exchange.id)
+            if not self._of_before and self._on_answered is not None:
+                self._on_answered()
+
+    def begin_hand_over(self, on_answered: Callable[[], None]) -> None:
+        """Await the requests that are being served now. Once.
+
+        What their servers ask is answered on connections of its own, which must come here.
+
+        Args:
+            on_answered: called when the last of them has been, if there are any.
+        """
+        if self._on_answered is None:
+            self._on_answered = on_answered
+            self._of_before = {id for calls in self._by_stream.values() for id in calls}
 
     def cancel(self, stream: str) -> None:
         """Tell the server that no request of this stream's is wanted any more (MCP-L-5)."""

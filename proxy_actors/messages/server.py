@@ -43,6 +43,12 @@ class ConnectionEnded(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class LegacyCallsEnded(Message, frozen=True):
+    """Data plane to server: what a hand-over has awaited of HTTP+SSE clients has been answered."""
+
+    always_accepted: ClassVar[bool] = True
+
+
 class IdleDue(Message, frozen=True):
     """Timer to server: what idle connections were about to send as the drain went on has come."""
 

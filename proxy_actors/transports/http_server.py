@@ -50,6 +50,7 @@ from proxy_actors.messages.server import (
     IdleDue,
     IntakeEffect,
     IntakeMessage,
+    LegacyCallsEnded,
     ListenerHandedOver,
     ServerDrained,
 )
@@ -107,7 +108,10 @@ class HttpServer(Actor):
 
     def on_receive(
         self,
-        message: HandOver | HandOverDue | DrainServer | IdleDue | ConnectionEnded | IntakeMessage,
+        message: (
+            HandOver | HandOverDue | LegacyCallsEnded | DrainServer | IdleDue | ConnectionEnded
+            | IntakeMessage
+        ),
     ) -> None:
         """Hand over or drain, see whether that is done, or take in more or less."""
         match message:
@@ -124,7 +128,7 @@ class HttpServer(Actor):
                     self._tell_parent(ListenerHandedOver())
                 else:
                     self._report()
-            case ConnectionEnded():
+            case ConnectionEnded() | LegacyCallsEnded():
                 self._report()
             case _:
                 for effect in self._intake.handle(message):
@@ -164,6 +168,7 @@ class HttpServer(Actor):
 
     def _hand_over(self) -> None:
         self._clients.begin_hand_over()
+        self._wiring.legacy_calls.begin_hand_over(partial(self.slot.tell, LegacyCallsEnded()))
         self.world.timer(HAND_OVER_S_MAX, self.ref, HandOverDue())
         self._report()
 
@@ -230,10 +235,11 @@ class HttpServer(Actor):
         self._gate.open()
 
     def _report(self) -> None:
-        if self._clients.awaited:
+        handing_over = self._wiring.handing_over
+        if self._clients.awaited or handing_over and self._wiring.legacy_calls.awaited:
             return
         self._leave_listener()
-        if self._clients or self._wiring.handing_over:
+        if self._clients or handing_over:
             return
         if self._stopping:
             self.stop()

@@ -11,6 +11,7 @@ import pytest
 
 from proxy_actors.messages.server import HandOver, ListenerHandedOver, ServerDrained
 from proxy_actors.transports.http_server import HAND_OVER_S_MAX
+from tests.gateway.legacy_client import LegacyClient
 from tests.gateway.scene import Scene
 from tests.sim.virtual import Answer, VirtualConnection, call, initialize, request
 
@@ -115,6 +116,56 @@ def test_stream_that_listens_is_not_waited_for(scene: Scene) -> None:
         connection.close()
 
     scene.do(client)
+    scene.rest()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_call_of_a_client_of_http_and_sse_holds_the_listener(scene: Scene, dies: bool) -> None:
+    """MCP-S-23, L-3: its POST has been answered, but what its server asks has not."""
+
+    def client() -> dict[str, object]:
+        legacy = LegacyClient(scene)
+        legacy.initialize()
+        assert legacy.post(call(1, "sse", "ask", "answer", "end")).status == 202
+        question = legacy.message(lambda x: "method" in x and "id" in x)
+        hand_over(scene)
+        if dies:
+            scene.kill_listener()
+        scene.pass_time(5.0)
+        assert (listens(scene), told(scene, ListenerHandedOver)) == (True, 0)
+        reply = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}}
+        assert legacy.post(reply).status == 202
+        answer: dict[str, object] = legacy.reply(1)
+        scene.pass_time(1.0)
+        assert (listens(scene), told(scene, ListenerHandedOver)) == (False, 1)
+        legacy.close()
+        return answer
+
+    assert "result" in scene.do(client)
+    scene.rest()
+
+
+def test_client_of_http_and_sse_that_listens_is_not_waited_for(scene: Scene) -> None:
+    """And a call that comes later than the hand-over is served, but not waited for either."""
+
+    def client() -> dict[str, object]:
+        legacy = LegacyClient(scene)
+        legacy.initialize()
+        connection, first = scene.begin(request(call(1, "pause 2", "json"), session=session))
+        scene.pass_time(0.5)
+        hand_over(scene)
+        assert legacy.post(call(2, "pause 5", "json")).status == 202
+        while not first.complete:
+            scene.pass_time(0.1)
+        connection.close()
+        scene.pass_time(1.0)
+        assert (listens(scene), told(scene, ListenerHandedOver)) == (False, 1)
+        answer: dict[str, object] = legacy.reply(2)
+        legacy.close()
+        return answer
+
+    session = scene.session()
+    assert "result" in scene.do(client)
     scene.rest()
 
 
