@@ -30,7 +30,7 @@ class LegacyCalls(LegacyTasks):
         self._exchange_ids = exchange_ids
         self._by_stream: dict[str, dict[int, Exchange]] = {}
         self._of_before: set[int] = set()
-        self._on_answered: Callable[[], None] | None = None
+        self._on_answered: Callable[[], object] | None = None
 
     @property
     def awaited(self) -> bool:
@@ -52,7 +52,7 @@ class LegacyCalls(LegacyTasks):
             if not self._of_before and self._on_answered is not None:
                 self._on_answered()
 
-    def begin_hand_over(self, on_answered: Callable[[], None]) -> None:
+    def begin_hand_over(self, on_answered: Callable[[], object]) -> None:
         """Await the requests that are being served now. Once.
 
         What their servers ask is answered on connections of its own, which must come here.
