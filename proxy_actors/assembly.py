@@ -311,7 +311,7 @@ class Assembly:
             return StdioUpstream(
                 self._world, slot, name, command, self._registry, self._streams, processes,
                 self._subscribers, forwarder.failure,
-                ChildrenLimits(sessions_max=settings.sessions_max),
+                ChildrenLimits(settings.sessions_max, idle_stop_s=settings.idle_stop_s),
             )
 
         def make_shared() -> StdioShared:

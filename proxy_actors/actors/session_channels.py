@@ -92,7 +92,8 @@ class SessionChannels(Actor):
         """State for operators."""
         policy = self._policy
         return {
-            "children": policy.children, "ready": policy.ready, **policy.counts.figures()
+            "children": policy.children, "ready": policy.ready, "rests": policy.rests,
+            **policy.counts.figures(),
         }
 
     def _apply(self, effects: list[ChildrenEffect]) -> None:
@@ -115,12 +116,13 @@ class SessionChannels(Actor):
                     self._tell_child(child, m.DrainProcess())
                 case e.WakeRespawn(after_s, generation):
                     self.world.timer(after_s, self.ref, m.RespawnDue(generation))
+                case e.WakeIdle(after_s, generation):
+                    self.world.timer(after_s, self.ref, m.IdleDue(generation))
                 case e.ChildrenDrained():
                     if self.parent is not None:
                         self.parent.tell(UpstreamDrained(self.name))
                 case (
-                    e.NameChild() | e.WakeTakeSweep() | e.WakeIdle() | e.AnswerDescribed()
-                    | e.FailDescribed()
+                    e.NameChild() | e.WakeTakeSweep() | e.AnswerDescribed() | e.FailDescribed()
                 ):
                     raise ProxyActorsError("an effect of the shared modes in SESSION mode")
                 case _:

@@ -142,9 +142,6 @@ class Rules:
             self._check_env((*path, "env"), upstream)
             if upstream.stdio is not StdioMode.POOL and "children" in given:
                 problems.error((*path, "children"), 'children is about stdio = "pool"')
-            if upstream.stdio is StdioMode.SESSION and upstream.idle_stop_s:
-                text = 'idle-stop-s is about stdio = "shared" and "pool"'
-                problems.error((*path, "idle-stop-s"), text)
             if upstream.stdio is not StdioMode.SESSION and "sessions-max" in given:
                 problems.error((*path, "sessions-max"), 'sessions-max is about stdio = "session"')
         self._check_health(path, upstream, "url" in kinds)

@@ -225,8 +225,8 @@ class Upstream(Section, frozen=True, kw_only=True):
     idle_stop_s: Annotated[
         float, Meta(ge=0, le=86_400 * 30),
         doc(
-            "Processes of the modes shared and pool end when nobody has used them for so long; the "
-            "next call starts them. 0: never."
+            "Processes end when nobody has used them for so long, in the mode session when there "
+            "has been no session; the next call, or session, starts them. 0: never."
         ),
     ] = 0.0
     sessions_max: Annotated[

@@ -339,7 +339,7 @@ class StopStepDue(Message, frozen=True):
 
 
 class IdleDue(Message, frozen=True):
-    """Timer to upstream, SHARED and POOL mode: is anybody there? `idle_s` is for how long not."""
+    """Timer to stdio upstream: is anybody there? SHARED, POOL: `idle_s` is for how long not."""
 
     always_accepted: ClassVar[bool] = True
     generation: int

@@ -11,6 +11,11 @@ then one child at a time whose fate is open, the probe; whoever asks meanwhile i
 and told when to come back. When the budget of failures is spent, nobody gets a probe before it is
 known to run.
 
+With `idle_stop_s` the spare is stopped when there has been no other child for so long: the upstream
+rests, without a process, and is as ready as before. Who asks then wakes it: a child is started and
+given away at once, and another as the next spare. One child at most ends while the upstream rests,
+so that waking it often cannot multiply them.
+
 The number of sessions is bounded by the registry, which can end the longest unused to make room;
 here the number of processes is, so that neither handshakes nor slow ends can multiply them.
 """
@@ -37,6 +42,8 @@ FULL_RETRY_S = 5.0
 PROBE_RETRY_S = 1.0
 # A spare that has lived so long after others have not is no failure to start.
 STEADY_S = 10.0
+# Not sooner than so is it looked again whether anybody is there.
+IDLE_LOOK_S_MIN = 0.1
 
 ChildrenMessage = (
     m.TakeChild
@@ -46,6 +53,7 @@ ChildrenMessage = (
     | m.ProcessGone
     | m.ProcessDrained
     | m.RespawnDue
+    | m.IdleDue
     | SessionEnded
     | DrainUpstream
 )
@@ -60,12 +68,14 @@ class ChildrenLimits(msgspec.Struct, frozen=True):
             beside these.
         backoff: between two starts when children fail to start.
         spare: whether a child is started before anybody asks for it.
+        idle_stop_s: how long a spare is kept while there is no other child; 0: always.
     """
 
     sessions_max: int = 48
     handshakes_max: int = 16
     backoff: BackoffLimits = BackoffLimits()
     spare: bool = True
+    idle_stop_s: float = 0.0
 
     @property
     def children_max(self) -> int:
@@ -101,6 +111,9 @@ class ChildrenPolicy:
         self._respawn_at_s: float | None = None
         self._generation = 0
         self._undrained: set[str] | None = None
+        self._used_s = 0.0
+        self._idle = 0
+        self.rests = False
         self.counts = ChildCounts()
         self.ready = False
         self.text = "not tried yet"
@@ -123,11 +136,14 @@ class ChildrenPolicy:
         """Start the first spare."""
         effects: list[ChildrenEffect] = []
         self._replenish(effects)
+        self._watch_idle(self._limits.idle_stop_s, effects)
         return effects
 
     def handle(self, message: ChildrenMessage, now_s: float) -> list[ChildrenEffect]:
         """Apply one message and return what is to be done, in order."""
         effects: list[ChildrenEffect] = []
+        if self.children:
+            self._used_s = now_s
         match message:
             case m.TakeChild(exchange_id):
                 self._take(exchange_id, now_s, effects)
@@ -145,6 +161,9 @@ class ChildrenPolicy:
                 if generation == self._generation:
                     self._respawn_at_s = None
                     self._replenish(effects)
+            case m.IdleDue(generation):
+                if generation == self._idle:
+                    self._rest(now_s, effects)
             case DrainUpstream():
                 self._drain(effects)
             case m.ProcessDrained(child):
@@ -153,7 +172,34 @@ class ChildrenPolicy:
                 assert_never(message)
         return effects
 
+    def _rest(self, now_s: float, effects: list[ChildrenEffect]) -> None:
+        """Stop the spare if it has long been the only child, and nothing is amiss."""
+        if self._undrained is not None:
+            return
+        spare, left_s = self._spare, self._limits.idle_stop_s
+        well = self._spare_runs and self.described(now_s).verdict is Verdict.WELL
+        if well and self._respawn_at_s is None:
+            left_s -= now_s - self._used_s
+        if spare is None or left_s > 0:
+            self._watch_idle(left_s, effects)
+            return
+        self.rests, self._spare = True, None
+        self._backoff.succeeded()  # those that failed are forgotten: one has run for long since
+        self._end(spare, effects)
+
+    def _wake(self, effects: list[ChildrenEffect]) -> None:
+        if self.rests and self._undrained is None:
+            self.rests = False
+            self._replenish(effects)
+            self._watch_idle(self._limits.idle_stop_s, effects)
+
+    def _watch_idle(self, after_s: float, effects: list[ChildrenEffect]) -> None:
+        if self._limits.idle_stop_s:
+            self._idle += 1
+            effects.append(e.WakeIdle(max(after_s, IDLE_LOOK_S_MIN), self._idle))
+
     def _take(self, exchange_id: int, now_s: float, effects: list[ChildrenEffect]) -> None:
+        self._wake(effects)
         spare = self._spare
         if self._undrained is not None:
             text = "the upstream is being drained"
@@ -255,7 +301,7 @@ class ChildrenPolicy:
         """Start a spare, unless there is one, or the last start has failed and is yet to pay."""
         probing = self._backoff.failures > 0 and bool(self._taken)
         if self._spare is None and self._respawn_at_s is None and not probing:
-            if self._undrained is None and self._limits.spare:
+            if self._undrained is None and self._limits.spare and not self.rests:
                 self._spare = self._start(effects)
                 self._spare_runs = False
 

@@ -94,9 +94,7 @@ EVERYBODY = (
         (URL + "pool = { connections-max = 2, adaptive-min = 3 }", [
             "3:31 error: adaptive-min is more than connections-max"
         ]),
-        (UPSTREAM + "idle-stop-s = 5", [
-            '3:1 error: idle-stop-s is about stdio = "shared" and "pool"'
-        ]),
+        (URL + "idle-stop-s = 5", ["3:1 error: idle-stop-s is about a command"]),
         # Commands.
         ("[upstreams.a]\ncommand = []", ["2:11 error: the command is empty"]),
         ("[upstreams.a]\ncommand = ['']", ["2:11 error: the command is empty"]),

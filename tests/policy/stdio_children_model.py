@@ -20,7 +20,9 @@ from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
 from proxy_actors.policy.stdio_children import (
     FULL_RETRY_S,
+    IDLE_LOOK_S_MIN,
     PROBE_RETRY_S,
+    STEADY_S,
     ChildrenLimits,
     ChildrenMessage,
     ChildrenPolicy,
@@ -31,6 +33,8 @@ from tests.policy.stdio_frames import ended
 BASE_S, CAP_S, FAILURES_MAX = 2.0, 4.0, 2
 LIMITS = ChildrenLimits(1, 1, BackoffLimits(BASE_S, CAP_S, FAILURES_MAX))
 SPARELESS = msgspec.structs.replace(LIMITS, spare=False)
+IDLE_S = 60.0
+RESTING = msgspec.structs.replace(LIMITS, idle_stop_s=IDLE_S)
 DRAWN = 0.5
 DRAIN = DrainUpstream()
 
@@ -47,7 +51,12 @@ class Passes:
     """Half of the backoff passes."""
 
 
-Move = ChildrenMessage | Create | Passes
+@dataclass(frozen=True)
+class Idles:
+    """So much time passes that who is idle by then may rest."""
+
+
+Move = ChildrenMessage | Create | Passes | Idles
 
 
 @dataclass
@@ -56,6 +65,7 @@ class Child:
 
     name: str
     runs: bool = False
+    since_s: float = 0.0
     taken: bool = False
     key: str = ""
     ending: bool = False
@@ -82,7 +92,9 @@ class ChildrenSubject(Subject):
         self, exchanges_max: int, drains: bool = False, limits: ChildrenLimits = LIMITS
     ) -> None:
         self.now_s = 100.0
-        self.keeps_spare = limits.spare
+        self.keeps_spare, self.idle_s = limits.spare, limits.idle_stop_s
+        self.rests, self.used_s = False, 0.0
+        self.look: int | None = None
         self.exchanges_max, self.drains = exchanges_max, drains
         self.children: dict[str, Child] = {}
         self.exchanges: dict[int, Exchange] = {}
@@ -93,7 +105,7 @@ class ChildrenSubject(Subject):
         self.draining = self.drained = False
         self.ready = False
         self.policy = ChildrenPolicy(limits, str, draw)
-        self._enter(self.policy.begin())
+        self._enter(self._look_again(self.policy.begin(), self.idle_s))
 
     # What can happen.
 
@@ -118,9 +130,15 @@ class ChildrenSubject(Subject):
             yield m.ProcessGone(child.name, "gone")
         if self.due_s < math.inf:
             yield m.RespawnDue(self.generation)
-            if self.due_s - self.now_s == self.wait_s:
+            if self.due_s - self.now_s == self.wait_s and not self.idle_s:
                 yield Passes()
-        if self.drains:
+        elif self.idle_s and self.now_s - self.used_s < self.idle_s:
+            yield Idles()
+        if self.look is not None:
+            yield m.IdleDue(self.look)
+        # Where it may rest the others are left out: they would be most of the states.
+        serves = any(child.taken or child.key for child in self.children.values())
+        if self.drains and not (self.idle_s and (serves or self.exchanges)):
             yield DRAIN
 
     def make(self, move: Move) -> None:
@@ -130,6 +148,8 @@ class ChildrenSubject(Subject):
                 self.exchanges[exchange_id].key = f"session {self.numbers}"
             case Passes():
                 self.now_s += self.wait_s / 2
+            case Idles():
+                self.now_s += self.idle_s
             case _:
                 self._tell(move)
 
@@ -148,8 +168,27 @@ class ChildrenSubject(Subject):
             for child in [child for child in self.children.values() if child.undrained]:
                 self._tell(m.ProcessGone(child.name, "gone"))
             check(self.drained, "a drain never ends")
+        elif self.rests:
+            self._tell(m.TakeChild(self.numbers + 1, self.now_s + 30.0))
+            check(self.exchanges, "nobody is woken")
         elif self.keeps_spare:
             check(any(child.spare for child in self.children.values()), "there is no spare")
+            self._falls_asleep()
+
+    def _falls_asleep(self) -> None:
+        """When all sessions are over too, nothing is left running in the end."""
+        if not self.idle_s:
+            return
+        for child in [child for child in self.children.values() if not child.spare]:
+            if not child.ending:
+                self._tell(ended(child.key, child.name))
+            self._tell(m.ProcessGone(child.name, "gone"))
+        for child in list(self.children.values()):
+            self._tell(m.ProcessReady(child.name))
+        self.now_s += self.idle_s
+        assert self.look is not None
+        self._tell(m.IdleDue(self.look))
+        check(self.rests, "it never rests")
 
     def key(self) -> Hashable:
         exchanges = {exchange.child: exchange for exchange in self.exchanges.values()}
@@ -157,7 +196,8 @@ class ChildrenSubject(Subject):
         for child in self.children.values():
             exchange = exchanges.pop(child.name, None)
             present.append((
-                child.runs, child.taken, bool(child.key), child.ending, child.undrained,
+                child.runs, child.spare and self._steady(child), child.taken, bool(child.key),
+                child.ending, child.undrained,
                 exchange and (bool(exchange.key), exchange.over),
             ))  # fmt: skip
         orphans = sorted((bool(x.key), x.over) for x in exchanges.values())
@@ -165,13 +205,22 @@ class ChildrenSubject(Subject):
             tuple(sorted(present, key=repr)), tuple(orphans), min(self.failures, FAILURES_MAX),
             self.due_s - self.now_s, self.draining, self.drained, self.ready,
             self.policy._spare_runs, self.policy._spare is not None,
+            self.rests, self.look is not None,
+            self.idle_s and min(self.now_s - self.used_s, self.idle_s),
         )  # fmt: skip
 
     # What must become of it.
 
     def _tell(self, message: ChildrenMessage) -> None:
+        if any(not child.spare for child in self.children.values()):
+            self.used_s = self.now_s
+        rested, left_s = self.rests, self._left_s()
         effects = self.policy.handle(message, self.now_s)
         expected = self._expected(message)
+        looks = isinstance(message, m.IdleDue) and not (self.rests or self.draining)
+        effects = self._look_again(
+            effects, self.idle_s if rested and not self.rests else left_s if looks else 0.0
+        )
         started = [effect for effect in effects if isinstance(effect, e.StartProcess)]
         given = [effect for effect in effects if isinstance(effect, e.GiveChild)]
         check(self.keeps_spare or len(started) == len(given), "nobody has asked for this child")
@@ -195,6 +244,8 @@ class ChildrenSubject(Subject):
                 return self._stopped(self.children.get(exchange.child))
             case m.ProcessReady(name):
                 child = self.children[name]
+                if child.spare and not child.runs:
+                    child.since_s = self.now_s
                 child.runs = True
                 self.ready = self.ready or child.spare or child.taken
                 return []
@@ -205,21 +256,60 @@ class ChildrenSubject(Subject):
             case m.RespawnDue():
                 self.due_s = math.inf
                 return []
+            case m.IdleDue():
+                return self._rest()
             case DrainUpstream():
                 return self._drain()
             case _:
                 return self._session_ended(message.session.key)
 
+    def _rest(self) -> list[ChildrenEffect]:
+        self.look = None
+        if self.draining or self._left_s() > 0:
+            return []
+        spare, = self.children.values()
+        spare.ending, self.rests, self.failures = True, True, 0
+        return [e.StopProcess(spare.name)]
+
+    def _left_s(self) -> float:
+        """How long it is until it rests, if nothing happens; all of it while something is amiss."""
+        others = [child for child in self.children.values() if not child.spare]
+        well = any(
+            child.spare and child.runs and (not self.failures or self._steady(child))
+            for child in self.children.values()
+        )
+        idle = well and not others and self.due_s == math.inf
+        return self.idle_s - (self.now_s - self.used_s) * idle
+
+    def _steady(self, child: Child) -> bool:
+        return bool(self.idle_s) and child.runs and self.now_s - child.since_s >= STEADY_S
+
+    def _look_again(
+        self, effects: list[ChildrenEffect], after_s: float
+    ) -> list[ChildrenEffect]:
+        """Take note of the timer, of which there is one unless it rests or is drained."""
+        wakes = [effect for effect in effects if isinstance(effect, e.WakeIdle)]
+        right = [max(after_s, IDLE_LOOK_S_MIN)] if after_s else []
+        check([wake.after_s for wake in wakes] == right, f"{wakes} where {right} is right")
+        for wake in wakes:
+            check(self.look is None, "two timers are set")
+            self.look = wake.generation
+        looks = self.look is not None or self.rests or self.draining
+        check(looks or not self.idle_s, "nobody looks any more")
+        return [effect for effect in effects if not isinstance(effect, e.WakeIdle)]
+
     def _answer(self, exchange_id: int) -> ChildrenEffect:
         spare = next((child for child in self.children.values() if child.spare), None)
         others = len(self.children) - (spare is not None)
+        wakes = self.rests and not self.draining
+        self.rests = self.rests and not wakes
         refusal: tuple[Reason, str, float]
         if self.draining:
             refusal = Reason.DRAINING, "the upstream is being drained", FULL_RETRY_S
         elif others >= LIMITS.children_max:
             text = "too many sessions have a server process"
             refusal = Reason.OVERLOADED, text, FULL_RETRY_S
-        elif not self.keeps_spare:
+        elif wakes or not self.keeps_spare:
             name = str(self.started + 1)
             self.children[name] = Child(name, taken=True)
             self.exchanges[exchange_id] = Exchange(name)
@@ -296,11 +386,11 @@ class ChildrenSubject(Subject):
 
     def _enter(self, effects: list[ChildrenEffect]) -> None:
         """A spare is started when there may be one; after a failure, only as the one probe."""
-        waits = self.draining or self.due_s < math.inf
+        waits = self.draining or self.rests or self.due_s < math.inf
         probing = self.failures > 0 and any(child.taken for child in self.children.values())
         for effect in effects:
             assert isinstance(effect, e.StartProcess)
-            check(not waits, "a child is started in a backoff or a drain")
+            check(not waits, "a child is started in a backoff, a drain or a rest")
             check(not probing, "there are two probes")
             self.started += 1
             check(effect.child == str(self.started), "a name was used before")
@@ -314,6 +404,7 @@ class ChildrenSubject(Subject):
         before = self.key()
         for message in (
             m.ReleaseChild(-1), m.RespawnDue(self.generation - 1), m.ProcessReady("nobody"),
+            m.IdleDue(-1),
             m.ProcessGone("nobody", "gone"), m.ProcessDrained("nobody"), ended("nobody"),
             *([DRAIN] if self.draining else []),
             *(ended("nobody's", x.name) for x in self.children.values() if not x.taken),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
@@ -20,6 +22,8 @@ from proxy_actors.policy.stdio_children import (
 from tests.policy.stdio_frames import ended
 
 LIMITS = ChildrenLimits(2, 1, BackoffLimits(base_s=1.0, cap_s=4.0, failures_max=2))
+IDLE_S = 0.25
+RESTING = msgspec.structs.replace(LIMITS, idle_stop_s=IDLE_S)
 DOES_NOT_START = "the server process does not start"
 
 
@@ -30,10 +34,11 @@ class Bench:
         self.now_s = 100.0
         self.policy = ChildrenPolicy(limits, str, lambda: 0.5)
         self.wakes: list[e.WakeRespawn] = []
-        assert self.policy.begin() == [e.StartProcess("1")]
+        self.looks: list[e.WakeIdle] = []
+        assert self._noted(self.policy.begin()) == [e.StartProcess("1")]
 
     def tell(self, message: ChildrenMessage) -> list[ChildrenEffect]:
-        effects = self.policy.handle(message, self.now_s)
+        effects = self._noted(self.policy.handle(message, self.now_s))
         self.wakes += [effect for effect in effects if isinstance(effect, e.WakeRespawn)]
         return effects
 
@@ -44,6 +49,15 @@ class Bench:
         """Let the backoff be over."""
         self.now_s += self.wakes[-1].after_s
         return self.tell(m.RespawnDue(self.wakes[-1].generation))
+
+    def look(self) -> list[ChildrenEffect]:
+        """Let it be looked whether anybody is there."""
+        self.now_s += self.looks[-1].after_s
+        return self.tell(m.IdleDue(self.looks[-1].generation))
+
+    def _noted(self, effects: list[ChildrenEffect]) -> list[ChildrenEffect]:
+        self.looks += [effect for effect in effects if isinstance(effect, e.WakeIdle)]
+        return [effect for effect in effects if not isinstance(effect, e.WakeIdle)]
 
 
 def refusal(exchange_id: int, reason: Reason, text: str, after_s: float) -> list[ChildrenEffect]:
@@ -256,6 +270,61 @@ def test_drain_waits_for_the_children_that_serve() -> None:
 
 def test_drain_of_an_upstream_without_sessions_is_over_at_once() -> None:
     assert Bench().tell(DrainUpstream()) == [e.ChildrenDrained()]
+
+
+def test_spare_that_nobody_wants_ends_and_whoever_comes_next_has_another_started() -> None:
+    bench = Bench(RESTING)
+    bench.tell(m.ProcessReady("1"))
+    assert bench.look() == [e.StopProcess("1")]
+    assert bench.tell(m.ProcessGone("1", "stopped")) == []
+    assert bench.policy.rests and bench.policy.ready
+    assert bench.policy.described(bench.now_s).verdict is Verdict.WELL
+    assert bench.take(7) == [e.StartProcess("2"), e.GiveChild(7, "2"), e.StartProcess("3")]
+    assert bench.take(8) == [e.GiveChild(8, "3"), e.StartProcess("4")]
+    assert counts(bench) == (4, 0, 0), "a rest is no crash"
+
+
+def test_spare_stays_while_there_is_a_session_and_for_a_while_after_it() -> None:
+    bench = Bench(RESTING)
+    bench.take(7)
+    bench.tell(m.BindChild("1", "session"))
+    bench.tell(m.ProcessReady("2"))
+    assert bench.look() == []
+    bench.now_s += IDLE_S / 2
+    bench.tell(ended("session", "1"))
+    bench.tell(m.ProcessGone("1", "stopped"))
+    bench.now_s -= IDLE_S / 2
+    assert bench.look() == [], "half of the time"
+    assert bench.looks[-1].after_s == IDLE_S / 2
+    assert bench.look() == [e.StopProcess("2")]
+
+
+def test_it_does_not_rest_in_a_backoff() -> None:
+    """Else whoever asks next would be told that the process does not start."""
+    bench = Bench(RESTING)
+    bench.take(7)
+    bench.take(8)
+    bench.tell(m.ProcessReady("3"))
+    bench.tell(m.ProcessGone("1", "exit 1"))
+    bench.tell(m.BindChild("2", "session"))
+    bench.tell(ended("session", "2"))
+    bench.tell(m.ProcessGone("2", "stopped"))
+    bench.now_s += IDLE_S
+    assert bench.look() == []
+    assert bench.ring() == []
+    assert bench.look() == [e.StopProcess("3")]
+
+
+def test_without_the_setting_nobody_looks() -> None:
+    assert Bench().looks == []
+
+
+def test_drain_of_an_upstream_that_rests_is_over_at_once() -> None:
+    bench = Bench(RESTING)
+    bench.tell(m.ProcessReady("1"))
+    bench.look()
+    assert bench.tell(DrainUpstream()) == [e.ChildrenDrained()]
+    assert isinstance(bench.take(7)[0], e.RefuseChild)
 
 
 def test_how_starting_goes_is_not_said_before_anything_has_come() -> None:

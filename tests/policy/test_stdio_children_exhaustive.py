@@ -13,13 +13,15 @@ import pytest
 from proxy_actors.policy.stdio_children import ChildrenPolicy
 from tests.defects import Defect, planted
 from tests.policy.search import search
-from tests.policy.stdio_children_model import SPARELESS, ChildrenSubject
+from tests.policy.stdio_children_model import RESTING, SPARELESS, ChildrenSubject
 
 TWO_AT_A_TIME = partial(ChildrenSubject, 2)
 DRAINS = partial(ChildrenSubject, 1, drains=True)
 NO_SPARE = partial(ChildrenSubject, 2, drains=True, limits=SPARELESS)
+RESTS = partial(ChildrenSubject, 1, drains=True, limits=RESTING)
 SUBJECTS = {
-    "two handshakes at a time": TWO_AT_A_TIME, "drains": DRAINS, "no spare": NO_SPARE
+    "two handshakes at a time": TWO_AT_A_TIME, "drains": DRAINS, "no spare": NO_SPARE,
+    "rests": RESTS,
 }  # fmt: skip
 
 
@@ -116,6 +118,30 @@ DEFECTS = {
     Defect("a child without a spare before it is not taken", POLICY, "_take",
            "self._taken[exchange_id] = child = self._start(effects)",
            "child = self._start(effects)"): NO_SPARE,
+    Defect("it rests beside a session", POLICY, "handle",
+           "if self.children:", "if False:"): RESTS,
+    Defect("it rests too soon", POLICY, "_rest", "left_s > 0", "False"): RESTS,
+    Defect("a spare that has failed to run rests", POLICY, "_rest",
+           "self._spare_runs and ", ""): RESTS,
+    Defect("it rests in a crash loop", POLICY, "_rest",
+           " and self.described(now_s).verdict is Verdict.WELL", ""): RESTS,
+    Defect("it never rests after a failure", POLICY, "_rest",
+           "well and self._respawn_at_s is None",
+           "well and not self._backoff.failures"): RESTS,
+    Defect("a rest leaves old failures", POLICY, "_rest",
+           "self._backoff.succeeded()", "pass"): RESTS,
+    Defect("a process is left", POLICY, "_rest", "self._end(spare, effects)", "pass"): RESTS,
+    Defect("who rests gets a spare", POLICY, "_replenish", " and not self.rests", ""): RESTS,
+    Defect("nobody is woken", POLICY, "_take", "self._wake(effects)", "pass"): RESTS,
+    Defect("a drain is woken", POLICY, "_wake",
+           "self.rests and self._undrained is None", "self.rests"): RESTS,
+    Defect("a drain rests", POLICY, "_rest", "if self._undrained is not None:",
+           "if False:"): RESTS,
+    Defect("it rests once", POLICY, "_wake",
+           "self._watch_idle(self._limits.idle_stop_s, effects)", "pass"): RESTS,
+    Defect("it is not looked again", POLICY, "_rest",
+           "self._watch_idle(left_s, effects)", "pass"): RESTS,
+    Defect("an old timer looks", POLICY, "handle", "generation == self._idle", "True"): RESTS,
     Defect("a second drain begins", POLICY, "_drain",
            "if self._undrained is not None:", "if False:"): DRAINS,
 }  # fmt: skip

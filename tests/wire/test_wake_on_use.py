@@ -1,4 +1,7 @@
-"""Processes that rest while nobody uses them, on real ones: one start for all who come at once."""
+"""Processes that rest while nobody uses them, on real ones: one start for all who come at once.
+
+Where each session has a process of its own it is the spare that rests.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +44,32 @@ def test_idle_processes_end_and_the_next_calls_wait_for_one_start(
         assert starts(proxy) == before + 1
         eventually(lambda: not proxy.children())
         assert session.call("echo", n=2).value == {"n": 2}, "its session is the same"
+
+
+def test_spare_ends_without_sessions_and_the_next_of_them_have_processes_started(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"""
+        [upstreams.demo]
+        command = {json.dumps(SCRIPTED)}
+        idle-stop-s = 0.3
+    """)
+    with running("--config", str(file)) as proxy:
+        eventually(lambda: starts(proxy) == 1 and not proxy.children())
+        assert proxy.page("/ready") == 200, "who asks will be served"
+        openings = [proxy.begin_session() for _ in range(CALLS)]
+        sessions = [proxy.adopt(opening.answer()) for opening in openings]
+        pids = {session.call("echo").pid for session in sessions}
+        assert len(pids) == CALLS, "each has one of its own"
+        eventually(lambda: len(proxy.children()) == CALLS + 1)  # and there is a spare again
+        assert starts(proxy) == 1 + CALLS + 1
+        *others, last = sessions
+        for session in others:
+            session.delete()
+        eventually(lambda: len(proxy.children()) == 2)
+        assert last.call("echo", n=2).value == {"n": 2}
+        last.delete()
+        eventually(lambda: not proxy.children())
+        assert proxy.page("/ready") == 200
+        assert proxy.session().call("echo", n=3).value == {"n": 3}
