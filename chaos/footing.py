@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy_actors.transports.guardian import ProcessTable
 from tests.wire.proxy_process import ProxyProcess
@@ -34,10 +35,12 @@ class Inside:
 
     Attributes:
         actors: how many there are of each kind.
+        details: what each tells of itself, by its name.
         owed: what they say is lent or waits, by actor, where it is not nothing.
     """
 
     actors: Counter[str]
+    details: dict[str, Any]
     owed: dict[str, int]
     greenlets: int
     tasks: str
@@ -83,14 +86,15 @@ def inside(proxy: ProxyProcess) -> Inside:
             raise TimeoutError("the proxy does not say what it has")
         threading.Event().wait(0.01)
     actors: Counter[str] = Counter()
+    details: dict[str, Any] = {}
     owed: dict[str, int] = {}
     for name, kind, detail in _ACTOR.findall(text):
         actors[kind] += 1
-        figures = ast.literal_eval(detail)
+        details[name] = figures = ast.literal_eval(detail)
         for figure in _OWED:
             if isinstance(figures.get(figure), int) and figures[figure]:
                 owed[f"{name} {figure}"] = figures[figure]
-    return Inside(actors, owed, int(process[4]), process[5])
+    return Inside(actors, details, owed, int(process[4]), process[5])
 
 
 def footing(proxy: ProxyProcess) -> Footing:
