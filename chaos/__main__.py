@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from chaos import report
+from chaos.ending import unwind_when_told
 from chaos.runner import FAILED, play_all
 from chaos.scorecard import ROWS
 
@@ -21,6 +22,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.ids) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    unwind_when_told()
     for seed in range(options.seed, options.seed + options.repeat):
         verdicts = play_all(options.ids, seed, lambda x: print(report.line(x), flush=True))
         print(report.summary(verdicts))

@@ -63,6 +63,7 @@ class HttpServer:
             [sys.executable, "-m", "chaos.http_server", *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # an INT of the terminal is not for it
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == READY

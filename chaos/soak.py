@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.ending import unwind_when_told
 from chaos.fault_proxy import FaultProxy
 from chaos.footing import inside, leaks, rss_bytes, settled
 from chaos.ledger import SECRET
@@ -92,6 +93,7 @@ def soak(seconds: float, seed: int) -> Result:
             client.start()
         weather = Weather(proxy, list(servers.values()), list(relays.values()), seed)
         weather.start()
+        stack.callback(weather.stop)
         samples = _watch(proxy, seconds, books)
         weather.stop()
         for client in clients:
@@ -210,6 +212,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", type=Path, help="file to write the figures into")
     options = parser.parse_args()
+    unwind_when_told()
     result = soak(float(os.environ.get("SOAK_S", "3600")), options.seed)
     text = document(result)
     print(text)

@@ -41,7 +41,7 @@ class Weather(threading.Thread):
         ]  # fmt: skip
 
     def stop(self) -> None:
-        """Let it clear up."""
+        """Let it clear up. Idempotent."""
         self._over.set()
         self.join()
 
