@@ -237,7 +237,7 @@ def _refused(refusal: m.Refusal) -> GatewayError:
         case m.Refusal.TOO_LARGE:
             return RefusedError(413, "the params of initialize are too large")
         case m.Refusal.FULL:
-            text = "all sessions are in use"
+            text = "there is no room for another session of this client"
         case m.Refusal.NOT_STORED:
             text = "the session could not be stored"
         case _:

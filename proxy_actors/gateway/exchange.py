@@ -14,7 +14,7 @@ from proxy_actors.actors.meters import CallMeter, meter_of
 from proxy_actors.actors.refs import Slot
 from proxy_actors.errors import RefusedError
 from proxy_actors.gateway.http_fields import Forwarded
-from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity
+from proxy_actors.gateway.keys import ANONYMOUS, DEFAULT_TIER, Identity, owner_name
 from proxy_actors.gateway.lease import Keeper
 from proxy_actors.gateway.session_use import SessionHolder
 from proxy_actors.messages.legacy import StreamFound
@@ -145,7 +145,7 @@ class Exchange:
     @property
     def owner(self) -> Owner:
         """Whose share of an upstream's connections it has: the principal's, or the address's."""
-        name = f"address {self.client.peer}" if self.principal == ANONYMOUS else self.principal
+        name = owner_name(self.principal, self.client.peer)
         return Owner(name, "" if self.session is None else self.session.key)
 
     @property

@@ -77,7 +77,7 @@ class ClientConnection:
         self._client = Client(
             stream.peer,
             Keeper(now_s),
-            SessionHolder(wiring.registry, wiring.uses, now_s),
+            SessionHolder(wiring.registry, wiring.uses, now_s, stream.peer),
             AddressTokens(wiring.rates),
         )
         self._streamed: _Streamed | None = None

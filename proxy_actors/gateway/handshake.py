@@ -67,6 +67,7 @@ class Handshake:
             initialize_params=b"{}" if params is None else bytes(params),
             # A stream of the old transport takes its session with it when it ends.
             resumable=not child and exchange.accepted.endpoint is not MESSAGES,
+            owner=exchange.owner.name,
         )
         created: SessionCreated = self._registry.ask(ask, exchange.deadline_s)
         session = exchange.session = created.session

@@ -33,6 +33,11 @@ class Identity(msgspec.Struct, frozen=True):
 _NOBODY = Identity(ANONYMOUS)
 
 
+def owner_name(principal: str, peer: str) -> str:
+    """Return whose share something comes out of: the principal's, or an anonymous address's."""
+    return f"address {peer}" if principal == ANONYMOUS else principal
+
+
 class Keyring:
     """The keys that are known, by their digests.
 

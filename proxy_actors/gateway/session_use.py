@@ -10,19 +10,23 @@ from collections.abc import Callable
 
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.session_uses import KEPT, OPEN, REVOKED, SessionUses, UseRow
+from proxy_actors.gateway.keys import owner_name
 from proxy_actors.messages.sessions import BeginUse, EndUse, Session
 
 LOOK_UP_S_MAX = 1.0
 
 
 class SessionHolder:
-    """Holds the use of one connection, whose exchanges come one after another."""
+    """Holds the use of one connection, whose exchanges come one after another from `peer`."""
 
-    __slots__ = ("_front_id", "_now_s", "_principal", "_registry", "_row", "_use_id", "_uses")
+    __slots__ = (
+        "_front_id", "_now_s", "_peer", "_principal", "_registry", "_row", "_use_id", "_uses",
+    )  # fmt: skip
 
     def __init__(
-        self, registry: Slot, uses: SessionUses, now_s: Callable[[], float]
+        self, registry: Slot, uses: SessionUses, now_s: Callable[[], float], peer: str
     ) -> None:
+        self._peer = peer
         self._registry = registry
         self._uses = uses
         self._now_s = now_s
@@ -49,7 +53,8 @@ class SessionHolder:
                 return row.session
             self.close()
         self._use_id, self._front_id, self._principal = exchange_id, front_id, principal
-        ask = BeginUse(front_id.decode("ascii", "replace"), principal, exchange_id)
+        owner = owner_name(principal, self._peer)
+        ask = BeginUse(front_id.decode("ascii", "replace"), principal, exchange_id, owner)
         session: Session = self._registry.ask(ask, self._now_s() + LOOK_UP_S_MAX)
         self._row = self._uses.find(exchange_id)
         return session

@@ -61,8 +61,8 @@ class CreateSession(Message, frozen=True):
     """Exchange to registry, asked, after the upstream accepted `initialize`.
 
     Answered with a `SessionCreated` once the row is durable, or with a FailedError when the
-    registry is full of sessions in use. `resumable` says whether the session can go on after a
-    restart of the proxy.
+    registry is full and no session is to make room. `resumable` says whether the session can go on
+    after a restart of the proxy, `owner` out of whose share it comes.
     """
 
     principal: str
@@ -72,6 +72,7 @@ class CreateSession(Message, frozen=True):
     version: str
     initialize_params: bytes
     resumable: bool
+    owner: str
 
 
 class SessionCreated(Message, frozen=True):
@@ -87,12 +88,14 @@ class BeginUse(Message, frozen=True):
     Answered with a `Session`, or a RefusedError 404 for an id that is unknown, ended, expired or
     another principal's: all the same to the client. Every ask must be followed by `EndUse`, one
     that got no answer too: it may have been counted. `exchange_id` is unique in the process and
-    begins one use; 0 is for askers that are sure to see their answer.
+    begins one use; 0 is for askers that are sure to see their answer. `owner` is out of whose share
+    the session comes, where nobody knows it any more; "" if that is not known either.
     """
 
     front_id: str
     principal: str
     exchange_id: int = 0
+    owner: str = ""
 
 
 class EndUse(Message, frozen=True):
@@ -190,6 +193,8 @@ class SessionRow(Message, frozen=True):
         created_s: seconds since the epoch.
         used_s: when it was last used, up to a flush interval ago; seconds since the epoch.
         owner: which process of the proxy serves it.
+        holder: hash of out of whose share it comes; "" if that is not known. Addresses are not
+            written down, so it ends with the process.
     """
 
     session: Session
@@ -197,6 +202,7 @@ class SessionRow(Message, frozen=True):
     created_s: float
     used_s: float
     owner: str = "0"
+    holder: str = ""
 
 
 class SaveSession(Message, frozen=True):

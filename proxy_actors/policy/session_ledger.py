@@ -10,7 +10,7 @@ holds after every call. `policy/sessions.py` decides, and alone uses this.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from enum import Enum
 from functools import lru_cache
 
@@ -41,6 +41,7 @@ class Entry:
     """A session. Times are on the monotonic clock.
 
     Attributes:
+        holder: hash of out of whose share it comes, a principal's or an address's.
         used_s, stored_s: its last use, and the last use that has been written down.
         uses: how many calls and streams are open on it.
         front_id: what the client will hold; only while creating.
@@ -51,14 +52,15 @@ class Entry:
     """
 
     __slots__ = (
-        "asks", "born_s", "changed", "deleting", "front_id", "phase", "resumable", "revives",
-        "saving", "session", "stored_s", "used_s", "uses",
+        "asks", "born_s", "changed", "deleting", "front_id", "holder", "phase", "resumable",
+        "revives", "saving", "session", "stored_s", "used_s", "uses",
     )  # fmt: skip
 
     def __init__(
-        self, session: Session, resumable: bool, born_s: float, used_s: float
+        self, session: Session, resumable: bool, born_s: float, used_s: float, holder: str
     ) -> None:
         self.session = session
+        self.holder = holder
         self.resumable = resumable
         self.born_s = born_s
         self.used_s = self.stored_s = used_s
@@ -92,8 +94,10 @@ class SessionLedger:
         self.occupied = 0
         self._in_order = True
         self._uses: dict[int, Entry] = {}
-        self._of_principal: Counter[str] = Counter()
         self._of_upstream: Counter[str] = Counter()
+        # How many each holder has, at an upstream and in all.
+        self._shares_at: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._shares: Counter[str] = Counter()
         self._stale = 0
 
     def enter(self, entry: Entry) -> None:
@@ -129,6 +133,12 @@ class SessionLedger:
         if entry.phase is Phase.CREATING:
             self._vacate(entry)
 
+    def claim(self, entry: Entry, holder: str) -> None:
+        """From now on a live one comes out of this holder's share."""
+        self._vacate(entry)
+        entry.holder = holder
+        self._occupy(entry)
+
     def begin_use(self, entry: Entry, exchange_id: int, now_s: float) -> None:
         """Count a use of a live session; exchange 0 is nobody's name."""
         if not entry.uses:
@@ -163,26 +173,32 @@ class SessionLedger:
         """Return how many there are at an upstream."""
         return self._of_upstream[upstream]
 
-    def longest_unused(self, upstream: str = "") -> Entry | None:
-        """Return the first of the idle; of those at `upstream`, if it is named."""
+    def longest_unused(self) -> Entry | None:
+        """Return the first of the idle."""
         self._order()
-        for entry in self.idle.values():
-            if not upstream or entry.session.upstream == upstream:
-                return entry
-        return None
+        return next(iter(self.idle.values()), None)
 
-    def evictable(self, principal: str, upstream: str = "") -> Entry | None:
-        """Return the idle session unused for longest: of this principal, else of anyone.
+    def to_give_way(self, holder: str, upstream: str = "") -> Entry | None:
+        """Find which idle session is to end so that this holder can have one more.
 
-        It is one at `upstream`, if that is named.
+        It is the longest unused of whoever holds most when the newcomer is counted; of those who
+        hold as much the newcomer's own is first. Who holds no more than its holder has already does
+        not give way to it. At `upstream`, if that is named, only what is there counts.
         """
-        if self._of_principal[principal]:
-            self._order()
-            for entry in self.idle.values():
-                there = not upstream or entry.session.upstream == upstream
-                if there and entry.session.principal == principal:
-                    return entry
-        return self.longest_unused(upstream)
+        self._order()
+        shares = self._shares_at[upstream] if upstream else self._shares
+        found, least = None, float(shares[holder])
+        own = least + 1.5  # the newcomer, and half of one to come before those who hold as much
+        most = max(own, *shares.values())
+        for entry in self.idle.values():
+            if upstream and entry.session.upstream != upstream:
+                continue
+            share = own if entry.holder == holder else shares[entry.holder]
+            if share > least:
+                found, least = entry, share
+                if share == most:
+                    break
+        return found
 
     def _order(self) -> None:
         """Put the idle in the order of last use, if a use ended that was over for a while."""
@@ -204,13 +220,14 @@ class SessionLedger:
 
     def _occupy(self, entry: Entry) -> None:
         self.occupied += 1
-        self._of_principal[entry.session.principal] += 1
         self._of_upstream[entry.session.upstream] += 1
+        for shares in (self._shares, self._shares_at[entry.session.upstream]):
+            shares[entry.holder] += 1
 
     def _vacate(self, entry: Entry) -> None:
         self.occupied -= 1
         self._of_upstream[entry.session.upstream] -= 1
-        principal = entry.session.principal
-        self._of_principal[principal] -= 1
-        if not self._of_principal[principal]:
-            del self._of_principal[principal]
+        for shares in (self._shares, self._shares_at[entry.session.upstream]):
+            shares[entry.holder] -= 1
+            if not shares[entry.holder]:
+                del shares[entry.holder]

@@ -54,9 +54,10 @@ class SessionLimits(msgspec.Struct, frozen=True):
     """The bounds of the registry.
 
     Attributes:
-        sessions_max: sessions created or live, 1 to 1,000,000. More evict the longest unused.
+        sessions_max: sessions created or live, 1 to 1,000,000. More evict the longest unused of
+            whoever has most.
         of_upstream: of these, the most at an upstream whose sessions have something each: a
-            process, or a connection. More evict the longest unused there.
+            process, or a connection. More evict likewise there.
         idle_timeout_s: a session ends when it was not used for so long. A day, so that a client
             left open in the evening goes on in the morning; memory is bounded by `sessions_max`.
         lifetime_max_s: a session ends at this age even when used, so that no id works for ever.
@@ -124,6 +125,7 @@ class SessionPolicy:
             Entry(
                 row.session, row.resumable,
                 min(row.created_s - ahead_s, now_s), min(row.used_s - ahead_s, now_s),
+                row.holder or row.session.principal,
             )
             for row in rows
             if row.session.key not in self._unfinished
@@ -138,7 +140,7 @@ class SessionPolicy:
                 entry.deleting = False  # the first sweep deletes
         for key, ended in self._unfinished.items():
             if key not in self._entries:
-                self._ledger.enter_ending(Entry(ended.session, False, now_s, now_s))
+                self._ledger.enter_ending(Entry(ended.session, False, now_s, now_s, ""))
 
     def handle(
         self, message: SessionMessage, now_s: float, ask_id: int = 0
@@ -149,8 +151,8 @@ class SessionPolicy:
         answered by the first effect.
         """
         match message:
-            case m.BeginUse(front_id, principal, exchange_id):
-                return self._begin_use(front_id, principal, exchange_id, now_s)
+            case m.BeginUse():
+                return self._begin_use(message, now_s)
             case m.EndUse(key, exchange_id, used_s):
                 self._ledger.end_use(key, exchange_id, now_s if used_s is None else used_s)
                 return _NOTHING
@@ -190,19 +192,20 @@ class SessionPolicy:
 
     # On the path of every request.
 
-    def _begin_use(
-        self, front_id: str, principal: str, exchange_id: int, now_s: float
-    ) -> Sequence[SessionEffect]:
-        entry = self._entries.get(key_of(front_id))
+    def _begin_use(self, message: m.BeginUse, now_s: float) -> Sequence[SessionEffect]:
+        entry = self._entries.get(key_of(message.front_id))
+        principal = hash_of_principal(message.principal)
         if (
             entry is None
             or entry.phase is not Phase.LIVE
-            or entry.session.principal != hash_of_principal(principal)
+            or entry.session.principal != principal
         ):
             return _REJECT
         if not entry.uses and now_s - entry.used_s >= self.limits.idle_timeout_s:
             return (*_REJECT, *self._write([self._begin_end(entry, EndReason.EXPIRED)]))
-        self._ledger.begin_use(entry, exchange_id, now_s)
+        if entry.holder == principal and message.owner not in ("", message.principal):
+            self._ledger.claim(entry, hash_of_principal(message.owner))  # by whoever is back first
+        self._ledger.begin_use(entry, message.exchange_id, now_s)
         return (m.Admit(entry.session),)
 
     # Beginning and end.
@@ -212,26 +215,26 @@ class SessionPolicy:
     ) -> Sequence[SessionEffect]:
         if len(message.initialize_params) > self.limits.params_bytes_max:
             return (m.Refuse(ask_id, m.Refusal.TOO_LARGE),)
-        principal = hash_of_principal(message.principal)
+        holder = hash_of_principal(message.owner)
         writes: list[SessionWrite] = []
         upstream = message.upstream
         if self.is_full(upstream):
             there = upstream if self._is_crowded(upstream) else ""
-            victim = self._ledger.evictable(principal, there)
+            victim = self._ledger.to_give_way(holder, there)
             if victim is None:
                 return (m.Refuse(ask_id, m.Refusal.FULL),)
             writes.append(self._begin_end(victim, EndReason.EVICTED))
         front_id = ID_PREFIX + self._token()
         session = m.Session(
             key=key_of(front_id),
-            principal=principal,
+            principal=hash_of_principal(message.principal),
             upstream=upstream,
             endpoint=message.endpoint,
             upstream_session_id=message.upstream_session_id,
             version=message.version,
             initialize_params=message.initialize_params,
         )
-        entry = Entry(session, message.resumable, now_s, now_s)
+        entry = Entry(session, message.resumable, now_s, now_s, holder)
         entry.front_id, entry.asks = front_id, [ask_id]
         self._ledger.enter(entry)
         # Should this incarnation never learn of the write, the client will never have the id.
@@ -275,7 +278,7 @@ class SessionPolicy:
         entry.saving, entry.changed, entry.stored_s = True, False, entry.used_s
         ahead_s = self._wall_s() - now_s
         created_s, used_s = entry.born_s + ahead_s, entry.used_s + ahead_s
-        row = m.SessionRow(entry.session, entry.resumable, created_s, used_s, OWNER)
+        row = m.SessionRow(entry.session, entry.resumable, created_s, used_s, OWNER, entry.holder)
         return m.SaveSession(row)
 
     def _delete(self, entry: Entry) -> SessionWrite:
@@ -364,8 +367,8 @@ class SessionPolicy:
                 break
             if entry.phase is Phase.LIVE:
                 writes.append(self._begin_end(entry, EndReason.EXPIRED))
-        while ledger.occupied > limits.sessions_max and (oldest := ledger.longest_unused()):
-            writes.append(self._begin_end(oldest, EndReason.EVICTED))
+        while ledger.occupied > limits.sessions_max and (victim := ledger.to_give_way("")):
+            writes.append(self._begin_end(victim, EndReason.EVICTED))
         for entry in self._entries.values():
             if entry.phase is Phase.ENDING and not entry.deleting:
                 writes.append(self._delete(entry))

@@ -114,7 +114,7 @@ class Bench:
 
     def create(self, principal: str = WHO) -> SessionCreated:
         created = self.ask(
-            m.CreateSession(principal, UPSTREAM, "", "theirs", "2025-11-25", b"{}", True)
+            m.CreateSession(principal, UPSTREAM, "", "theirs", "2025-11-25", b"{}", True, principal)
         )
         assert isinstance(created, SessionCreated)
         return created
@@ -210,7 +210,7 @@ def test_wrong_principal_and_unknown_id_are_the_same_404() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [m.CreateSession(WHO, UPSTREAM, "", None, "v", b"", True), m.BeginUse("v1.0.x", WHO)],
+    [m.CreateSession(WHO, UPSTREAM, "", None, "v", b"", True, WHO), m.BeginUse("v1.0.x", WHO)],
 )
 def test_what_must_be_asked_and_is_told_is_an_error(message: m.SessionMessage) -> None:
     bench = Bench()
@@ -256,7 +256,7 @@ def test_open_use_of_a_session_that_ended_is_not_kept_for_another_request() -> N
 def test_session_whose_asker_gave_up_is_ended_again() -> None:
     """Nobody has its id, so nobody would ever end it."""
     bench = Bench(inline=True, disk=SimDisk(latency_s_max=10.0))
-    create = m.CreateSession(WHO, UPSTREAM, "", "theirs", "2025-11-25", b"{}", True)
+    create = m.CreateSession(WHO, UPSTREAM, "", "theirs", "2025-11-25", b"{}", True, WHO)
     impatient = bench.start(lambda: bench.ask(create, 0.001))
     bench.stage.run(100.0)
     with pytest.raises(DeadlineError):

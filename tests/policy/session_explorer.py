@@ -41,6 +41,7 @@ class Scope:
     depth: int
     limits: SessionLimits = SessionLimits(sessions_max=2, idle_timeout_s=1e6, lifetime_max_s=1e6)
     principals: tuple[str, ...] = ("a", "b")
+    addresses: tuple[str, ...] = ("",)
     upstreams: tuple[str, ...] = ("up",)
     sessions_max: int = 3
     uses_max: int = 2
@@ -150,16 +151,18 @@ def possible_moves(scope: Scope, model: SessionModel) -> Iterator[Move]:
     """Yield everything that can happen next."""
     present = [key for key, known in model.known.items() if known.phase is not GONE]
     if len(present) < scope.sessions_max:
-        for principal, resumable, upstream in product(
-            scope.principals, scope.resumable, scope.upstreams
+        for principal, resumable, upstream, address in product(
+            scope.principals, scope.resumable, scope.upstreams, scope.addresses
         ):
-            yield creation(principal, resumable, upstream)
+            yield creation(principal, resumable, upstream, address)
     for key in present:
         known = model.known[key]
         if known.phase is Phase.CREATING:
             continue
         if len(model.uses) < scope.uses_max:
-            yield m.BeginUse(known.front_id, known.principal, model.numbers + 1)
+            yield m.BeginUse(
+                known.front_id, known.principal, model.numbers + 1, known.owner
+            )
         if len(model.end_asks) < scope.asks_max:
             yield m.EndSession(key, EndReason.DELETED)
         yield m.EndSession(key, EndReason.LOST)
@@ -184,9 +187,10 @@ def possible_moves(scope: Scope, model: SessionModel) -> Iterator[Move]:
 
 
 def creation(
-    principal: str, resumable: bool = True, upstream: str = UPSTREAM
+    principal: str, resumable: bool = True, upstream: str = UPSTREAM, address: str = ""
 ) -> m.CreateSession:
-    return m.CreateSession(principal, upstream, "", None, "2025-11-25", b"{}", resumable)
+    owner = address or principal
+    return m.CreateSession(principal, upstream, "", None, "2025-11-25", b"{}", resumable, owner)
 
 
 def probe_with_nonsense(policy: SessionPolicy, model: SessionModel) -> None:
@@ -259,7 +263,8 @@ def entry_key(entry: Entry | None, model: SessionModel, key: str) -> Hashable:
     known, row = model.known[key], model.rows.get(key)
     assert entry is not None
     return (
-        known.phase, known.principal, known.resumable, known.level, entry.uses, len(entry.asks),
+        known.phase, known.principal, known.owner, known.holder, known.resumable, known.level,
+        entry.uses, len(entry.asks), row is not None and row.holder == entry.holder,
         entry.saving, entry.deleting, entry.changed, entry.revives, entry.used_s > entry.stored_s,
         min((model.now_s - entry.used_s) // TICK_S, AGE_S_MAX),
         min((model.now_s - entry.born_s) // TICK_S, AGE_S_MAX),

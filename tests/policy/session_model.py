@@ -7,7 +7,10 @@ promise. Where the policy may choose, it accepts either choice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+
+from msgspec.structs import replace
 
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import SessionEffect, SessionMessage
@@ -29,15 +32,17 @@ def check(rule: bool, text: str) -> None:
 
 
 class Known:
-    """A session as it should be. `phase` is GONE in the end; `level` is what its client set."""
+    """A session as it should be. `phase` is GONE in the end; `level` is what its client set.
 
-    def __init__(
-        self, front_id: str, principal: str, upstream: str, resumable: bool, now_s: float
-    ) -> None:
+    Its client is `owner`; `holder` is who is known to be it.
+    """
+
+    def __init__(self, front_id: str, message: m.CreateSession, now_s: float) -> None:
         self.front_id = front_id
-        self.upstream = upstream
-        self.principal = principal
-        self.resumable = resumable
+        self.upstream = message.upstream
+        self.principal = message.principal
+        self.owner = self.holder = message.owner
+        self.resumable = message.resumable
         self.born_s = self.used_s = now_s
         self.phase: Phase | None = Phase.CREATING
         self.order = 0
@@ -120,7 +125,9 @@ class SessionModel:
         """Only what was committed and is resumable is left."""
         self.queue.clear()
         self.unfinished.clear()
-        self.rows = {key: row for key, row in self.rows.items() if row.resumable}
+        self.rows = {
+            key: replace(row, holder="") for key, row in self.rows.items() if row.resumable
+        }
         for key, known in self.known.items():
             if key in self.rows:
                 known.phase = Phase.LIVE  # or it was live, or no end of it was confirmed
@@ -135,7 +142,10 @@ class SessionModel:
         live = self.of(Phase.LIVE)
         for key in live:
             check(key in self.rows, "a session that its client knows is not stored")
-            self.known[key].used_s = self.rows[key].used_s - AHEAD_S
+            known, row = self.known[key], self.rows[key]
+            known.used_s = row.used_s - AHEAD_S
+            if row.holder != hash_of_principal(known.owner):
+                known.holder = known.principal
         for key in sorted(live, key=lambda key: self.known[key].used_s):
             self.known[key].order = self.number()
 
@@ -152,15 +162,21 @@ class SessionModel:
     def of(self, phase: Phase | None) -> list[str]:
         return [key for key, known in self.known.items() if known.phase is phase]
 
-    def idle(self) -> list[str]:
-        """Live ones without an open use, longest unused first."""
+    def idle(self, upstream: str | None = None) -> list[str]:
+        """Live ones without an open use, longest unused first; those at an upstream, or all."""
         used = set(self.uses.values())
         idle = [key for key in self.of(Phase.LIVE) if key not in used]
-        return sorted(idle, key=lambda key: self.known[key].order)
+        there = [key for key in idle if upstream in (None, self.known[key].upstream)]
+        return sorted(there, key=lambda key: self.known[key].order)
+
+    def held(self, upstream: str | None = None) -> Counter[str]:
+        """How many each holder has, at an upstream or in all."""
+        keys = [*self.of(Phase.LIVE), *self.of(Phase.CREATING)]
+        there = (self.known[key] for key in keys)
+        return Counter(x.holder for x in there if upstream in (None, x.upstream))
 
     def occupied(self, upstream: str | None = None) -> int:
-        keys = [*self.of(Phase.LIVE), *self.of(Phase.CREATING)]
-        return sum(upstream in (None, self.known[key].upstream) for key in keys)
+        return sum(self.held(upstream).values())
 
     def has_expired(self, key: str) -> bool:
         known = self.known[key]
@@ -208,6 +224,8 @@ class SessionModel:
             check(key in self.rows, "what is not durable was used")
             self.uses[message.exchange_id] = key
             known.used_s = self.now_s
+            if known.holder == known.principal:
+                known.holder = known.owner
 
     def _is_idle_too_long(self, known: Known) -> bool:
         return self.now_s - known.used_s >= self.limits.idle_timeout_s
@@ -224,31 +242,50 @@ class SessionModel:
     def _created(
         self, message: m.CreateSession, effects: Sequence[SessionEffect], ask_id: int
     ) -> None:
-        full, idle = self.occupied() >= self.limits.sessions_max, self.idle()
+        full, upstream = self.occupied() >= self.limits.sessions_max, None
         if self.occupied(message.upstream) >= self.limits.of_upstream.get(message.upstream, 99):
-            full = True
-            idle = [key for key in idle if self.known[key].upstream == message.upstream]
-        if full and not idle:
-            check(effects == (m.Refuse(ask_id, m.Refusal.FULL),), "not refused though full")
+            full, upstream = True, message.upstream
+        if effects == (m.Refuse(ask_id, m.Refusal.FULL),):
+            check(full, "refused though there is room")
+            for key in self.idle(upstream):
+                check(not self._gives(key, message.owner, upstream), "refused without need")
             return
         (write,) = effects
         check(isinstance(write, m.Write), "a creation was not written down")
         assert isinstance(write, m.Write)
         deleted = [x.key for x in write.writes if isinstance(x, m.DeleteSession)]
-        own = [key for key in idle if self.known[key].principal == message.principal]
-        check(deleted == ((own or idle)[:1] if full else []), f"{deleted} made room")
+        check(len(deleted) == full, f"{deleted} made room")
         for key in deleted:
+            self._made_room(key, message.owner, upstream)
             self.known[key].phase, self.known[key].revives = Phase.ENDING, True
         front_id = f"v1.0.{self.token()}"
-        known = Known(
-            front_id, message.principal, message.upstream, message.resumable, self.now_s
-        )
+        known = Known(front_id, message, self.now_s)
         self.known[key_of(front_id)] = known
         self.create_asks[ask_id] = key_of(front_id)
         (saved,) = [x.row for x in write.writes if isinstance(x, m.SaveSession)]
         check(saved.session.key == key_of(front_id), "not the hash of the id")
         check(saved.session.principal == hash_of_principal(known.principal), "not bound")
         check(saved.resumable == known.resumable, "more or less durable than asked for")
+        check(saved.holder == hash_of_principal(known.owner), "another's share")
+
+    def _gives(self, key: str, owner: str, upstream: str | None) -> bool:
+        """Whether this idle session may end for one more of the owner's: its own always may."""
+        held, holder = self.held(upstream), self.known[key].holder
+        return holder == owner or held[holder] > held[owner]
+
+    def _made_room(self, given: str, owner: str, upstream: str | None) -> None:
+        """Whoever holds most with the newcomer gave what it had not used for longest."""
+        check(given in self.idle(upstream), "what is in use made room, or what is elsewhere")
+        check(self._gives(given, owner, upstream), "ended for one who holds as many")
+        held = self.held(upstream) + Counter([owner])
+        giver = self.known[given].holder
+        for key in self.idle(upstream):
+            other = self.known[key].holder
+            check(held[other] <= held[giver], "who holds more gave nothing")
+            if held[other] == held[giver]:
+                check(other != owner or giver == owner, "another's ended before one's own")
+                earlier = self.known[key].order < self.known[given].order
+                check(not earlier or giver == owner != other, "what was used last made room")
 
     def _end_wanted(self, key: str, ask_id: int) -> None:
         known = self.known[key]
@@ -315,7 +352,8 @@ class SessionModel:
         if self.has_expired(key):
             return True
         self.known[key].revives = True
-        return self.occupied() > self.limits.sessions_max and key == self.idle()[0]
+        self._made_room(key, "", None)
+        return self.occupied() > self.limits.sessions_max
 
     def _swept(self) -> None:
         """Nothing that should end was overlooked, and what failed is tried again."""
@@ -342,7 +380,8 @@ class SessionModel:
         check(phases == expected, f"{phases} are not {expected}")
         check(list(ledger.idle) == self.idle(), "the idle are not in order")
         check(ledger.occupied == self.occupied(), "places are miscounted")
-        check(sum(ledger._of_principal.values()) == ledger.occupied, "owners are miscounted")
+        held = {hash_of_principal(holder): count for holder, count in self.held().items()}
+        check(ledger._shares == held, "shares are miscounted")
         uses = list(self.uses.values())
         for key, entry in ledger.entries.items():
             check(entry.uses == uses.count(key), "uses are miscounted")

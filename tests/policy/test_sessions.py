@@ -64,14 +64,19 @@ class Bench:
         params: bytes = b"{}",
         resumable: bool = True,
         upstream: str = UPSTREAM,
+        owner: str = "",
     ) -> list[SessionEffect]:
         """Ask for a session."""
-        create = m.CreateSession(principal, upstream, "", "theirs", "2025-11-25", params, resumable)
+        create = m.CreateSession(
+            principal, upstream, "", "theirs", "2025-11-25", params, resumable, owner or principal
+        )
         return self.tell(create, ASK)
 
-    def create(self, principal: str = "alice", upstream: str = UPSTREAM) -> str:
+    def create(
+        self, principal: str = "alice", upstream: str = UPSTREAM, owner: str = ""
+    ) -> str:
         """Create a session; return its id."""
-        (write,) = self.ask(principal, upstream=upstream)
+        (write,) = self.ask(principal, upstream=upstream, owner=owner)
         *_, accepted = self.written(write)
         assert isinstance(accepted, m.Accept)
         return accepted.front_id
@@ -112,10 +117,14 @@ def writes_of(effect: SessionEffect) -> tuple[SessionWrite, ...]:
 
 
 def row_of(
-    front_id: str, created_s: float, used_s: float, upstream: str = UPSTREAM
+    front_id: str,
+    created_s: float,
+    used_s: float,
+    upstream: str = UPSTREAM,
+    who: str = "alice",
 ) -> SessionRow:
     session = m.Session(
-        key_of(front_id), hash_of_principal("alice"), upstream, "", "theirs", "2025-11-25", b"{}"
+        key_of(front_id), hash_of_principal(who), upstream, "", "theirs", "2025-11-25", b"{}"
     )
     return SessionRow(session, True, created_s, used_s)
 
@@ -153,6 +162,7 @@ def test_row_has_hashes_for_what_clients_hold_and_wall_clock_times() -> None:
             resumable=True,
             created_s=5000.0 + AHEAD_S,
             used_s=5000.0 + AHEAD_S,
+            holder=hash_of_principal("alice"),
         )
     )
 
@@ -217,16 +227,52 @@ def test_session_beyond_the_cap_takes_the_place_of_the_one_unused_for_longest() 
     assert [bench.alive(x) for x in (first, second, third)] == [True, False, True]
 
 
-def test_principals_make_room_for_themselves_before_others_do() -> None:
+def test_who_has_most_makes_room_and_for_itself_first() -> None:
     bench = Bench()
     bobs = bench.create("bob")
     first, second = bench.create(), bench.create()
     (write,) = bench.ask("alice")
-    assert writes_of(write)[0] == DeleteSession(key_of(first))
+    assert writes_of(write)[0] == DeleteSession(key_of(first)), "she would have most"
     bench.written(write)
     (write,) = bench.ask("carol")
-    assert writes_of(write)[0] == DeleteSession(key_of(bobs)), "she has none: the longest unused"
-    assert bench.alive(second)
+    assert writes_of(write)[0] == DeleteSession(key_of(second)), "alice has more than bob"
+    assert bench.alive(bobs, "bob")
+
+
+def test_session_is_ended_for_nobody_who_holds_as_many() -> None:
+    """All that it could end is in use; others' is not, and stays."""
+    bench = Bench(replace(LIMITS, sessions_max=2))
+    used, bobs = bench.create("alice"), bench.create("bob")
+    assert bench.use(used)
+    assert bench.ask("alice") == [m.Refuse(ASK, Refusal.FULL)]
+    assert bench.alive(bobs, "bob")
+    (write,) = bench.ask("carol")
+    assert writes_of(write)[0] == DeleteSession(key_of(bobs)), "she has none"
+
+
+def test_anonymous_clients_have_the_shares_of_their_addresses() -> None:
+    bench = Bench()
+    first, second = (bench.create("anonymous", owner="address 1") for _ in range(2))
+    other = bench.create("anonymous", owner="address 2")
+    bench.touch(first, "anonymous")
+    bench.create("anonymous", owner="address 3")
+    assert [bench.alive(x, "anonymous") for x in (first, second, other)] == [True, False, True]
+
+
+def test_session_of_before_a_restart_is_its_client_s_again_once_it_is_used() -> None:
+    """Addresses are not written down: till then such sessions have one share together."""
+    wall_s = 5000.0 + AHEAD_S
+    rows = [row_of(f"{n}", wall_s - 90.0, wall_s - n, who="anonymous") for n in (30.0, 20.0, 10.0)]
+    bench = Bench(rows=rows)
+    bench.tell(m.BeginUse("30.0", "anonymous", 1, "address 1"))
+    bench.tell(m.BeginUse("30.0", "anonymous", 2, "address 2"))
+    for exchange_id in (1, 2):
+        bench.tell(m.EndUse(exchange_id=exchange_id))
+    bench.create("anonymous", owner="address 2")
+    ids = ("30.0", "20.0", "10.0")
+    assert [bench.alive(x, "anonymous") for x in ids] == [True, False, True]
+    bench.create("anonymous", owner="address 1")
+    assert [bench.alive(x, "anonymous") for x in ids] == [False, False, True]
 
 
 def test_session_in_use_makes_no_room_and_none_at_all_is_a_refusal() -> None:

@@ -17,6 +17,10 @@ SHORT = SessionLimits(sessions_max=2, idle_timeout_s=60.0, lifetime_max_s=100.0)
 
 ONE = SessionLimits(sessions_max=1, idle_timeout_s=1e6, lifetime_max_s=1e6)
 
+THREE = SessionLimits(sessions_max=3, idle_timeout_s=1e6, lifetime_max_s=1e6)
+
+FOUR = SessionLimits(sessions_max=4, idle_timeout_s=1e6, lifetime_max_s=1e6)
+
 CROWDED = SessionLimits(
     sessions_max=3, of_upstream={"up": 1}, idle_timeout_s=1e6, lifetime_max_s=1e6
 )
@@ -24,6 +28,16 @@ CROWDED = SessionLimits(
 USES = Scope(8)
 UPSTREAMS = Scope(
     7, CROWDED, sessions_max=4, uses_max=1, asks_max=1, upstreams=("up", "other"),
+)
+SHARES = Scope(
+    8, THREE, ("a",), sessions_max=4, uses_max=0, asks_max=0, addresses=("x", "y"),
+)
+UNEQUAL = Scope(
+    9, FOUR, ("a",), sessions_max=5, uses_max=0, asks_max=0, addresses=("x", "y"),
+)
+RETURNS = Scope(
+    7, principals=("a",), uses_max=1, asks_max=0, sweeps=True, crashes=("actor", "process"),
+    addresses=("x", "y"),
 )
 FAILURES = Scope(8, ONE, sessions_max=2, uses_max=1, asks_max=1, failures=True, sweeps=True)
 CRASHES = Scope(
@@ -45,6 +59,9 @@ TIME = Scope(
 SCOPES = {
     "uses": USES,
     "upstreams": UPSTREAMS,
+    "shares": SHARES,
+    "unequal": UNEQUAL,
+    "returns": RETURNS,
     "failures": FAILURES,
     "crashes": CRASHES,
     "failed_crashes": FAILED_CRASHES,
@@ -67,7 +84,7 @@ DEFECTS = {
     Defect("an id works while it is being deleted", SessionPolicy, "_begin_use",
            "entry.phase is not Phase.LIVE", "entry.phase is Phase.CREATING"): USES,
     Defect("an id works for anybody", SessionPolicy, "_begin_use",
-           "entry.session.principal != hash_of_principal(principal)", "False"): USES,
+           "entry.session.principal != principal", "False"): USES,
     Defect("an id that expired works", SessionPolicy, "_begin_use",
            "now_s - entry.used_s >= self.limits.idle_timeout_s", "False"): TIME,
     Defect("an id is given away at once", SessionPolicy, "_create",
@@ -87,13 +104,30 @@ DEFECTS = {
     Defect("the room is made in a write of its own", SessionPolicy, "_create",
            "writes.append(self._begin_end(victim, EndReason.EVICTED))",
            "early = self._write([self._begin_end(victim, EndReason.EVICTED)])"): USES,
-    Defect("nobody is asked to make room", SessionLedger, "evictable",
-           "return self.longest_unused(upstream)", "return None"): USES,
-    Defect("others make room first", SessionLedger, "evictable",
-           "entry.session.principal == principal:", "entry.session.principal != principal:"): USES,
+    Defect("nobody is asked to make room", SessionLedger, "to_give_way",
+           "return found", "return None"): USES,
+    Defect("others make room first", SessionLedger, "to_give_way", "+ 1.5", "+ 0.5"): SHARES,
+    Defect("others make room who hold as much", SessionLedger, "to_give_way",
+           "+ 1.5", "+ 1.0"): SHARES,
+    Defect("who holds more gives nothing", SessionLedger, "to_give_way",
+           "+ 1.5", "+ 2.5"): UNEQUAL,
+    Defect("whoever comes first makes room", SessionLedger, "to_give_way",
+           "if share == most:", "if True:"): SHARES,
+    Defect("who holds as many makes room", SessionLedger, "to_give_way",
+           "float(shares[holder])", "0.0"): USES,
+    Defect("what is held elsewhere counts", SessionLedger, "to_give_way",
+           "self._shares_at[upstream] if upstream else self._shares", "self._shares"): UPSTREAMS,
+    Defect("anonymous clients have one share", SessionPolicy, "_create",
+           "hash_of_principal(message.owner)", "hash_of_principal(message.principal)"): SHARES,
+    Defect("who held a session is forgotten", SessionPolicy, "load",
+           "row.holder or row.session.principal", "row.session.principal"): RETURNS,
+    Defect("who comes back has its share no more", SessionPolicy, "_begin_use",
+           "if entry.holder == principal", "if False"): RETURNS,
+    Defect("who comes back has two shares", SessionLedger, "claim",
+           "self._vacate(entry)", "pass"): RETURNS,
     Defect("those in use make room", SessionLedger, "begin_use",
            "del self.idle[entry.session.key]", "pass"): USES,
-    Defect("what was used last makes room", SessionLedger, "longest_unused",
+    Defect("what was used last makes room", SessionLedger, "to_give_way",
            "in self.idle.values()", "in reversed(self.idle.values())"): USES,
     Defect("a use that ended is still open", SessionLedger, "end_use",
            "self._uses.pop(exchange_id, None)", "None"): USES,
@@ -125,7 +159,7 @@ DEFECTS = {
            "return self._delete(entry)",
            "del self._entries[entry.session.key]; return self._delete(entry)"): USES,
     Defect("a crash forgets what was being ended", SessionPolicy, "load",
-           "self._ledger.enter_ending(Entry(ended.session, False, now_s, now_s))", "pass"
+           "self._ledger.enter_ending(Entry(ended.session, False, now_s, now_s, \"\"))", "pass"
            ): CRASHES,
     Defect("a crash undoes what was being ended", SessionPolicy, "load",
            "if row.session.key not in self._unfinished", "if True"): CRASHES,

@@ -23,6 +23,7 @@ import pytest
 from proxy_actors.errors import ConfigurationError
 from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import DeleteSession, SaveSession, SessionRow, TouchSession
+from proxy_actors.policy.session_ledger import hash_of_principal
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
 from proxy_actors.storage import sqlite_file
 from proxy_actors.storage.open import FILE_NAME, open_store
@@ -31,6 +32,7 @@ from proxy_actors.transports.store_thread import StoreThread
 from tests.contracts.suite_store import changed, key, row
 
 NOBODY = 65534
+ADDRESS = "address canary"
 
 # Holds the database argv[1] as whoever else may have it, until its input ends.
 HOLDER = """
@@ -158,7 +160,9 @@ def test_nothing_that_a_client_holds_is_in_the_file(path: Path) -> None:
     policy = SessionPolicy(SessionLimits(), lambda: next(tokens), lambda: 5000.0, {})
     with opened(path) as file:
         for principal in ("canary-principal-1", "canary-principal-2"):
-            create = m.CreateSession(principal, "up", "", "upstream-id", "2025-11-25", b"{}", True)
+            create = m.CreateSession(
+                principal, "up", "", "upstream-id", "2025-11-25", b"{}", True, ADDRESS
+            )
             (write,) = policy.handle(create, 1000.0, 1)
             assert isinstance(write, m.Write)
             assert file.commit([write.writes]) == [""]
@@ -168,6 +172,7 @@ def test_nothing_that_a_client_holds_is_in_the_file(path: Path) -> None:
         data = b"".join(part.read_bytes() for part in path.parent.iterdir())
     assert b"upstream-id" in data, "this is where it would be"
     assert b"canary" not in data
+    assert hash_of_principal(ADDRESS).encode() not in data, "which is too easily guessed"
 
 
 def test_no_value_is_logged_at_whatever_level(

@@ -163,10 +163,14 @@ class SessionClient:
     Args:
         address: where the proxy listens.
         fields: sent with every request.
+        source: the address to come from; empty for any.
     """
 
-    def __init__(self, address: tuple[str, int], fields: Mapping[str, str]) -> None:
+    def __init__(
+        self, address: tuple[str, int], fields: Mapping[str, str], source: str = ""
+    ) -> None:
         self._address = address
+        self._source = (source, 0) if source else None
         self._extra = fields
         self._sessions: list[Session] = []
         self._idle: list[http.client.HTTPConnection] = []
@@ -182,7 +186,9 @@ class SessionClient:
         if self._idle:
             connection = self._idle.pop()
         else:
-            connection = http.client.HTTPConnection(*self._address, timeout=PATIENCE_S)
+            connection = http.client.HTTPConnection(
+                *self._address, timeout=PATIENCE_S, source_address=self._source
+            )
             self._connections.add(connection)
         connection.request(method, path, body, fields)
         return Pending(self, connection)

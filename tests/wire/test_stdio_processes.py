@@ -18,7 +18,7 @@ import pytest
 from .conftest import CHILDREN_AT_REST, FAR_APART
 from .guardian_peer import FAMILY, wait_gone, watched
 from .proxy_process import SCRIPTED, ProxyProcess, running
-from .session_client import check_failure
+from .session_client import SessionClient, check_failure
 from .waiting import PATIENCE_S, eventually
 
 MODES = list(CHILDREN_AT_REST)
@@ -297,6 +297,26 @@ def test_session_longest_unused_makes_room() -> None:
         call.leave()
         stream.leave()
         assert busy.call("echo", 2, n=2).value == {"n": 2}
+        proxy.check_rest(stock)
+
+
+def test_client_of_many_sessions_ends_its_own_and_no_other_client_s() -> None:
+    """FLT-U16: the other's is unused for longest, and stays when all of this one's are in use."""
+    with running("--", *SCRIPTED, settings=FEW) as proxy:
+        stock = proxy.take_stock(1)
+        other = SessionClient(proxy.address, {}, source="127.0.0.2")
+        single = other.session()
+        many = [eventually(lambda: opened(proxy)) for _ in range(7)]
+        assert [session.call("echo").status for session in many] == [404] * 4 + [200] * 3
+        streams = [session.listen() for session in many[4:]]
+        assert [stream.head().status for stream in streams] == [200] * 3
+        refused = proxy.begin_session().answer()
+        assert (refused.status, int(refused.fields["Retry-After"]) >= 1) == (503, True)
+        assert refused.message["error"]["data"]["reason"] == "overloaded"
+        assert single.call("echo", n=1).value == {"n": 1}
+        for stream in streams:
+            stream.leave()
+        other.end_sessions()
         proxy.check_rest(stock)
 
 
