@@ -326,7 +326,7 @@ class Assembly:
 
         if mode is StdioMode.SESSION:
             return make_session, forwarder, SpareChecker(slot)
-        return make_shared, forwarder, SharedChecker(self._world, slot, processes)
+        return make_shared, forwarder, SharedChecker(self._world, slot, processes, use)
 
 
 def sse_sessions(

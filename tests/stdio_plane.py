@@ -20,6 +20,7 @@ from proxy_actors.actors.stdio_upstream import StdioUpstream
 from proxy_actors.actors.stream_directory import StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
 from proxy_actors.actors.supervisor import Worker
+from proxy_actors.actors.upstream_use import UpstreamUse
 from proxy_actors.gateway.channel_forward import ChannelForwarder
 from proxy_actors.gateway.forwarder import CALL_S_MAX
 from proxy_actors.gateway.handshake import Handshake
@@ -83,6 +84,7 @@ class StdioPlane:
         self._command = command
         self._children = children
         self._shared = shared
+        self.use = UpstreamUse() if shared.idle_stop_s else None
         forwarded = (
             world, UPSTREAM, self.upstream, self.processes, Handshake(self.registry, UPSTREAM),
             self.registry,
@@ -90,7 +92,7 @@ class StdioPlane:
         self.forwarder = (
             ChannelForwarder(*forwarded)
             if mode is StdioMode.SESSION
-            else SharedForwarder(*forwarded, mode is StdioMode.POOL)
+            else SharedForwarder(*forwarded, mode is StdioMode.POOL, self.use)
         )
         route = Route(UPSTREAM, self.upstream, self.forwarder, call_s_max)
         self.wiring = Wiring(
@@ -171,6 +173,7 @@ class StdioPlane:
         return StdioShared(
             self.world, self.upstream, UPSTREAM, self._command, self.mode is StdioMode.POOL,
             self.streams, self.processes, self.subscribers, self.forwarder.failure, self._shared,
+            self.use,
         )  # fmt: skip
 
     def _make_legacy(self, limits: LegacyLimits) -> LegacyStreams:

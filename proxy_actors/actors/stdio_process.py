@@ -5,7 +5,8 @@ writes stdin, one drains stderr. They end when the process does.
 
 The end. `Stop` closes stdin, then sends TERM, then KILL to the group, two seconds apart (2025-11-25
 basic/lifecycle, "Shutdown"); the channel has ended when the exit has been seen. When the process
-ends by itself its last words are heard first.
+ends by itself its last words are heard first. One that is to rest ends likewise, but its actor
+stays while there is a stream that a client may come back to.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ class StdioProcess(Channel):
         self._exit: str | None = None
         self._output_ended = False
         self._step = 0
+        self._rests = False
+
+    def on_stop_requested(self) -> None:
+        """Have the process end, and all streams with it."""
+        self._rests = False
+        super().on_stop_requested()
+        self._stop_when_done()
 
     def on_end(self) -> None:
         """Leave no asker waiting, and no process running."""
@@ -84,12 +92,20 @@ class StdioProcess(Channel):
             case m.LastWordsDue():
                 self._output_ended = True
                 self._hear_last_words()
+            case m.RestProcess():
+                if not self._stopping:
+                    self._stopping = self._rests = True
+                    self._begin_end()
             case m.FrameTooLong():
                 self._child.kill()  # nothing after it can be trusted; the exit tells the rest
             case m.StopStepDue(generation):
                 self._stop_step(generation)
             case _:
                 raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
+
+    def _stop_when_done(self) -> None:
+        if not (self._rests and self.children):
+            super()._stop_when_done()
 
     def _begin_end(self) -> None:
         """Close stdin, and see that the process ends."""

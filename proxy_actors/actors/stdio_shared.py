@@ -27,7 +27,7 @@ from proxy_actors.errors import (
 )
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
-from proxy_actors.messages.lifecycle import ChildStopped, Stop
+from proxy_actors.messages.lifecycle import ChildStopped
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.messages.stdio_effects import ChildrenEffect, SharedSessionsEffect
 from proxy_actors.messages.stream import (
@@ -100,6 +100,7 @@ class StdioShared(Actor):
         self._subscribers = subscribers
         self._failure = failure
         self._use = UpstreamUse() if use is None else use
+        self._streams_seen = 0, 0
         self._describers_max = limits.waiters_max
         self._describing = Shares(3 * limits.waiters_max)
         self._asks: dict[int, Reply] = {}
@@ -209,7 +210,7 @@ class StdioShared(Actor):
                     self._start_process(child)
                 case e.StopProcess(child):
                     self._unname(child)
-                    self._tell_child(child, Stop())
+                    self._tell_child(child, m.RestProcess())
                 case e.NameChild(child):
                     self._name_child(child)
                 case e.GiveChild(exchange_id, child):
@@ -306,9 +307,16 @@ class StdioShared(Actor):
         )
 
     def _idle_s(self, now_s: float) -> float:
-        """Return for how long nobody has used the children; a stream that is open uses them."""
-        if self._use.calls or self._streams.books.of_upstream(self._upstream):
+        """Return for how long, at least, nobody has used them; a stream that is open uses them.
+
+        When a stream has ended is not known: one that was seen, or opened, since the last look may
+        have done so just now.
+        """
+        books = self._streams.books
+        streams = books.of_upstream(self._upstream), books.opened[self._upstream]
+        if self._use.calls or streams[0] or streams != self._streams_seen:
             self._use.used_s = now_s
+        self._streams_seen = streams
         return now_s - self._use.used_s
 
     def _start_process(self, name: str) -> None:

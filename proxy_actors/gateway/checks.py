@@ -11,6 +11,7 @@ from proxy_actors import __version__
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.refs import Slot
 from proxy_actors.actors.upstream_guard import Checker, CheckResult
+from proxy_actors.actors.upstream_use import UpstreamUse
 from proxy_actors.errors import FailedError, GatewayError, ProxyActorsError, Reason
 from proxy_actors.gateway.handshake import negotiated_version
 from proxy_actors.gateway.http_fields import session_id_of
@@ -183,22 +184,26 @@ class SharedChecker(SpareChecker):
 
     Args:
         processes: its processes by name.
+        use: whether they rest; None where they never do.
     """
 
-    def __init__(self, world: World, slot: Slot, processes: Directory) -> None:
+    def __init__(
+        self, world: World, slot: Slot, processes: Directory, use: UpstreamUse | None = None
+    ) -> None:
         super().__init__(slot)
         self._world = world
         self._processes = processes
+        self._use = use
 
     def check(self, deadline_s: float) -> CheckResult:
         """Ping the processes, one after the other, until one answers."""
         result = super().check(deadline_s)
         if result.verdict is not Verdict.WELL:
             return result
+        if self._use is not None and self._use.rests:
+            return _WELL  # the next call has them started; those that are ending say nothing
         result = CheckResult(Verdict.FAILED, "no server process answers a ping")
         running = [slot for slot in self._processes if slot.ref is not None]
-        if not running:
-            return _WELL  # they rest: the next call has them started
         for place, slot in enumerate(running):
             now_s = self._world.now_s()
             until_s = now_s + (deadline_s - now_s) / (len(running) - place)

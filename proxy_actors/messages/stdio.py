@@ -261,6 +261,15 @@ class DrainProcess(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class RestProcess(Message, frozen=True):
+    """Upstream to child actor, SHARED and POOL mode: end the process, which nobody uses.
+
+    The actor stays for its streams that have ended, for as long as clients may come back to them.
+    """
+
+    always_accepted: ClassVar[bool] = True
+
+
 class ProcessDrained(Message, frozen=True):
     """Child actor to upstream: no call runs any more."""
 

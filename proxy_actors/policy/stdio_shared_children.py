@@ -138,7 +138,7 @@ class SharedChildrenPolicy:
                     self._expire(now_s, effects)
             case m.IdleDue(generation, idle_s):
                 if generation == self._idle:
-                    self._rest(idle_s, effects)
+                    self._rest(idle_s, now_s, effects)
             case DrainUpstream():
                 self._drain(effects)
             case m.ProcessDrained(child):
@@ -148,19 +148,26 @@ class SharedChildrenPolicy:
         self._serve(effects)
         return effects
 
-    def _rest(self, idle_s: float, effects: list[ChildrenEffect]) -> None:
+    def _rest(self, idle_s: float, now_s: float, effects: list[ChildrenEffect]) -> None:
         """Stop the children if nobody has used them for long enough, and nothing is amiss."""
         used = self._busy or self._waiting.rows or self._starting
-        if used or not self.ready or self._undrained is not None:
+        if used or not self._is_well(now_s) or self._undrained is not None:
             idle_s = 0.0
         left_s = self._limits.idle_stop_s - idle_s
         if left_s > 0:
             self._watch_idle(left_s, effects)
             return
         self.rests = True
+        self._backoff.succeeded()  # else who comes next would pay for what has long been mended
         effects.extend(e.StopProcess(child) for child in self._ready_since_s)
         self._ready_since_s.clear()  # so that their ends are nobody's, and no crashes
         self._free.clear()
+
+    def _is_well(self, now_s: float) -> bool:
+        """Whether a child can serve, and where some have failed, has been able to for a while."""
+        since_s = min(self._ready_since_s.values(), default=None)
+        steady = since_s is not None and now_s - since_s >= STEADY_S
+        return self.ready and (steady or not self._backoff.failures)
 
     def _wake(self, effects: list[ChildrenEffect]) -> None:
         if self.rests and self._undrained is None:

@@ -56,6 +56,8 @@ class StreamBooks:
         self._counts: Counter[tuple[StreamBound, Hashable]] = Counter()
         self.open: Counter[StreamKind] = Counter()
         """How many are open, by kind."""
+        self.opened: Counter[str] = Counter()
+        """How many have ever been opened, by upstream."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,6 +82,7 @@ class StreamBooks:
     def enter(self, stream: str, kind: StreamKind, owner: StreamOwner) -> None:
         """Open the row of a stream, whose name no other ever has."""
         assert stream not in self._rows
+        self.opened[owner.upstream] += 1
         self._write(stream, (kind, owner), kind, owner, 1)
 
     def leave(self, stream: str) -> StreamKind | None:

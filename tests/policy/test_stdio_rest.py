@@ -15,6 +15,7 @@ from proxy_actors.messages.health import Verdict
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
 from proxy_actors.policy.stdio_shared_children import (
+    STEADY_S,
     SharedChildrenLimits,
     SharedChildrenMessage,
     SharedChildrenPolicy,
@@ -144,6 +145,34 @@ def test_children_rest_and_wake_in_every_order() -> None:
 def test_without_the_setting_nobody_looks() -> None:
     policy = SharedChildrenPolicy(SharedChildrenLimits(), str, half)
     assert not [x for x in policy.begin() if isinstance(x, e.WakeIdle)]
+
+
+def after_failures(now_s: float) -> tuple[SharedChildrenPolicy, int]:
+    """One child, which runs since `now_s`, after as many failures as are borne; and the timer."""
+    limits = SharedChildrenLimits(1, 5, BackoffLimits(1.0, 4.0, 2), IDLE_S)
+    policy = SharedChildrenPolicy(limits, str, half)
+    (look,) = [x.generation for x in policy.begin() if isinstance(x, e.WakeIdle)]
+    for number in (1, 2):
+        policy.handle(m.ProcessGone(str(number), "exit 1"), now_s)
+        policy.handle(m.RespawnDue(number), now_s)
+    policy.handle(m.ProcessReady("3", DESCRIBED), now_s)
+    return policy, look
+
+
+def test_it_does_not_rest_while_it_may_be_in_a_crash_loop() -> None:
+    policy, look = after_failures(100.0)
+    policy.handle(m.IdleDue(look, IDLE_S), 100.0 + STEADY_S / 2)
+    assert not policy.rests
+
+
+def test_failures_of_before_a_rest_are_forgotten_with_it() -> None:
+    """FLT-U3: else whoever comes next is refused, though the process has run for long since."""
+    policy, look = after_failures(100.0)
+    policy.handle(m.IdleDue(look, IDLE_S), 100.0 + STEADY_S)
+    assert policy.rests
+    effects = policy.handle(m.TakeChild(1, 1e9), 200.0)
+    assert not [x for x in effects if isinstance(x, e.RefuseChild)]
+    assert [x for x in effects if isinstance(x, e.StartProcess)] == [e.StartProcess("4")]
 
 
 DEFECTS = (
