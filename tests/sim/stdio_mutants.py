@@ -70,6 +70,11 @@ OF_SESSION = (
            "self._close_request(sent.id, now_s)\n        return"),
     Defect("children of a crashed upstream stay listed", SessionChannels, "on_end",
            "self._channels.remove(name)", "pass"),
+    Defect("a spare is left at rest", ChildrenPolicy, "_rest", "self._end(spare, effects)", "pass"),
+    Defect("a spare rests beside sessions", ChildrenPolicy, "handle", "if self.children:",
+           "if False:"),
+    Defect("nobody wakes an upstream that rests", ChildrenPolicy, "_take",
+           "self._wake(effects)", "pass"),
 )
 
 OF_SHARED = (
@@ -92,6 +97,13 @@ OF_SHARED = (
            "self._start_missing(effects)", "pass"),
     Defect("children and streams of a crashed upstream stay listed", StdioShared, "on_end",
            "self._unlist(child)", "pass"),
+    Defect("a process rests under a call", StdioShared, "_idle_s", "self._use.calls or ", ""),
+    Defect("a call is not counted as over", SharedForwarder, "call",
+           "use.end(self._world.now_s())", "pass"),
+    Defect("a call does not wake a process that rests", SharedForwarder, "call",
+           "if use.rests:", "if False:"),
+    Defect("who wakes a process pays for old failures", SharedChildrenPolicy, "_rest",
+           "self._backoff.succeeded()", "pass"),
 )
 
 OF_POOL = (
@@ -105,6 +117,8 @@ OF_POOL = (
            "self._seen_by != self._slot.starts", "False"),
     Defect("a child is given to two calls", SharedChildrenPolicy, "_serve",
            "self._free.pop()", "self._free[-1]"),
+    Defect("processes rest once", SharedChildrenPolicy, "_wake",
+           "self._watch_idle(self._limits.idle_stop_s, effects)", "pass"),
     Defect("a call's end does not free its child", SharedPolicy, "_note_ends",
            "effects += ended", "pass"),
 )

@@ -4,8 +4,9 @@ Everything from the listener to the pipes of the children is real: the data plan
 upstream with its children and streams. Clients call, cancel, leave and end sessions; servers
 interleave, ask, print garbage, exit, die in the middle of a line, freeze, ignore the end of their
 input and TERM; actors crash at the boundaries of messages and effects; spawning fails, commits fail
-and stall. After every step the rules of ownership hold; then the faults heal, a new session works
-at once, everything comes to rest, and nothing is left over.
+and stall; in some runs processes rest that nobody uses. After every step the rules of ownership
+hold; then the faults heal, a new session works at once, everything comes to rest, and nothing is
+left over.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from tests.sim.campaign import Scenario
 from tests.sim.crashes import ERRORS
 from tests.sim.stdio_client import Book, Call, Session, StdioClient
 from tests.sim.stdio_mutants import MUTANTS
+from tests.sim.stdio_rest import IDLE_S, RestWatch
 from tests.sim.stdio_watch import FRAGILE, watched_actors
 from tests.sim.virtual import PROXY
 from tests.sim.virtual_child import Servers
@@ -108,11 +110,14 @@ class Scene:
             idle_timeout_s=8.0 if few else 86_400.0,
             flush_interval_s=2.0 if few else 30.0,
         )
+        self.idle_stop_s = chance.choice(IDLE_S) if chance.random() < 0.4 else 0.0
+        self.wanted = POOL_CHILDREN if mode is StdioMode.POOL else 1
+        self.rest = RestWatch(world, mode, self.wanted, lambda: len(self.servers.running()))
         self.plane = self.make_plane()
 
     def make_plane(self) -> StdioPlane:
         """Make a proxy that goes on with what is on the disk."""
-        few, pool = self.few, self.mode is StdioMode.POOL
+        few, idle_stop_s = self.few, self.idle_stop_s
         return StdioPlane(
             self.world,
             self.mode,
@@ -120,8 +125,8 @@ class Scene:
             SimStore(self.world, self.disk),
             PROXY,
             15.0 if self.narrow else CALL_S_MAX,
-            ChildrenLimits(2 if few else 48, 2 if few else 16, BACKOFF),
-            SharedChildrenLimits(POOL_CHILDREN if pool else 1, 2 if few else 1000, BACKOFF),
+            ChildrenLimits(2 if few else 48, 2 if few else 16, BACKOFF, idle_stop_s=idle_stop_s),
+            SharedChildrenLimits(self.wanted, 2 if few else 1000, BACKOFF, idle_stop_s),
             self.limits,
             Budget(1000, 1.0),
         )
@@ -239,6 +244,7 @@ class Scene:
             self.saw(type(what).__name__)
         if isinstance(what, FrameTooLong):
             self.overflowed.append(actor)
+        self.rest.reached(actor, what)
         self.maybe_crash(actor)
 
     def passed(self, actor: Actor) -> None:
@@ -263,22 +269,26 @@ class Scene:
             child: Any = actor._pipes._child
             if child is not None and child.running:
                 assert not actor.actor_stopped.is_set(), f"{actor.name} left its process running"
+        ref = self.plane.upstream.ref
+        self.rest.look(None if ref is None else ref._own, self.processes)
 
     def check_lively(self) -> Session:
-        """Check that a new session works."""
+        """Check that a new session works; where all processes rest, two that come at once."""
         found: list[Session | None] = []
-        client = StdioClient(self.world, self.book, self.servers, 1, 1)
 
         def live() -> None:
-            session = client.open()
+            session = StdioClient(self.world, self.book, self.servers, 1, 1).open()
             found.append(session)
             if session is not None:
                 call = session.call(["pause 0.1", "note", "answer"])
                 assert call.outcome == "result", f"{call} after all faults have healed"
 
-        task = self.world.spawn("client", live)
-        assert self.world.run_until(lambda: task.done, 20.0), "a new session hangs"
+        clients = 2 if self.rest.rests and not self.few else 1
+        tasks = [self.world.spawn("client", live) for _ in range(clients)]
+        done = self.world.run_until(lambda: all(task.done for task in tasks), 20.0)
+        assert done, "a new session hangs"
         assert found[0] is not None, "no session is to be had after all faults have healed"
+        assert None not in found, "of two that came at once one was refused"
         return found[0]
 
     def check_rest(self) -> None:
@@ -290,6 +300,12 @@ class Scene:
         assert not leftovers, leftovers
         self.check_processes()
         self.check_books()
+        ended = {session.tag for session in self.book.left if session.ending}
+        refused = [
+            call for call in self.book.calls.values()
+            if call.outcome == "refused" and call.tag not in ended
+        ]
+        assert not (self.calm and refused), f"{refused}, and nothing was amiss"
 
     def unfinished(self) -> list[object]:
         return [call for call in self.book.calls.values() if call.outcome is None]
@@ -298,19 +314,22 @@ class Scene:
         """Check that each process that runs is wanted, and that there are no more than needed."""
         running = [a for a in self.processes if a._pipes._child and a._pipes._child.running]
         assert len(running) == len(self.servers.running()), "a process is nobody's"
-        calm = self.calm
+        calm, rests = self.calm, self.rest.rests
         if self.mode is not StdioMode.SESSION:
-            wanted = POOL_CHILDREN if self.mode is StdioMode.POOL else 1
+            assert rests == bool(self.idle_stop_s), "nobody uses them"
+            wanted = 0 if rests else self.wanted
             assert len(running) == wanted, f"{len(running)} children"
-            assert not calm or len(self.servers.all) == wanted, "a child for a request"
+            starts = self.wanted * (1 + self.rest.woken)
+            assert not calm or len(self.servers.all) == starts, "a child for a request"
             return
         upstream: Any = self.plane.upstream.ref._own
         registry: Any = self.plane.registry.ref._own
         bound = {entry.session.endpoint for entry in registry._policy._entries.values()}
         for actor in running:
             assert actor.name in bound | {upstream._policy._spare}, f"{actor.name} is left over"
-        handshakes = self.book.handshakes
-        assert not calm or len(self.servers.all) == handshakes + 1, "more than one child a session"
+        assert rests == (bool(self.idle_stop_s) and not bound), "a spare for nobody"
+        starts = 1 + self.book.handshakes + self.rest.woken
+        assert not calm or len(self.servers.all) == starts, "more than one child a session"
 
     def check_books(self) -> None:
         """Check what clients were told against what servers did."""
@@ -379,6 +398,7 @@ RARE_EVERYWHERE = frozenset({
     "refused_upstream-timeout",
     "refused_upstream-unavailable",
     "restarted",
+    "rested",
     "server_died_in_a_call",
     "server_exited_at_once",
     "server_exited_in_a_call",
@@ -390,6 +410,9 @@ RARE_EVERYWHERE = frozenset({
     "spawn_failed",
     "stalled",
     "standalone_opened",
+    "WakeIdle",
+    "woken",
+    "woken_by_several",
 })
 RARE_SESSION = RARE_EVERYWHERE | {
     "CloseStandalone",

@@ -31,8 +31,6 @@ def test_campaigns_reach_every_effect_behind_stdio() -> None:
     effects = {effect.__name__ for union in unions for effect in union.__args__}
     # Its session has to end between the look-up and the message; the policy's search has that.
     effects.remove("RefuseSessionStream")
-    # Processes rest where that is configured: tests/policy/test_stdio_rest.py, and real ones.
-    effects.remove("WakeIdle")
     assert effects <= frozenset().union(*(scenario.rare for scenario in STDIO))
 
 
