@@ -177,7 +177,7 @@ POOL_LIMIT = _gauge(
 )  # fmt: skip
 POOL_SHED = _counter(
     "upstream.{upstream}.pool.shed", "requests",
-    "Refused at once, because too many wait for a connection to be served in time.",
+    "Refused at once: too many wait to be served in time, or a client has its share of streams.",
 )  # fmt: skip
 STREAMS = _gauge("upstream.{upstream}.streams", "streams", "Event streams that are open.")
 STDIO_STARTING = _gauge(

@@ -32,6 +32,7 @@ CONNECT_S_MAX = 2.0
 _TEXTS = {
     Reason.POOL_EXHAUSTED: "no upstream connection became free in time",
     Reason.OVERLOADED: "too many others wait for the upstream to answer in time",
+    Reason.RATE_LIMITED: "this client has its share of the upstream's event streams",
     Reason.DRAINING: "the upstream is being drained",
     Reason.CONNECT_FAILED: "the upstream could not be connected to",
     Reason.INTERNAL: "the exchange has ended",

@@ -55,7 +55,9 @@ class Pool(Section, frozen=True, kw_only=True):
         doc("Further connections for what must never wait behind calls."),
     ] = 4
     streams_max: Annotated[
-        int, Meta(ge=1, le=20_000), doc("Connections that carry an event stream.")
+        int,
+        Meta(ge=1, le=20_000),
+        doc("Connections that carry a stream. A client may listen on eight ninths of them."),
     ] = 1024
     waiters_max: Annotated[
         int, Meta(ge=1, le=100_000),

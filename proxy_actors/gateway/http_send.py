@@ -22,7 +22,7 @@ from proxy_actors.gateway.lease import (
     Keeper,
     Pool,
 )
-from proxy_actors.messages.pool import NOBODY, Purpose
+from proxy_actors.messages.pool import NOBODY, Owner, Purpose
 from proxy_actors.protocol.headers import Fields
 from proxy_actors.protocol.http1_framing import HttpLimits
 from proxy_actors.protocol.http1_response import ResponseHead
@@ -44,6 +44,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         meter: where its times are counted.
         asker: the client's exchange whose share the connection comes out of; None for the proxy's
             own, and for what must never wait behind calls.
+        owner: whose share it is, where no exchange asks.
     """
 
     exchange_id: int
@@ -57,6 +58,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     meter: CallMeter | None = None
     asker: Exchange | None = None
     sent_as: bytes | None = None
+    owner: Owner = NOBODY
 
 
 class HttpSender:
@@ -137,7 +139,7 @@ class HttpSender:
             began_s, asker = self._world.now_s(), outgoing.asker
             lease = pool.checkout(
                 outgoing.exchange_id, outgoing.purpose, began_s, outgoing.deadline_s,
-                idle_s_max, keeper, NOBODY if asker is None else asker.owner,
+                idle_s_max, keeper, outgoing.owner if asker is None else asker.owner,
             )
             if meter is not None:
                 meter.queue.add(self._world.now_s() - began_s)

@@ -22,7 +22,7 @@ from proxy_actors.gateway.http_send import HttpSender, Outgoing
 from proxy_actors.gateway.http_source import HttpSource
 from proxy_actors.gateway.upstream_status import session_lost
 from proxy_actors.messages.http_upstream import OpenCallStream, OpenStandaloneStream
-from proxy_actors.messages.pool import Purpose
+from proxy_actors.messages.pool import Owner, Purpose
 from proxy_actors.messages.sessions import Session
 from proxy_actors.protocol.http1_response import ResponseHead
 from proxy_actors.world.base import World
@@ -116,7 +116,9 @@ class HttpStreams:
         Raises:
             RefusedError, FailedError: the upstream did not open it.
         """
-        upstream, head = self.open(exchange.accepted.forwarded, session, exchange.id)
+        upstream, head = self.open(
+            exchange.accepted.forwarded, session, exchange.owner, exchange.id
+        )
         ask = OpenStandaloneStream(exchange.id, session.key, session.principal)
         return self._hand_over(exchange, session, upstream, ask), head
 
@@ -130,8 +132,8 @@ class HttpStreams:
     ) -> str:
         """Offer a source to the upstream's actor, and take it back if nobody took it."""
         reopen = _Reopener(
-            self, self._sessions, exchange.accepted.forwarded, session, upstream.request_id,
-            upstream.sent_as,
+            self, self._sessions, exchange.accepted.forwarded, session, exchange.owner,
+            upstream.request_id, upstream.sent_as,
         )
         source = HttpSource(
             self._world, upstream, reopen, self._silence_s_max, on_cancel,
@@ -152,6 +154,7 @@ class HttpStreams:
         self,
         forwarded: Forwarded,
         session: Session,
+        owner: Owner,
         request_id: bytes | None,
         last_event_id: bytes,
         sent_as: bytes | None = None,
@@ -160,7 +163,7 @@ class HttpStreams:
         own_id = self._sender.next_own_id()
         deadline_s = self._world.now_s() + min(self._silence_s_max, HEAD_S_MAX)
         upstream, _ = self.open(
-            forwarded, session, own_id, request_id, last_event_id, deadline_s, sent_as
+            forwarded, session, owner, own_id, request_id, last_event_id, deadline_s, sent_as
         )
         return upstream
 
@@ -168,6 +171,7 @@ class HttpStreams:
         self,
         forwarded: Forwarded,
         session: Session,
+        owner: Owner,
         exchange_id: int,
         request_id: bytes | None = None,
         last_event_id: bytes = b"",
@@ -177,6 +181,7 @@ class HttpStreams:
         """GET a stream: the session's standalone one, or what follows an event.
 
         Args:
+            owner: whose share of the upstream's streams it comes out of.
             request_id: the raw JSON id of the request whose answer it carries, if it does.
             sent_as: the id that this has at the upstream, if that is another one.
 
@@ -189,7 +194,7 @@ class HttpStreams:
         upstream, head = self._sender.send(
             Outgoing(
                 exchange_id, b"GET", parts, Purpose.STREAM, deadline_s, request_id,
-                sent_as=sent_as,
+                sent_as=sent_as, owner=owner,
             )
         )
         upstream.resumed_after = last_event_id
@@ -203,7 +208,7 @@ class HttpStreams:
 
 
 class _Reopener:
-    """Opens one stream anew. It keeps nothing of the client's request but its fields and its id."""
+    """Opens one stream anew. It keeps of the client's request its fields, its id and its owner."""
 
     def __init__(
         self,
@@ -211,6 +216,7 @@ class _Reopener:
         sessions: Sessions,
         forwarded: Forwarded,
         session: Session,
+        owner: Owner,
         request_id: bytes | None,
         sent_as: bytes | None,
     ) -> None:
@@ -218,6 +224,7 @@ class _Reopener:
         self._sessions = sessions
         self._forwarded = forwarded
         self._session = session
+        self._owner = owner
         self._request_id = request_id
         self._sent_as = sent_as
 
@@ -227,7 +234,8 @@ class _Reopener:
             return self._begin(present)
         try:
             return self._streams.open_anew(
-                self._forwarded, present, self._request_id, last_event_id, self._sent_as
+                self._forwarded, present, self._owner, self._request_id, last_event_id,
+                self._sent_as,
             )
         except FailedError as error:
             if error.reason is not Reason.SESSION_LOST:
@@ -239,4 +247,4 @@ class _Reopener:
         if self._request_id is not None:  # no other session has the answer
             raise lost or session_lost(self._streams.upstream)
         self._session = session
-        return self._streams.open_anew(self._forwarded, session, None, b"")
+        return self._streams.open_anew(self._forwarded, session, self._owner, None, b"")

@@ -47,7 +47,8 @@ class CheckoutConnection(Message, frozen=True):
     Answered with a `ConnectionGranted`, or a FailedError. An ask that does not end in an answer
     must be followed by `CancelCheckout`. `idle_s_max` bounds how long the connection may have been
     idle: an exchange that cannot be repeated should not meet a peer that is just closing. `owner`
-    is whose share of the connections it comes out of.
+    is whose share of the connections it comes out of. `exchange_id` is below 0 for one of the
+    proxy's own.
     """
 
     waiter_id: int

@@ -210,6 +210,10 @@ class FairQueue(Generic[Waiter]):
             self._owners.holds(name, in_all)
             sessions.holds(owner.session, held)
 
+    def claimed(self, name: str) -> int:
+        """Return how many are lent to an owner, or waited for."""
+        return self._held_in_all.get(name, 0) + self._owners.waiting.get(name, 0)
+
     def ahead_of(self, owner: Owner) -> int:
         """Estimate how many are served before one more waiter of this owner's."""
         name, session = owner.name, owner.session

@@ -14,8 +14,8 @@ streams draw from `streams_max` alone: a standalone one from its checkout on, a 
 its head says text/event-stream. So neither open streams nor calls that wait for an answer of their
 own client can keep that answer from passing.
 
-Shares. Of each budget who holds least is served first (`policy/fair_queue.py`). Who has most in a
-full queue, or would wait past its time, is refused at once (`policy/pool_admission.py`).
+Shares. Of each budget who holds least is served first (`policy/fair_queue.py`). Refused at once is
+who has most in a full queue, its share of streams, or too long to wait: `policy/pool_admission.py`.
 
 Kept leases. A holder that is about to need a connection again may keep its lease between two
 exchanges, which saves asking. To the ledger it is leased all the while. Whenever somebody waits
@@ -69,7 +69,7 @@ class PoolPolicy:
         self._waiting = self._ledger.waiting
         self._in_turn = tuple((x, self._waiting[x].rows) for x in _PRECEDENCE)
         self._rows = tuple(rows for _, rows in self._in_turn)
-        self._admission = Admission(limits.waiters_max)
+        self._admission = Admission(limits, self._ledger)
         most = limits.connections_max
         self._calls = AdaptiveLimit(limits.adaptive_min or most, most)
         self._draining = False
@@ -152,7 +152,7 @@ class PoolPolicy:
             if connection is not None:
                 self._lease(connection, checkout, now_s, effects)
                 return
-        refusal = self._admission.refusal(queue, checkout, now_s)
+        refusal = self._admission.refusal(checkout, now_s)
         queue.append(checkout)
         if refusal is not None:
             queue.take(refusal.waiter_id)

@@ -1,5 +1,11 @@
 """Who may wait for a connection, and who is told at once that there will be none in time.
 
+A stream keeps its connection for long, so nobody may have so many that the next finds none. Who has
+some may begin one more while it has at most `SHARE_OF_REST` times as many as are free, the last one
+left out (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998; eight is their alpha). So an
+owner alone gets eight ninths, the next one as much of the rest, and the last is for one that has
+none. A stream that is opened anew is one of before and is not held to it.
+
 Owns the rate at which calls are served while others wait, and the count of those turned away. It
 never touches a queue: `policy/pool.py` does what it says.
 """
@@ -8,27 +14,33 @@ from __future__ import annotations
 
 from proxy_actors.errors import Reason
 from proxy_actors.messages.pool import CheckoutConnection, Purpose, Refuse
-from proxy_actors.policy.fair_queue import FairQueue
+from proxy_actors.policy.ledger import Ledger
+from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.service_rate import ServiceRate
+
+SHARE_OF_REST = 8
 
 
 class Admission:
-    """Decides for one pool, whose queues hold `waiters_max` each."""
+    """Decides for one pool, whose rows it reads in the ledger."""
 
-    __slots__ = ("_rate", "_served", "_waiters_max", "shed")
+    __slots__ = ("_ledger", "_limits", "_rate", "_served", "shed")
 
-    def __init__(self, waiters_max: int) -> None:
-        self._waiters_max = waiters_max
+    def __init__(self, limits: PoolLimits, ledger: Ledger) -> None:
+        self._limits = limits
+        self._ledger = ledger
         self._rate = ServiceRate()
         self._served = 0
         self.shed = 0
 
-    def refusal(
-        self, queue: FairQueue[CheckoutConnection], checkout: CheckoutConnection, now_s: float
-    ) -> Refuse | None:
+    def refusal(self, checkout: CheckoutConnection, now_s: float) -> Refuse | None:
         """Return who is not to wait, the newcomer or one that waits already; None: all may."""
+        if checkout.purpose is Purpose.STREAM and self._has_its_streams(checkout):
+            self.shed += 1
+            return Refuse(checkout.waiter_id, Reason.RATE_LIMITED)
+        queue = self._ledger.waiting[checkout.purpose]
         waiting = len(queue.rows)
-        if waiting >= self._waiters_max:
+        if waiting >= self._limits.waiters_max:
             self.shed += 1
             return Refuse(queue.to_give_way(checkout), Reason.POOL_EXHAUSTED)
         if not waiting or checkout.purpose is not Purpose.CALL:
@@ -44,6 +56,15 @@ class Admission:
             return None
         self.shed += 1
         return Refuse(checkout.waiter_id, Reason.OVERLOADED, wait_s - left_s)
+
+    def _has_its_streams(self, checkout: CheckoutConnection) -> bool:
+        """Whether the owner is to leave the rest to others; who waits counts as if it had one."""
+        if not checkout.owner.name or checkout.exchange_id < 0:
+            return False
+        queue = self._ledger.waiting[Purpose.STREAM]
+        own = queue.claimed(checkout.owner.name)
+        rest = self._limits.streams_max - self._ledger.leased(Purpose.STREAM) - len(queue.rows)
+        return own > 0 and own > SHARE_OF_REST * (rest - 1)
 
     def served(self, purpose: Purpose) -> None:
         """Somebody has been given a connection."""

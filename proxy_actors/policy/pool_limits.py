@@ -41,7 +41,7 @@ class PoolGauges(msgspec.Struct, frozen=True):
     """The ledger in figures.
 
     `stale` counts messages about leases that were closed before, `shed` the exchanges that were
-    refused because others wait; `limit` is the adaptive one, 0 without.
+    refused for others' sake; `limit` is the adaptive one, 0 without.
     """
 
     opening: int

@@ -6,12 +6,20 @@ waits for what can only come through another.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+
 import pytest
 
+from proxy_actors.gateway.keys import Identity, Keyring
 from proxy_actors.policy.pool_limits import PoolLimits
+from proxy_actors.policy.reconnect import ReconnectLimits
 from tests.gateway.scene import Scene
-from tests.sim.virtual import Answer, VirtualConnection, call, request
+from tests.sim.virtual import Answer, VirtualConnection, call, initialize, request
 
+KEYRING = Keyring(
+    {hashlib.sha256(name.encode()).digest(): Identity(name) for name in ("ann", "bob")}
+)
 MAX = PoolLimits().connections_max
 
 
@@ -89,6 +97,43 @@ def test_max_calls_all_waiting_for_their_clients_still_complete(
     assert [x.message["id"] for x in answers] == list(range(calls))
     assert all("result" in x.message for x in answers)
     crowd.leave()
+
+
+def test_client_of_many_streams_leaves_one_to_the_next() -> None:
+    """All that it has are opened anew when they break, also when others have the rest by then."""
+    limits = PoolLimits(connections_max=1, reserve=1, streams_max=4)
+    scene = Scene(keyring=KEYRING, pool=limits, reconnect=ReconnectLimits(base_s=1.0, cap_s=4.0))
+
+    def listen(name: str) -> Answer:
+        fields = {"Authorization": f"Bearer {name}"}
+        session = scene.ask(request(initialize(), fields=fields)).field(b"mcp-session-id")
+        assert session is not None
+        get = request(None, "GET", session.decode(), fields=fields)
+        connections.append(scene.do(lambda: scene.begin(get, "GET")))
+        scene.run(1.0)
+        return connections[-1][1]
+
+    def owners() -> Counter[str]:
+        return Counter(row.owner.name for row in scene.plane.table.leases.values())
+
+    connections: list[tuple[VirtualConnection, Answer]] = []
+    answers = [listen("ann") for _ in range(5)]
+    assert [x.status for x in answers] == [200, 200, 200, 429, 429]
+    refused = answers[-1]
+    assert (refused.error["data"]["reason"], refused.field(b"retry-after")) == (
+        "rate-limited", b"1",
+    )
+    assert listen("bob").status == 200
+    assert owners() == {"ann": 3, "bob": 1}
+    for session in scene.server.sessions.values():
+        if session.standalone is not None:
+            session.standalone.end()
+    scene.run(20.0)
+    assert owners() == {"ann": 3, "bob": 1}
+    assert not any(x.complete for x in answers[:3])
+    for connection, _ in connections:
+        connection.close()
+    scene.rest()
 
 
 def test_session_with_all_connections_and_a_queue_does_not_keep_another_waiting() -> None:

@@ -725,7 +725,7 @@ def test_session_that_ends_while_its_upstream_is_started_anew_ends_there_too(
 
 
 def test_standalone_streams_leave_the_calls_their_connections() -> None:
-    scene = Scene(pool=PoolLimits(connections_max=1, reserve=1, streams_max=3))
+    scene = Scene(pool=PoolLimits(connections_max=1, reserve=1, streams_max=4))
     sessions = [scene.session() for _ in range(4)]
 
     def client() -> tuple[list[Any], list[Any]]:
@@ -742,7 +742,7 @@ def test_standalone_streams_leave_the_calls_their_connections() -> None:
         return [get.status for get in gets], calls
 
     gets, calls = scene.do(client)
-    assert sorted(gets) == [200, 200, 200, 503]
+    assert sorted(gets) == [200, 200, 200, 429], "the last one is for another client"
     assert calls == [200, 200, 200, 200]
     scene.rest()
 

@@ -542,6 +542,7 @@ RARE = frozenset({
     "session_outlived_the_load",
     "stalled",
     "stand_refused_409",
+    "stand_refused_429",
     "stand_refused_502",
     "stood",
     "upstream_lost_its_sessions",
