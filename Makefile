@@ -36,7 +36,8 @@ export PYTHONHASHSEED := 0
 run: $(VENV)/run.stamp
 	$(BIN)/proxy-actors run --listen $(LISTEN) -- $(abspath $(BIN))/python -m proxy_actors.demo
 
-# Compiled first: tests start hundreds of processes, which may have been forbidden to write it down.
+# Compiled first: each of the hundreds of processes that tests start would compile anew where it may
+# not write.
 test: lint peers
 	$(BIN)/python -m compileall -q proxy_actors chaos tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -37,6 +37,9 @@ PRINCIPALS = ("ann", "bob", "eve")
 CLIENTS = {"http": 4, "streams": 4, "child": 3, "shared": 3}
 # How much more there may be at the end of the second half, by its slope, than in its middle.
 GROWTH_MAX = {"rss MB": 0.03, "fds": 0.1, "children": 0.1, "greenlets": 0.1}
+# P22, of a run that is long enough to tell a slope from the ups and downs of a few minutes.
+RSS_MB_AN_HOUR_MAX = 1.0
+SLOPE_S_MIN = 3600.0
 STEADY = {
     "proxy_actors.policy.stdio_shared_children.STEADY_S": 1.0,
     "proxy_actors.policy.liveness.QUIET_S": 2.0,
@@ -108,6 +111,8 @@ def soak(seconds: float, seed: int) -> Result:
             told.append("the log tells a secret")
         told += [f"lost: {wrong}" for wrong in books.wrong]
         told += [x for x in map(lambda name: uneven(name, samples), GROWTH_MAX) if x]
+        if seconds >= SLOPE_S_MIN and slope("rss MB", samples) >= RSS_MB_AN_HOUR_MAX:
+            told.append(f"rss MB grows by {RSS_MB_AN_HOUR_MAX:.0f} or more an hour")
         return Result(seconds, seed, samples, books, weather.played, told)
 
 

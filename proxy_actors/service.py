@@ -37,9 +37,10 @@ HAND_OVER_GRACE_S = 1.0
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
 LOG_S_MAX = 0.2
-# The third is Python's times two: full collections come so much rarer. Streams and their actors are
-# cycles, and what has ended waits for one: ten times as rare was 50 MB in a soak.
-GC_THRESHOLDS = (700, 10, 20)
+# The third is half of Python's: full collections come so much sooner. Streams, processes and their
+# actors are cycles, and what has ended waits for one, so the longer the more of the heap it takes.
+# Where much lives Python waits for a quarter as much again, so that looking at it stays rare.
+GC_THRESHOLDS = (700, 10, 5)
 FAILED = 1
 CONFIGURATION = 78
 
