@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -195,3 +197,30 @@ def test_answer_says_when_the_connection_ends() -> None:
 def test_codes_are_those_of_json_rpc() -> None:
     """MCP-G-7: none is invented in the range that the specification reserves."""
     assert answer(RefusedError(404, "no"))[1]["error"]["code"] == INVALID_REQUEST
+
+
+def test_error_that_was_answered_holds_no_frames() -> None:
+    """FLT-N10: what a call had received goes with it, whether the collector runs or not."""
+
+    class Received:
+        pass
+
+    def send_twice(received: Received) -> None:
+        try:
+            raise FailedError(Reason.UPSTREAM_PROTOCOL, "too large")
+        except FailedError as error:
+            failed = error
+        raise failed
+
+    received = Received()
+    gone = weakref.ref(received)
+    gc.disable()
+    try:
+        try:
+            send_twice(received)
+        except FailedError as error:
+            rescue.respond(error, None, "r")
+        del received
+        assert gone() is None
+    finally:
+        gc.enable()
