@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,18 +41,23 @@ CPU_MAX = 0.7
 TIMEOUT_S = 2
 NEWLINE = "\n"
 LAG_S = 0.05
+# Where the limit is found out: from so few calls at once to so many times the slots.
+ADAPTIVE_MIN, ADAPTIVE_MAX = 8, 8 * SLOTS
 # What a crowd asks for, requests a second, to find out the most that it gets.
 OFFERS = (2000, 3000, 4000, 6000)
 _CONFIG = """
 listen = "127.0.0.1:{port}"
 [overload]
 lag-s-max = {lag}
+{metrics}
 [upstreams.server]
 url = "http://127.0.0.1:{behind}/mcp"
 {upstream}
 [upstreams.server.pool]
 connections-max = {connections}
+{pool}
 """
+_METRICS = '[metrics]\nstatsd = "127.0.0.1:{}"\nflush-interval-s = 0.5'
 _DELAY = """
 local counter = {delay_ms}
 delay = function() return math.random(0, 2 * counter) end
@@ -61,14 +66,16 @@ delay = function() return math.random(0, 2 * counter) end
 
 @contextmanager
 def proxy(
-    kind: str, connections: int, lag: float = LAG_S, upstream: str = ""
+    kind: str, connections: int, lag: float = LAG_S, upstream: str = "", pool: str = "",
+    metrics: str = "",
 ) -> Iterator[Running]:
     """The proxy, on a core of its own, before a server of this kind."""
     port, behind = free_port(), free_port()
     with TemporaryDirectory() as directory:
         file = Path(directory, "config.toml")
         file.write_text(_CONFIG.format(
-            port=port, lag=lag, behind=behind, connections=connections, upstream=upstream
+            port=port, lag=lag, behind=behind, connections=connections, upstream=upstream,
+            pool=pool, metrics=metrics,
         ))
         argv = [contenders.python(), "-m", "proxy_actors", "run", "--config", str(file)]
         with (
@@ -192,26 +199,70 @@ def percentile(values: list[float], which: int) -> float:
 
 
 def limited_by_the_upstream(seconds: int) -> tuple[list[str], bool]:
-    """Ask 32 slots of 50 ms for what they can do, and for twice that."""
-    most = SLOTS / SLOT_S
+    """Ask 32 slots of 50 ms for what they can do, and for twice that, whoever knows their number.
+    """
     lines, peak, held = [], 0.0, True
     with proxy("slots", SLOTS) as running:
-        offer(running, most / 2, 2)
+        offer(running, SLOTS / SLOT_S / 2, 2)
         for times in (1.0, 2.0):
-            seen = offer(running, most * times, seconds)
+            seen = offer(running, SLOTS / SLOT_S * times, seconds)
             peak = max(peak, seen.goodput)
-            p99 = percentile(seen.refused_ms, 99)
-            lines.append(
-                f"| {times:g} | {seen.goodput:,.0f} | {seen.goodput / peak:.2f} |"
-                f" {percentile(seen.served_ms, 50):,.0f} | {sum(seen.statuses.values())} |"
-                f" {len(seen.refused_ms)} | {percentile(seen.refused_ms, 50):.2f} | {p99:.2f} |"
-                f" {seen.cpu:.0%} | {seen.unsent} |"
-            )
-            print(lines[-1], file=sys.stderr, flush=True)
-            known = set(seen.statuses) <= {200, 503}
-            held = known and seen.goodput >= peak * SLOTS_GOODPUT_MIN and seen.cpu <= CPU_MAX
-            held = held and 0 < p99 <= REFUSAL_P99_MS_MAX
+            lines.append(row(f"{SLOTS}", times, seen, peak))
+            held = bears(seen, peak)
+    with limits_told() as (metrics, told), proxy(
+        "slots", ADAPTIVE_MAX, pool=f"adaptive-min = {ADAPTIVE_MIN}", metrics=metrics
+    ) as running:
+        offer(running, SLOTS / SLOT_S / 2, 2)
+        told()
+        seen = offer(running, SLOTS / SLOT_S * 2, seconds)
+        limits = told()
+    middle = statistics.median(limits[len(limits) // 2:])
+    found = f"found: {min(limits)} to {max(limits)}, {middle:.0f} at last"
+    lines.append(row(found, 2.0, seen, peak))
+    held = held and bears(seen, peak) and SLOTS <= middle <= 2 * SLOTS
     return lines, held
+
+
+def row(limit: str, times: float, seen: Seen, peak: float) -> str:
+    """One row of the table; it is shown as well."""
+    line = (
+        f"| {limit} | {times:g} | {seen.goodput:,.0f} | {seen.goodput / peak:.2f} |"
+        f" {percentile(seen.served_ms, 50):,.0f} | {sum(seen.statuses.values())} |"
+        f" {len(seen.refused_ms)} | {percentile(seen.refused_ms, 50):.2f} |"
+        f" {percentile(seen.refused_ms, 99):.2f} | {seen.cpu:.0%} | {seen.unsent} |"
+    )
+    print(line, file=sys.stderr, flush=True)
+    return line
+
+
+def bears(seen: Seen, peak: float) -> bool:
+    """Whether it has served what it must, with refusals that came in time."""
+    return (
+        set(seen.statuses) <= {200, 503}
+        and seen.goodput >= peak * SLOTS_GOODPUT_MIN
+        and seen.cpu <= CPU_MAX
+        and 0 < percentile(seen.refused_ms, 99) <= REFUSAL_P99_MS_MAX
+    )
+
+
+@contextmanager
+def limits_told() -> Iterator[tuple[str, Callable[[], list[int]]]]:
+    """Listen to metrics: their settings, and what takes the limits that were told since."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        listener.bind(("127.0.0.1", 0))
+        listener.setblocking(False)
+
+        def told() -> list[int]:
+            limits: list[int] = []
+            while True:
+                try:
+                    data = listener.recv(65536)
+                except BlockingIOError:
+                    return limits
+                limits += map(int, re.findall(rb"\.server\.pool\.limit:(\d+)", data))
+
+        yield _METRICS.format(listener.getsockname()[1]), told
 
 
 def limited_by_the_proxy(seconds: int) -> tuple[list[str], bool]:
@@ -251,15 +302,17 @@ Made by `make bench-overload`, {seconds} s each, {os.cpu_count()} cores.
 
 {SLOTS} slots of {SLOT_S * 1e3:g} ms behind a pool of as many connections, every other default on;
 {CLIENTS:,} connections of one session, requests by the clock. A refusal's time is from the last
-byte of its request to the last of its answer, as clients see it.
+byte of its request to the last of its answer, as clients see it. At last the proxy is not told how
+many slots there are: `adaptive-min` is {ADAPTIVE_MIN}, and `connections-max` {ADAPTIVE_MAX}.
 
-| offered, of capacity | served/s | of the peak | served p50 ms | answers | refused \
-| refusal p50 ms | refusal p99 ms | proxy CPU | not sent |
-|---|---|---|---|---|---|---|---|---|---|
+| calls at once | offered, of capacity | served/s | of the peak | served p50 ms | answers \
+| refused | refusal p50 ms | refusal p99 ms | proxy CPU | not sent |
+|---|---|---|---|---|---|---|---|---|---|---|
 {NEWLINE.join(upstream)}
 
 At least {SLOTS_GOODPUT_MIN} of the peak, refusals within {REFUSAL_P99_MS_MAX:g} ms (p99), CPU at
-most {CPU_MAX:.0%}: {"held" if upstream_held else "NOT held"}.
+most {CPU_MAX:.0%}, and where it is found a limit of {SLOTS} to {2 * SLOTS}:
+{"held" if upstream_held else "NOT held"}.
 
 ## The proxy is the limit
 

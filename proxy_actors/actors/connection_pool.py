@@ -48,7 +48,7 @@ class ConnectionTable:
         kept: the leases that their holders keep between two exchanges, longest kept first, with
             the time until which the connection may idle. Whoever removes a row has the lease: the
             holder to use it, or the pool to take it back.
-        wanted: whether somebody waits for a connection, so that none should be kept.
+        wanted: whether none should be kept: somebody waits for one, or calls are timed.
     """
 
     def __init__(self) -> None:
@@ -223,7 +223,8 @@ class ConnectionPool(Actor):
                     todo.extend(self._recall(effect))
                 else:
                     self._perform(effect)
-        self._table.wanted = bool(self._asks)
+        # What is kept tells nothing of how long calls take, of which the limit is made.
+        self._table.wanted = bool(self._asks) or self._limits.adaptive_min > 0
 
     def _perform(self, effect: m.Refuse | m.Open | m.Close | m.Wake | m.Drained) -> None:
         match effect:
