@@ -7,7 +7,8 @@
 # make bench  measure (see bench/); make bench-streams: event streams;
 #             make bench-endpoints: one of three servers fails;
 #             make bench-overload: twice as much is offered as can be served
-# make chaos  play the scorecard of faults on real processes: SEED=1 ROWS="U1 N4"
+# make chaos  play the scorecard of faults on real processes: SEED=1 ROWS="U1 N4"; REPEAT=20: play
+#             rows so often on one proxy, look for leaks; none begins after REPEAT_S=1800 seconds
 # make soak   mixed traffic and faults for an hour: SOAK_S=3600
 # make docs   make the tables of docs/configuration.md and docs/metrics.md anew
 # make clean  remove what the others made
@@ -24,6 +25,8 @@ STOPS ?= 200
 SEED ?= 1
 SOAK_S ?= 3600
 ROWS ?=
+REPEAT ?=
+REPEAT_S ?= 1800
 
 BIN := $(VENV)/bin
 PACKAGING := setup.cfg setup.py pyproject.toml
@@ -78,9 +81,14 @@ bench-endpoints: $(VENV)/dev.stamp
 bench-overload: $(VENV)/dev.stamp
 	$(BIN)/python bench/overload.py
 
-# A run of all rows is written down.
+# A run of all rows is written down, and one of repeats that names none.
 chaos: $(VENV)/dev.stamp
+ifeq ($(REPEAT),)
 	$(BIN)/python -m chaos --seed $(SEED) $(or $(ROWS),--write docs/faults.md)
+else
+	$(BIN)/python -m chaos.repeats --seed $(SEED) --times $(REPEAT) --within-s $(REPEAT_S) \
+	    $(or $(ROWS),--write docs/repeats.md)
+endif
 
 soak: $(VENV)/dev.stamp
 	SOAK_S=$(SOAK_S) $(BIN)/python -m chaos.soak --seed $(SEED) --write docs/soak.md

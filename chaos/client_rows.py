@@ -180,9 +180,10 @@ def same_ids(stage: Stage) -> None:
     stage.deadline_s = 8.0
     stage.serve(stdio_upstream("shared", stage.journal))
     answers: dict[int, Any] = {}
+    play = stage.chance.randrange(10**12)
 
     def ask(n: int, session: Session) -> None:
-        answer = session.begin("hold", 7, n=f"same-{n}", count=100, mark=n).answer()
+        answer = session.begin("hold", 7, n=f"same-{play}-{n}", count=100, mark=n).answer()
         answers[n] = answer
 
     sessions = [stage.session() for _ in range(100)]
@@ -196,9 +197,9 @@ def same_ids(stage: Stage) -> None:
     marks = {n: answer.value["mark"] for n, answer in answers.items()}
     stage.require(marks == {n: n for n in range(100)}, "an answer went to another client")
     other = Session(stage.client(), sessions[0].id, VICTIM)
-    first = sessions[0].begin("silence", 8, n="first")
+    first = sessions[0].begin("silence", 8, n=f"first-{play}")
     time.sleep(0.2)
-    second = other.call("echo", 8, n="second")
+    second = other.call("echo", 8, n=f"second-{play}")
     stage.figures["twice in one session"] = second.status
     stage.require(second.status in (200, 400, 409), f"the second: {second.status}")
     first.leave()

@@ -144,6 +144,11 @@ class FaultProxy(Relay):
         self.toxics = ()
         self.cut(CLOSE)
 
+    def restore(self) -> None:
+        """Heal, and listen, whatever was done to it."""
+        self.heal()
+        self.accept()
+
 
 class SynHole:
     """Holds an address where connections are neither accepted nor refused. A context manager.

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from chaos import (
     answer_rows,
@@ -17,8 +18,10 @@ from chaos import (
     request_rows,
     stdio_rows,
 )
-from chaos.scorecard import NOT_PLAYED, ROWS, SCENARIOS
+from chaos.scorecard import NOT_PLAYED, ROWS, SCENARIOS, Play
 from chaos.stage import NotHere, Stage, Unmet
+
+S = TypeVar("S", bound=Stage)
 
 PASSED, FAILED, NOT_RUN = "pass", "FAIL", "not run"
 # Importing them enters their scenarios.
@@ -48,26 +51,36 @@ def play(id: str, seed: int, leniency: float = 1.0) -> Verdict:
     scenario = SCENARIOS.get(id)
     if scenario is None:
         return Verdict(id, NOT_RUN, told=(NOT_PLAYED[id],))
+    play = scenario.play
+    return judge(id, Stage(id, seed, leniency), lambda stage: play_once(stage, play))
+
+
+def play_once(stage: Stage, play: Play) -> list[str]:
+    """Play a scenario and have the oracle look; return what is wrong."""
+    told: list[str] = []
+    try:
+        play(stage)
+    except Unmet as unmet:
+        told.append(str(unmet))
+    return told + stage.settle()
+
+
+def judge(id: str, stage: S, act: Callable[[S], list[str]]) -> Verdict:
+    """Have something done on a stage that returns what is wrong; close the stage."""
     began_s = time.monotonic()
     told: list[str] = []
-    figures: dict[str, object] = {}
     try:
-        with Stage(id, seed, leniency) as stage:
-            figures = stage.figures
-            try:
-                scenario.play(stage)
-            except Unmet as unmet:
-                told.append(str(unmet))
-            told += stage.settle()
+        with stage:
+            told += act(stage)
     except NotHere as why:
-        return Verdict(id, NOT_RUN, time.monotonic() - began_s, (str(why),), figures)
+        return Verdict(id, NOT_RUN, time.monotonic() - began_s, (str(why),), stage.figures)
     except Exception as error:  # of the scenario, or of a proxy that did not end as it should
         first = error.__context__ or error
         told.append(f"{type(first).__name__}: {_essence(first)}" + _place(first))
         if first is not error:
             told.append(f"{type(error).__name__}: {_essence(error)}")
     result = FAILED if told else PASSED
-    return Verdict(id, result, time.monotonic() - began_s, tuple(told), figures)
+    return Verdict(id, result, time.monotonic() - began_s, tuple(told), stage.figures)
 
 
 def play_all(

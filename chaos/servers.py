@@ -78,6 +78,11 @@ class HttpServer:
             pipe.close()
         self._process = None
 
+    def restore(self) -> None:
+        """Start it, if it has been killed."""
+        if self._process is None:
+            self.start()
+
     def __enter__(self) -> HttpServer:
         self.start()
         return self

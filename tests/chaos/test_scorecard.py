@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos import report
+from chaos import repeats, report
 from chaos.ledger import SECRET, Call, Ledger
-from chaos.runner import PASSED, play
+from chaos.runner import FAILED, PASSED, play
 from chaos.scorecard import NOT_PLAYED, ROWS, SCENARIOS
 from tests.wire.session_client import Answer
 
@@ -29,6 +29,18 @@ def test_proxy_bears(id: str) -> None:
     verdict = play(id, SEED, LENIENCY)
     print(report.line(verdict))
     assert (verdict.result, verdict.told) == (PASSED, ())
+
+
+def test_row_is_played_again_on_one_proxy_whose_memory_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RELIABILITY 6.1, O2: here any memory at all is too much, and nothing else is wrong."""
+    monkeypatch.setattr(repeats, "GROWTH_MAX", -1.0)
+    monkeypatch.setattr(repeats, "TRIM_S", 0.0)
+    verdict = repeats.repeat("U10", SEED, 2, LENIENCY)
+    [told] = verdict.told
+    assert (verdict.result, verdict.figures["plays"]) == (FAILED, 2)
+    assert told.startswith("O2: memory grew")
 
 
 def test_every_row_is_played_or_says_why_not() -> None:
