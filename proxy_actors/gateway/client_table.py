@@ -35,6 +35,11 @@ class ClientTable:
         """Whether a connection that was busy as the hand-over or the drain began has not ended."""
         return bool(self._of_before)
 
+    @property
+    def calling(self) -> bool:
+        """Whether a connection carries a call now."""
+        return any(not (x.idle or x.listens) for x in self._connections)
+
     def has_room(self, address: str) -> bool:
         """Whether one more connection of this address is within the bounds."""
         return (

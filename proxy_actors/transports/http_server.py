@@ -14,7 +14,8 @@ ended a moment later than they could be: a request that is on its way would be l
 
 Where the socket is kept by others for the process that comes next, it is handed over before the
 drain begins: until the calls of then have been answered all is served as ever, and who connects
-later waits in the kernel for the other process.
+later waits in the kernel for the other process. Calls that have come meanwhile, on connections that
+there were, are answered as well before the drain would refuse them.
 
 Who comes when there is no room is told so with 503, so many at a time; a flood beyond that is cut.
 """
@@ -93,7 +94,7 @@ class HttpServer(Actor):
         self._weighed_s = 0.0
         self._end_watch: Callable[[], None] | None = None
         self._refused = self._untold = self._refusing = 0
-        self._stopping = self._closed = False
+        self._stopping = self._closed = self._overdue = False
 
     def on_start(self) -> None:
         """Serve, or go on with a hand-over or a drain that has begun."""
@@ -118,16 +119,19 @@ class HttpServer(Actor):
             case HandOver():
                 self._hand_over()
             case HandOverDue():
+                self._overdue = True
                 if self._wiring.handing_over:
                     self._leave_listener()
             case DrainServer():
                 self._drain()
             case IdleDue():
                 self._clients.close_idle()
-                if self._wiring.handing_over:
-                    self._tell_parent(ListenerHandedOver())
-                else:
+                if not self._wiring.handing_over:
                     self._report()
+                elif self._clients.calling and not self._overdue:
+                    self._wait_for_idle()
+                else:
+                    self._tell_parent(ListenerHandedOver())
             case ConnectionEnded() | LegacyCallsEnded():
                 self._report()
             case _:

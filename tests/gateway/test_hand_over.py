@@ -97,6 +97,7 @@ def test_idle_connections_end_when_the_listener_has_gone(scene: Scene) -> None:
     served, ended = scene.do(client)
     assert (served.status, served.keep_alive) == (200, False)
     assert ended.status is None
+    scene.run(1.0)
     assert told(scene, ListenerHandedOver) == 1
     scene.rest()
 
@@ -166,6 +167,29 @@ def test_client_of_http_and_sse_that_listens_is_not_waited_for(scene: Scene) -> 
 
     session = scene.session()
     assert "result" in scene.do(client)
+    scene.rest()
+
+
+def test_call_that_comes_as_the_listener_goes_is_answered_before_the_drain(scene: Scene) -> None:
+    """P4: on a connection that has not been told yet; the drain would refuse it."""
+    session = scene.session()
+
+    def client() -> Answer:
+        connection, answer = scene.connection(), Answer()
+        connection.ask(HEALTH, "GET")
+        hand_over(scene)
+        while listens(scene):
+            scene.pass_time(0.01)
+        assert told(scene, ListenerHandedOver) == 0
+        connection.send(request(call(1, "pause 3", "json"), session=session))
+        scene.spawn("reader", lambda: connection.receive("POST", answer))
+        while not told(scene, ListenerHandedOver):
+            scene.pass_time(0.01)
+        connection.close()
+        return answer
+
+    answer = scene.do(client)
+    assert ("result" in answer.message, answer.keep_alive) == (True, False)
     scene.rest()
 
 
