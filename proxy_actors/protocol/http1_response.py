@@ -30,6 +30,7 @@ INTERIM_RESPONSES_MAX = 16
 # RFC 9110 sections 15.3.5 and 15.4.5: whatever their fields say, no body follows.
 _BODILESS = frozenset({204, 304})
 
+_PROTOCOL = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[ \t,;])timeout[ \t]*=[ \t]*(\d{1,9})(?:$|[ \t,;])", re.I)
 
@@ -197,6 +198,9 @@ class ResponseParser:
             self._interims += 1
             if head.status == 101 or self._interims > INTERIM_RESPONSES_MAX:
                 raise FramingError(400, "An interim response was not asked for.")
+        # What can never become a head: its sender has said all, and waits for us.
+        if not _PROTOCOL.startswith(self._buffer[: len(_PROTOCOL)]):
+            raise FramingError(400, "The status line is malformed.")
 
     def _expect_body(self, head: ResponseHead) -> None:
         if self._request_method == b"HEAD" or head.status in _BODILESS:

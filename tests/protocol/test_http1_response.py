@@ -139,6 +139,23 @@ def test_syntax_error_is_a_failure_of_unknown_effect_and_ends_the_parser() -> No
     assert not parser.reusable
 
 
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 102 Processing\r\n\r\n"])
+@pytest.mark.parametrize("garbage", [b"\0", b"HTTP/2", b"h", b" ", b"HTTP/1/"])
+def test_what_can_never_become_a_head_is_refused_at_once(garbage: bytes, before: bytes) -> None:
+    """HTTP-F8: whoever says that says no more, and no line of it may ever end."""
+    parser = parser_of(before)
+    for byte in garbage[:-1]:
+        parser.feed(bytes([byte]))
+    assert failure(parser, garbage[-1:]).reason is Reason.UPSTREAM_PROTOCOL
+
+
+def test_head_may_come_byte_by_byte() -> None:
+    parser = parser_of(b"")
+    for byte in b"HTTP/1.1 102 Processing\r\n\r\n" + JSON:
+        parser.feed(bytes([byte]))
+    assert parser.complete
+
+
 def test_interim_responses_are_bounded() -> None:
     """HTTP-H19."""
     interim = b"HTTP/1.1 102 Processing\r\n\r\n"
