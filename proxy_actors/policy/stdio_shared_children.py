@@ -151,7 +151,8 @@ class SharedChildrenPolicy:
     def _rest(self, idle_s: float, now_s: float, effects: list[ChildrenEffect]) -> None:
         """Stop the children if nobody has used them for long enough, and nothing is amiss."""
         used = self._busy or self._waiting.rows or self._starting
-        if used or not self._is_well(now_s) or self._undrained is not None:
+        amiss = not self._is_well(now_s) or self._respawn_at_s is not None
+        if used or amiss or self._undrained is not None:
             idle_s = 0.0
         left_s = self._limits.idle_stop_s - idle_s
         if left_s > 0:

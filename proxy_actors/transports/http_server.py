@@ -41,6 +41,7 @@ from proxy_actors.gateway import rescue
 from proxy_actors.gateway.handle import LAST_S_MAX, ClientConnection
 from proxy_actors.gateway.relay import write_response
 from proxy_actors.gateway.wiring import Wiring
+from proxy_actors.messages.legacy import DrainLegacy
 from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.messages import server as m
 from proxy_actors.messages.server import (
@@ -255,6 +256,9 @@ class HttpServer(Actor):
             self._closed = True
             self._listener.close()
             self._wait_for_idle()
+            if self._wiring.handing_over:
+                # Their messages come on connections of their own, which the other process has now.
+                self._wiring.legacy.tell(DrainLegacy())
 
     def _tell_parent(self, message: ServerDrained | ListenerHandedOver) -> None:
         if self.parent is not None:

@@ -2,7 +2,8 @@
 
 To receive into new bytes takes as many as may come, of which most are given back. What is kept then
 lies wherever there was room for the most, each piece in a hole of its own, and the heap grows by
-holes. Only the loop's thread receives, and copies before anything else does.
+holes. Only the loop's thread receives, and copies before anyone else can. No finalizer, which the
+collector may run in between, may receive.
 """
 
 from __future__ import annotations

@@ -220,10 +220,11 @@ class TlsStream:
             try:
                 # Any: with a buffer it is a count, of which typeshed does not know
                 count: Any = self._session.read(min(bytes_max, RECORD_BYTES_MAX), BUFFER)
-                if count:
+                data = VIEW[:count].tobytes()
+                if data:
                     if self._verdict is not None:
                         self._tell_verdict(self._verdict, "")
-                    return VIEW[:count].tobytes()
+                    return data
                 self._input_end = ""
             except ssl.SSLWantReadError:
                 return None

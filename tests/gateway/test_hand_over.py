@@ -170,6 +170,31 @@ def test_client_of_http_and_sse_that_listens_is_not_waited_for(scene: Scene) -> 
     scene.rest()
 
 
+def test_client_of_http_and_sse_is_sent_elsewhere_as_the_listener_goes(scene: Scene) -> None:
+    """What it would send comes to the other process, which does not know its stream."""
+
+    def client() -> None:
+        legacy = LegacyClient(scene)
+        legacy.initialize()
+        connection, answer = scene.connection(), Answer()
+        connection.ask(HEALTH, "GET")
+        hand_over(scene)
+        while listens(scene):
+            scene.pass_time(0.01)
+        connection.send(request(call(1, "pause 5", "json"), session=session))
+        scene.spawn("reader", lambda: connection.receive("POST", answer))
+        scene.pass_time(1.0)
+        assert (legacy.gone, told(scene, ListenerHandedOver)) == (True, 0)
+        while not answer.complete:
+            scene.pass_time(1.0)
+        connection.close()
+        legacy.close()
+
+    session = scene.session()
+    scene.do(client)
+    scene.rest()
+
+
 def test_call_that_comes_as_the_listener_goes_is_answered_before_the_drain(scene: Scene) -> None:
     """P4: on a connection that has not been told yet; the drain would refuse it."""
     session = scene.session()

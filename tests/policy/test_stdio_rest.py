@@ -165,6 +165,25 @@ def test_it_does_not_rest_while_it_may_be_in_a_crash_loop() -> None:
     assert not policy.rests
 
 
+def test_it_does_not_rest_while_a_start_is_due() -> None:
+    """FLT-U3: who comes next would wait for that start, and be told that nothing starts."""
+    limits = SharedChildrenLimits(2, 5, BackoffLimits(1.0, 4.0, 2), IDLE_S)
+    policy = SharedChildrenPolicy(limits, str, half)
+    (look,) = [x.generation for x in policy.begin() if isinstance(x, e.WakeIdle)]
+    for child in ("1", "2"):
+        policy.handle(m.ProcessReady(child, DESCRIBED), 0.0)
+    policy.handle(m.ProcessGone("2", "exit 1"), 100.0)
+    effects = policy.handle(m.IdleDue(look, IDLE_S), 100.0)
+    assert not policy.rests
+    (look,) = [x.generation for x in effects if isinstance(x, e.WakeIdle)]
+    policy.handle(m.RespawnDue(1), 101.0)
+    policy.handle(m.ProcessReady("3", DESCRIBED), 101.0)
+    policy.handle(m.IdleDue(look, IDLE_S), 200.0)
+    assert policy.rests
+    effects = policy.handle(m.TakeChild(1, 1e9), 300.0)
+    assert not [x for x in effects if isinstance(x, e.RefuseChild)]
+
+
 def test_failures_of_before_a_rest_are_forgotten_with_it() -> None:
     """FLT-U3: else whoever comes next is refused, though the process has run for long since."""
     policy, look = after_failures(100.0)

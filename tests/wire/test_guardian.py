@@ -87,7 +87,9 @@ def test_child_has_exactly_the_environment_given_and_the_mark(peer: Peer) -> Non
 
 def test_child_has_no_descriptor_but_its_pipes(peer: Peer) -> None:
     others = [peer.spawn("cat") for _ in range(3)]
-    assert sorted(os.listdir(f"/proc/{others[-1].pid}/fd")) == ["0", "1", "2"]
+    fds = f"/proc/{others[-1].pid}/fd"
+    # While it is being loaded it has its libraries open, one after another.
+    eventually(lambda: sorted(os.listdir(fds)) == ["0", "1", "2"])
 
 
 def test_guardian_keeps_no_descriptor_that_it_inherited() -> None:

@@ -130,7 +130,8 @@ def test_server_that_dies_is_down_and_is_used_again_when_it_is_back(tmp_path: Pa
         with SocketUpstream() as two:
             config = web(tmp_path, {"one": one, "two": two}, CHECKS.format("web"))
             proxy = stack.enter_context(running("--config", config))
-            eventually(lambda: len(two.server.sessions) == 1)  # that of the checks
+            for each in (one, two):
+                eventually(lambda: len(each.server.sessions) == 1)  # that of the checks
             assert ready(proxy)["endpoints"]["web"] == {"one": "ready", "two": "ready"}
         eventually(lambda: events(proxy, "endpoint_down"))
         assert ready(proxy)["endpoints"]["web"] == {"one": "ready", "two": "not ready"}
