@@ -4,19 +4,24 @@ Owns the counts and orders over them, so that
 
     occupied = creating + live;  idle = live without an open use, in the order of last use
 
-holds after every call. `policy/sessions.py` decides, and alone uses this.
+holds after every call. `policy/session_shares.py` finds what makes room; `policy/sessions.py`
+decides, and alone uses this.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict, defaultdict
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Collection
 from enum import Enum
 from functools import lru_cache
+from itertools import count
 
 import msgspec
 
 from proxy_actors.messages.sessions import Session
+from proxy_actors.policy.session_shares import Rank, SessionShares
 
 
 class Phase(Enum):
@@ -42,6 +47,7 @@ class Entry:
 
     Attributes:
         holder: hash of out of whose share it comes, a principal's or an address's.
+        rank: its place among the idle; the last one that it had if it is not idle.
         used_s, stored_s: its last use, and the last use that has been written down.
         uses: how many calls and streams are open on it.
         front_id: what the client will hold; only while creating.
@@ -52,8 +58,8 @@ class Entry:
     """
 
     __slots__ = (
-        "asks", "born_s", "changed", "deleting", "front_id", "holder", "phase", "resumable",
-        "revives", "saving", "session", "stored_s", "used_s", "uses",
+        "asks", "born_s", "changed", "deleting", "front_id", "holder", "phase", "rank",
+        "resumable", "revives", "saving", "session", "stored_s", "used_s", "uses",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +67,7 @@ class Entry:
     ) -> None:
         self.session = session
         self.holder = holder
+        self.rank: Rank = (used_s, 0, session.key)
         self.resumable = resumable
         self.born_s = born_s
         self.used_s = self.stored_s = used_s
@@ -86,18 +93,22 @@ def key_of(front_id: str) -> str:
 
 
 class SessionLedger:
-    """The table. `entries` are in the order of creation, `idle` mostly in that of last use."""
+    """The table. `entries` are in the order of creation, `idle` mostly in that of last use.
 
-    def __init__(self) -> None:
+    `bounded` are the upstreams at which one can be asked to make room.
+    """
+
+    def __init__(self, bounded: Collection[str] = ()) -> None:
         self.entries: dict[str, Entry] = {}
         self.idle: OrderedDict[str, Entry] = OrderedDict()
         self.occupied = 0
         self._in_order = True
+        self._numbers = count(1)
+        self._latest_s = -math.inf
         self._uses: dict[int, Entry] = {}
         self._of_upstream: Counter[str] = Counter()
-        # How many each holder has, at an upstream and in all.
-        self._shares_at: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._shares: Counter[str] = Counter()
+        self._shares = SessionShares()
+        self._shares_at = {upstream: SessionShares() for upstream in bounded}
         self._stale = 0
 
     def enter(self, entry: Entry) -> None:
@@ -113,18 +124,20 @@ class SessionLedger:
     def make_live(self, entry: Entry) -> None:
         """From now on it can be used; it was used last of all."""
         entry.phase = Phase.LIVE
-        self.idle[entry.session.key] = entry
+        self._rest(entry, max(entry.used_s, self._latest_s), next(self._numbers))
 
     def make_ending(self, entry: Entry) -> None:
         """From now on a live one cannot be used and occupies no place."""
         entry.phase = Phase.ENDING
-        self.idle.pop(entry.session.key, None)
+        if not entry.uses:
+            self._wake(entry)
         self._vacate(entry)
 
     def revive(self, entry: Entry) -> None:
         """Make live again what was ending, as the one unused for longest."""
+        entry.phase = Phase.LIVE
         self._occupy(entry)
-        self.make_live(entry)
+        self._rest(entry, -math.inf, -next(self._numbers))
         self.idle.move_to_end(entry.session.key, last=False)
 
     def remove(self, entry: Entry) -> None:
@@ -135,14 +148,20 @@ class SessionLedger:
 
     def claim(self, entry: Entry, holder: str) -> None:
         """From now on a live one comes out of this holder's share."""
-        self._vacate(entry)
+        idle = entry.session.key in self.idle
+        for shares in self._counting(entry):
+            if idle:
+                shares.wake(entry.holder, entry.rank)
+            shares.vacate(entry.holder)
+            shares.occupy(holder)
+            if idle:
+                shares.rest(holder, entry.rank)
         entry.holder = holder
-        self._occupy(entry)
 
     def begin_use(self, entry: Entry, exchange_id: int, now_s: float) -> None:
         """Count a use of a live session; exchange 0 is nobody's name."""
         if not entry.uses:
-            del self.idle[entry.session.key]
+            self._wake(entry)
         entry.uses += 1
         entry.used_s = now_s
         if exchange_id:
@@ -160,9 +179,8 @@ class SessionLedger:
         entry.uses -= 1
         entry.used_s = max(entry.used_s, used_s)
         if not entry.uses and entry.phase is Phase.LIVE:
-            last = next(reversed(self.idle.values()), None)
-            self._in_order = self._in_order and (last is None or last.used_s <= entry.used_s)
-            self.idle[entry.session.key] = entry
+            self._in_order = self._in_order and self._latest_s <= entry.used_s
+            self._rest(entry, entry.used_s, next(self._numbers))
 
     def live(self, key: str) -> Session | None:
         """Return a session that can be used."""
@@ -181,30 +199,20 @@ class SessionLedger:
     def to_give_way(self, holder: str, upstream: str = "") -> Entry | None:
         """Find which idle session is to end so that this holder can have one more.
 
-        It is the longest unused of whoever holds most when the newcomer is counted; of those who
-        hold as much the newcomer's own is first. Who holds no more than its holder has already does
-        not give way to it. At `upstream`, if that is named, only what is there counts.
+        See `SessionShares`. At `upstream`, if that is named, only what is there counts.
         """
-        self._order()
         shares = self._shares_at[upstream] if upstream else self._shares
-        found, least = None, float(shares[holder])
-        own = least + 1.5  # the newcomer, and half of one to come before those who hold as much
-        most = max(own, *shares.values())
-        for entry in self.idle.values():
-            if upstream and entry.session.upstream != upstream:
-                continue
-            share = own if entry.holder == holder else shares[entry.holder]
-            if share > least:
-                found, least = entry, share
-                if share == most:
-                    break
-        return found
+        key = shares.to_give_way(holder)
+        return None if key is None else self.entries[key]
 
     def _order(self) -> None:
         """Put the idle in the order of last use, if a use ended that was over for a while."""
         if not self._in_order:
-            by_use = sorted(self.idle.items(), key=lambda item: item[1].used_s)
-            self.idle = OrderedDict(by_use)
+            for entry in [x for x in self.idle.values() if x.rank[0] == -math.inf]:
+                self._wake(entry)  # what was revived was first for now
+                self._rest(entry, entry.used_s, next(self._numbers))
+            by_rank = sorted(self.idle.items(), key=lambda item: item[1].rank)
+            self.idle = OrderedDict(by_rank)
             self._in_order = True
 
     def gauges(self) -> SessionGauges:
@@ -221,13 +229,30 @@ class SessionLedger:
     def _occupy(self, entry: Entry) -> None:
         self.occupied += 1
         self._of_upstream[entry.session.upstream] += 1
-        for shares in (self._shares, self._shares_at[entry.session.upstream]):
-            shares[entry.holder] += 1
+        for shares in self._counting(entry):
+            shares.occupy(entry.holder)
 
     def _vacate(self, entry: Entry) -> None:
         self.occupied -= 1
         self._of_upstream[entry.session.upstream] -= 1
-        for shares in (self._shares, self._shares_at[entry.session.upstream]):
-            shares[entry.holder] -= 1
-            if not shares[entry.holder]:
-                del shares[entry.holder]
+        for shares in self._counting(entry):
+            shares.vacate(entry.holder)
+
+    def _rest(self, entry: Entry, used_s: float, number: int) -> None:
+        """List a live one as idle, last in `idle`; among those that make room by its rank."""
+        self._latest_s = max(self._latest_s, used_s)
+        entry.rank = (used_s, number, entry.session.key)
+        self.idle[entry.session.key] = entry
+        for shares in self._counting(entry):
+            shares.rest(entry.holder, entry.rank)
+
+    def _wake(self, entry: Entry) -> None:
+        """It is idle no more."""
+        del self.idle[entry.session.key]
+        for shares in self._counting(entry):
+            shares.wake(entry.holder, entry.rank)
+
+    def _counting(self, entry: Entry) -> tuple[SessionShares, ...]:
+        """Return the shares that it counts in."""
+        there = self._shares_at.get(entry.session.upstream)
+        return (self._shares,) if there is None else (self._shares, there)

@@ -98,7 +98,7 @@ class SessionPolicy:
         self._token = token
         self._wall_s = wall_s
         self._unfinished = unfinished
-        self._ledger = SessionLedger()
+        self._ledger = SessionLedger(limits.of_upstream)
         self._entries = self._ledger.entries
         self._writes: dict[int, tuple[SessionWrite, ...]] = {}
         self._last_write_id = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -16,6 +17,7 @@ from proxy_actors.messages import sessions as m
 from proxy_actors.messages.sessions import SessionEffect, SessionMessage
 from proxy_actors.policy.session_ledger import Phase, hash_of_principal, key_of
 from proxy_actors.policy.session_rows import apply
+from proxy_actors.policy.session_shares import Rank, SessionShares
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
 
 AHEAD_S = 5000.0
@@ -24,6 +26,10 @@ GONE = None
 
 class Violation(AssertionError):
     """The policy broke a rule."""
+
+
+def keys_of(ranks: dict[Any, list[Rank]]) -> dict[Any, list[str]]:
+    return {name: [key for *_, key in listed] for name, listed in ranks.items()}
 
 
 def check(rule: bool, text: str) -> None:
@@ -372,6 +378,20 @@ class SessionModel:
 
     # What holds between messages.
 
+    def _check_shares(self, shares: SessionShares, upstream: str | None) -> None:
+        """Look through all sessions for what the policy has listed."""
+        held = {hash_of_principal(x): number for x, number in self.held(upstream).items()}
+        check(shares.held == held, "shares are miscounted")
+        idle: dict[str, list[str]] = {}
+        firsts: dict[int, list[str]] = {}
+        for key in self.idle(upstream):
+            holder = hash_of_principal(self.known[key].holder)
+            if holder not in idle:
+                firsts.setdefault(held[holder], []).append(key)
+            idle.setdefault(holder, []).append(key)
+        check(keys_of(shares.idle) == idle, "what a holder could give is wrong")
+        check(keys_of(shares.firsts) == firsts, "who could give is wrong")
+
     def check_against(self, policy: SessionPolicy) -> None:
         """Compare the books with the policy's."""
         ledger = policy._ledger
@@ -380,8 +400,9 @@ class SessionModel:
         check(phases == expected, f"{phases} are not {expected}")
         check(list(ledger.idle) == self.idle(), "the idle are not in order")
         check(ledger.occupied == self.occupied(), "places are miscounted")
-        held = {hash_of_principal(holder): count for holder, count in self.held().items()}
-        check(ledger._shares == held, "shares are miscounted")
+        self._check_shares(ledger._shares, None)
+        for upstream, shares in ledger._shares_at.items():
+            self._check_shares(shares, upstream)
         uses = list(self.uses.values())
         for key, entry in ledger.entries.items():
             check(entry.uses == uses.count(key), "uses are miscounted")

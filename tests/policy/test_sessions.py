@@ -239,6 +239,44 @@ def test_who_has_most_makes_room_and_for_itself_first() -> None:
     assert bench.alive(bobs, "bob")
 
 
+def test_use_that_was_over_for_a_while_counts_from_its_own_end() -> None:
+    """Clients keep uses between requests, and the registry takes them back in any order."""
+    bench = Bench()
+    ids = [bench.create(name) for name in ("alice", "bob", "carol")]
+    for number, name in enumerate(("alice", "bob", "carol")):
+        assert bench.use(ids[number], name, number + 1)
+    bench.now_s += 10.0
+    for number, ago_s in ((3, 1.0), (1, 3.0), (2, 5.0)):
+        bench.tell(m.EndUse(exchange_id=number, used_s=bench.now_s - ago_s))
+    (write,) = bench.ask("dave")
+    assert writes_of(write)[0] == DeleteSession(key_of(ids[1])), "bob's was used first"
+    bench.written(write, "disk full")
+    (write,) = bench.ask("dave")
+    assert writes_of(write)[0] == DeleteSession(key_of(ids[1])), "it is the first again"
+    bench.written(write)
+    bench.now_s += LIMITS.idle_timeout_s - 3.0
+    ended = [x.key for x in bench.sweep() if isinstance(x, DeleteSession)]
+    assert ended == [key_of(ids[0])]
+
+
+def test_session_that_lives_on_does_not_keep_others_from_expiring() -> None:
+    """It is the next to make room, until the order is looked at anew."""
+    bench = Bench(replace(LIMITS, sessions_max=4))
+    bobs = bench.create("bob")
+    bench.now_s += 50.0
+    first, second, carols = bench.create(), bench.create(), bench.create("carol")
+    (write,) = bench.ask("dave")
+    assert writes_of(write)[0] == DeleteSession(key_of(first)), "alice has most"
+    bench.written(write, "disk full")
+    assert bench.use(second)
+    bench.now_s += 20.0
+    bench.touch(carols, "carol")
+    bench.tell(m.EndUse(exchange_id=1, used_s=bench.now_s - 10.0))
+    bench.now_s += 30.0
+    ended = [x.key for x in bench.sweep() if isinstance(x, DeleteSession)]
+    assert ended == [key_of(bobs)]
+
+
 def test_session_is_ended_for_nobody_who_holds_as_many() -> None:
     """All that it could end is in use; others' is not, and stays."""
     bench = Bench(replace(LIMITS, sessions_max=2))

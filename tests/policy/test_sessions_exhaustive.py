@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from proxy_actors.policy.session_ledger import SessionLedger
+from proxy_actors.policy.session_shares import SessionShares
 from proxy_actors.policy.sessions import SessionLimits, SessionPolicy
 from tests.defects import Defect, planted
 from tests.policy.session_explorer import Scope, explore
@@ -31,6 +32,9 @@ UPSTREAMS = Scope(
 )
 SHARES = Scope(
     8, THREE, ("a",), sessions_max=4, uses_max=0, asks_max=0, addresses=("x", "y"),
+)
+STRANGERS = Scope(
+    8, principals=("a",), uses_max=0, asks_max=0, addresses=("x", "y", "z"),
 )
 UNEQUAL = Scope(
     9, FOUR, ("a",), sessions_max=5, uses_max=0, asks_max=0, addresses=("x", "y"),
@@ -60,6 +64,7 @@ SCOPES = {
     "uses": USES,
     "upstreams": UPSTREAMS,
     "shares": SHARES,
+    "strangers": STRANGERS,
     "unequal": UNEQUAL,
     "returns": RETURNS,
     "failures": FAILURES,
@@ -105,16 +110,16 @@ DEFECTS = {
            "writes.append(self._begin_end(victim, EndReason.EVICTED))",
            "early = self._write([self._begin_end(victim, EndReason.EVICTED)])"): USES,
     Defect("nobody is asked to make room", SessionLedger, "to_give_way",
-           "return found", "return None"): USES,
-    Defect("others make room first", SessionLedger, "to_give_way", "+ 1.5", "+ 0.5"): SHARES,
-    Defect("others make room who hold as much", SessionLedger, "to_give_way",
-           "+ 1.5", "+ 1.0"): SHARES,
-    Defect("who holds more gives nothing", SessionLedger, "to_give_way",
-           "+ 1.5", "+ 2.5"): UNEQUAL,
-    Defect("whoever comes first makes room", SessionLedger, "to_give_way",
-           "if share == most:", "if True:"): SHARES,
-    Defect("who holds as many makes room", SessionLedger, "to_give_way",
-           "float(shares[holder])", "0.0"): USES,
+           "self.entries[key]", "None"): USES,
+    Defect("others make room first", SessionShares, "to_give_way",
+           "share + 2", "share"): SHARES,
+    Defect("others make room who hold as much", SessionShares, "to_give_way",
+           "share + 2", "share + 1"): SHARES,
+    Defect("who holds more gives nothing", SessionShares, "to_give_way",
+           "share + 2", "share + 3"): UNEQUAL,
+    Defect("whoever has least makes room", SessionShares, "to_give_way", "max(", "min("): UNEQUAL,
+    Defect("who holds as many makes room", SessionShares, "to_give_way",
+           "if most > share", "if most"): USES,
     Defect("what is held elsewhere counts", SessionLedger, "to_give_way",
            "self._shares_at[upstream] if upstream else self._shares", "self._shares"): UPSTREAMS,
     Defect("anonymous clients have one share", SessionPolicy, "_create",
@@ -124,11 +129,17 @@ DEFECTS = {
     Defect("who comes back has its share no more", SessionPolicy, "_begin_use",
            "if entry.holder == principal", "if False"): RETURNS,
     Defect("who comes back has two shares", SessionLedger, "claim",
-           "self._vacate(entry)", "pass"): RETURNS,
+           "shares.vacate(entry.holder)", "pass"): RETURNS,
+    Defect("who comes back gives for somebody else", SessionLedger, "claim",
+           "shares.rest(holder, ", "shares.rest(entry.holder, "): RETURNS,
     Defect("those in use make room", SessionLedger, "begin_use",
-           "del self.idle[entry.session.key]", "pass"): USES,
-    Defect("what was used last makes room", SessionLedger, "to_give_way",
-           "in self.idle.values()", "in reversed(self.idle.values())"): USES,
+           "self._wake(entry)", "pass"): USES,
+    Defect("what one used last makes room", SessionShares, "to_give_way",
+           "own[0]", "own[-1]"): USES,
+    Defect("what others used last makes room", SessionShares, "to_give_way",
+           "self.firsts[most][0]", "self.firsts[most][-1]"): STRANGERS,
+    Defect("who has more is listed as before", SessionShares, "occupy",
+           "self._remove_first(holder)", "pass"): USES,
     Defect("a use that ended is still open", SessionLedger, "end_use",
            "self._uses.pop(exchange_id, None)", "None"): USES,
     Defect("a use can end twice", SessionLedger, "end_use",
