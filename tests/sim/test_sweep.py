@@ -2,7 +2,7 @@
 
 RELIABILITY 6.5, P15 and P17, whose sweep this is: every kind of actor of the whole tree, at the
 beginning and the end of every message that it is told under load, and at every line that its turns
-come to. `SWEEP_STRIDE=1` crashes at all lines, which takes minutes; by default it is one of 24.
+come to. `SWEEP_STRIDE=1` crashes at all lines, which takes minutes; by default it is one of 48.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.defects import Defect, planted
 from tests.sim.crash_points import AFTER, Point
 from tests.sim.sweep_scenario import SEEDS, broken_by, find_points
 
-STRIDE = int(os.environ.get("SWEEP_STRIDE", 24))
+STRIDE = int(os.environ.get("SWEEP_STRIDE", 48))
 # So that no test comes near the bound on the time of a test.
 PARTS = range(8)
 # Kinds that others are made of.
