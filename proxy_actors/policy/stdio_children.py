@@ -36,14 +36,13 @@ from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
 from proxy_actors.policy.child_counts import ChildCounts
+from proxy_actors.policy.stdio_shared_children import IDLE_LOOK_S_MIN
 
 FULL_RETRY_S = 5.0
 # When to come back while a probe is out: nobody knows how long it will take.
 PROBE_RETRY_S = 1.0
 # A spare that has lived so long after others have not is no failure to start.
 STEADY_S = 10.0
-# Not sooner than so is it looked again whether anybody is there.
-IDLE_LOOK_S_MIN = 0.1
 
 ChildrenMessage = (
     m.TakeChild

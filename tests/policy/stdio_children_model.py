@@ -20,13 +20,13 @@ from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
 from proxy_actors.policy.stdio_children import (
     FULL_RETRY_S,
-    IDLE_LOOK_S_MIN,
     PROBE_RETRY_S,
     STEADY_S,
     ChildrenLimits,
     ChildrenMessage,
     ChildrenPolicy,
 )
+from proxy_actors.policy.stdio_shared_children import IDLE_LOOK_S_MIN
 from tests.policy.search import Subject, check
 from tests.policy.stdio_frames import ended
 
