@@ -25,7 +25,6 @@ from proxy_actors.messages.lifecycle import ChildStopped, Stop
 from proxy_actors.messages.pool import PoolMessage, Recall
 from proxy_actors.messages.server import ServerDrained
 from proxy_actors.messages.upstream import UpstreamDrained
-from proxy_actors.policy.event_stream import CLIENT_ANSWER_S_MAX
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.session_ledger import Phase
@@ -422,11 +421,8 @@ class Scene:
         assert table.kept.keys() <= table.leases.keys(), "something is kept that is not lent"
 
     def check_rest(self) -> None:
-        """Check that nothing is left of what was underway.
-
-        A call whose client was asked something, and has left, stays for as long as it may think.
-        """
-        self.world.run_until(self.is_quiet, CLIENT_ANSWER_S_MAX + QUIET_S)
+        """Check that nothing is left of what was underway."""
+        self.world.run_until(self.is_quiet, QUIET_S)
         assert not self.plane.leftovers(), self.plane.leftovers()
         pool = present(self.plane.pool, ConnectionPool)
         assert pool is not None, "the pool did not come back"

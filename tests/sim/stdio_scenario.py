@@ -11,8 +11,7 @@ left over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from proxy_actors.actors import child_pipes
@@ -38,6 +37,7 @@ from proxy_actors.policy.supervision import Budget
 from proxy_actors.world.base import ChildCommand
 from proxy_actors.world.sim_store import SimDisk, SimStore
 from proxy_actors.world.sim_world import Faults, SimWorld
+from tests.sim.bounds import other_bounds
 from tests.sim.campaign import Scenario
 from tests.sim.crashes import ERRORS
 from tests.sim.stdio_client import Book, Call, Session, StdioClient
@@ -59,13 +59,12 @@ LIVELY_S = BACKOFF.cap_s + 6.0
 GRAIN_S = 0.1
 
 
-@contextmanager
-def narrow() -> Iterator[None]:
+def narrow() -> AbstractContextManager[None]:
     """Have boxes and buffers so small that servers and clients can fill them.
 
     And little patience with servers that hang, as calls have little time then.
     """
-    bounds = (
+    return other_bounds(
         (EventStream, "mail_max", 16),
         (StdioProcess, "mail_max", 40),
         (child_pipes, "FRAME_BYTES_MAX", 20_000),
@@ -73,11 +72,6 @@ def narrow() -> Iterator[None]:
         (liveness, "QUIET_S", 10.0),
         (liveness, "PING_S", 5.0),
     )
-    with ExitStack() as stack:
-        for owner, name, bound in bounds:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, bound)
-        yield
 
 
 class Scene:

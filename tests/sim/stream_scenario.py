@@ -15,11 +15,13 @@ from typing import Any
 
 from proxy_actors.actors.http_upstream import HttpUpstream
 from proxy_actors.messages.stream import StreamAbandoned
+from proxy_actors.policy import event_stream
 from proxy_actors.policy.reconnect import ReconnectLimits
 from proxy_actors.policy.stream_limits import StreamLimits
 from proxy_actors.world.sim_world import SimWorld
 from tests.scripted_server import ScriptedServer
 from tests.scripted_streams import Resumption
+from tests.sim.bounds import other_bounds
 from tests.sim.campaign import Scenario
 from tests.sim.plane_scenario import FRAGILE, Scene, ScenePlane
 from tests.sim.stream_clients import StreamClient
@@ -29,6 +31,7 @@ from tests.sim.virtual import start_server
 SEEDS = 60
 # Some proxies end connections early; longer than the calls that a drain finds.
 SHORT_S = 12.0
+CLIENT_ANSWER_S = 100.0
 
 
 class NotedUpstream(HttpUpstream):
@@ -56,7 +59,9 @@ class StreamScene(Scene):
     reconnect = ReconnectLimits(base_s=0.5, cap_s=4.0, attempts_max=3, idle_s_max=20.0)
 
     def run(self) -> None:
-        super().run()
+        # A call whose client was asked something, and has left, goes on for so long.
+        with other_bounds((event_stream, "CLIENT_ANSWER_S_MAX", CLIENT_ANSWER_S)):
+            super().run()
         self.world.seen["stream_was_resumed"] += sum(self.server.resumed.values())
 
     def start_server(self) -> ScriptedServer:

@@ -1,0 +1,17 @@
+"""Other bounds for the length of a run, so that it comes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+
+@contextmanager
+def other_bounds(*bounds: tuple[Any, str, float]) -> Iterator[None]:
+    """Have these attributes of classes or modules other values while the context lasts."""
+    with ExitStack() as stack:
+        for owner, name, bound in bounds:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, bound)
+        yield
