@@ -300,11 +300,12 @@ class Assembly:
         )
         processes = Directory()
         use = UpstreamUse() if settings.idle_stop_s else None
+        known: set[str] = set()
         forwarded = self._world, name, slot, processes, handshake, self._registry
         forwarder = (
             ChannelForwarder(*forwarded)
             if mode is StdioMode.SESSION
-            else SharedForwarder(*forwarded, mode is StdioMode.POOL, use)
+            else SharedForwarder(*forwarded, mode is StdioMode.POOL, known, use)
         )
 
         def make_session() -> StdioUpstream:
@@ -321,7 +322,7 @@ class Assembly:
             )
             return StdioShared(
                 self._world, slot, name, command, pool, self._streams, processes,
-                self._subscribers, forwarder.failure, limits, use,
+                self._subscribers, forwarder.failure, known, limits, use,
             )
 
         if mode is StdioMode.SESSION:

@@ -85,6 +85,7 @@ class StdioPlane:
         self._children = children
         self._shared = shared
         self.use = UpstreamUse() if shared.idle_stop_s else None
+        self.known: set[str] = set()
         forwarded = (
             world, UPSTREAM, self.upstream, self.processes, Handshake(self.registry, UPSTREAM),
             self.registry,
@@ -92,7 +93,7 @@ class StdioPlane:
         self.forwarder = (
             ChannelForwarder(*forwarded)
             if mode is StdioMode.SESSION
-            else SharedForwarder(*forwarded, mode is StdioMode.POOL, self.use)
+            else SharedForwarder(*forwarded, mode is StdioMode.POOL, self.known, self.use)
         )
         route = Route(UPSTREAM, self.upstream, self.forwarder, call_s_max)
         self.wiring = Wiring(
@@ -155,10 +156,16 @@ class StdioPlane:
             "clients": len(self.wiring.clients),
             "uses": len(self.uses),
             "legacy calls": len(self.wiring.legacy_calls),
+            "known sessions": len(self.known - self._live_sessions()),
             "processes": len(self.processes._slots.keys() - children.keys() - self._names()),
             "asks": 0 if upstream is None else len(vars(upstream)["_asks"]),
         }
         return {name: count for name, count in found.items() if count}
+
+    def _live_sessions(self) -> set[str]:
+        """The sessions of the registry; those that an upstream knows, while there is none."""
+        registry = self.registry.ref
+        return self.known if registry is None else set(registry._own._policy._entries)
 
     def _names(self) -> set[str]:
         """The names that no one child bears."""
@@ -172,8 +179,8 @@ class StdioPlane:
             )  # fmt: skip
         return StdioShared(
             self.world, self.upstream, UPSTREAM, self._command, self.mode is StdioMode.POOL,
-            self.streams, self.processes, self.subscribers, self.forwarder.failure, self._shared,
-            self.use,
+            self.streams, self.processes, self.subscribers, self.forwarder.failure, self.known,
+            self._shared, self.use,
         )  # fmt: skip
 
     def _make_legacy(self, limits: LegacyLimits) -> LegacyStreams:

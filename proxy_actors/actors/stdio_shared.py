@@ -72,6 +72,7 @@ class StdioShared(Actor):
         pool: whether a child runs one call at a time.
         streams, processes: where streams and children are listed.
         failure: makes the JSON-RPC error that answers a call.
+        known: keys of the sessions that it knows of; written here, read by the data plane.
         use: who uses it, where its processes rest without use.
     """
 
@@ -88,6 +89,7 @@ class StdioShared(Actor):
         processes: Directory,
         subscribers: Subscribers,
         failure: Callable[[int, bytes, FailedError], bytes],
+        known: set[str],
         limits: SharedChildrenLimits = SharedChildrenLimits(),
         use: UpstreamUse | None = None,
     ) -> None:
@@ -99,6 +101,7 @@ class StdioShared(Actor):
         self._processes = processes
         self._subscribers = subscribers
         self._failure = failure
+        self._known = known
         self._use = UpstreamUse() if use is None else use
         self._streams_seen = 0, 0
         self._describers_max = limits.waiters_max
@@ -115,6 +118,7 @@ class StdioShared(Actor):
     def on_start(self) -> None:
         """Start the children."""
         self._processes.enter(self._shared)
+        self._known.clear()
         self._use.used_s, self._use.rests = self.world.now_s(), False
         self._apply(self._children.begin())
 
@@ -146,6 +150,8 @@ class StdioShared(Actor):
             self._use.rests = self._children.rests
         if isinstance(message, _FOR_SESSIONS):
             self._apply_sessions(self._sessions.handle(message))
+        if isinstance(message, m.SessionSeen | SessionEnded):
+            self._note_known(message.session.key)
         return LATER
 
     def on_child_stopped(self, message: ChildStopped) -> None:
@@ -175,6 +181,12 @@ class StdioShared(Actor):
             "sessions": self._sessions.sessions,
             **self._children.counts.figures(),
         }
+
+    def _note_known(self, session_key: str) -> None:
+        if self._sessions.knows(session_key):
+            self._known.add(session_key)
+        else:
+            self._known.discard(session_key)
 
     def _note_asker(self, message: Any) -> None:  # Any: see on_receive
         asked = self.asked_by

@@ -7,6 +7,8 @@ is answered from the proxy's own handshake.
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import msgspec
 from msgspec import Raw
 
@@ -40,8 +42,6 @@ from proxy_actors.protocol import jsonrpc, jsonrpc_rewrite
 from proxy_actors.protocol.jsonrpc import Message
 from proxy_actors.world.base import World
 
-SEEN_MAX = 100_000
-
 
 class SharedForwarder(ChannelForwarder):
     """Carries exchanges to one stdio upstream in SHARED or POOL mode.
@@ -50,6 +50,7 @@ class SharedForwarder(ChannelForwarder):
         slot: the upstream's actor.
         processes: the children by name.
         pool: whether a child runs one call at a time.
+        known: the sessions that the upstream's actor knows of, by key; it keeps them.
         use: where calls are counted; None where processes never rest.
     """
 
@@ -62,14 +63,14 @@ class SharedForwarder(ChannelForwarder):
         handshake: Handshake,
         registry: Slot,
         pool: bool,
+        known: Set[str],
         use: UpstreamUse | None = None,
     ) -> None:
         super().__init__(world, upstream, slot, processes, handshake, registry)
         self._pool = pool
         self._use = use
         self._shared = shared_name(slot)
-        self._seen: set[str] = set()
-        self._seen_by = 0
+        self._known = known
 
     def initialize(self, exchange: Exchange) -> Response:
         """Open a session at the shared children."""
@@ -155,13 +156,10 @@ class SharedForwarder(ChannelForwarder):
     def _make_known(self, session: Session) -> None:
         """Have the upstream know of a session before anything of it can be in flight.
 
-        An upstream that was started anew knows of none.
+        An upstream that was started anew knows of none. It forgets those that have ended.
         """
-        if self._seen_by != self._slot.starts or len(self._seen) >= SEEN_MAX:
-            self._seen.clear()
-            self._seen_by = self._slot.starts
-        if session.key not in self._seen and self._slot.tell(SessionSeen(session)):
-            self._seen.add(session.key)
+        if session.key not in self._known:
+            self._slot.tell(SessionSeen(session))
 
     def _target(self, session: Session) -> Slot:
         return self._channels.find(self._shared)

@@ -84,6 +84,10 @@ class SharedSessionsPolicy:
         """How many sessions are known."""
         return len(self._sessions)
 
+    def knows(self, session_key: str) -> bool:
+        """Whether it has heard of a session, and not of its end."""
+        return session_key in self._sessions
+
     def stream_ended(self, session_key: str) -> None:
         """The session's standalone stream is over."""
         session = self._sessions.get(session_key)
