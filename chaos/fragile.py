@@ -1,7 +1,7 @@
-"""Imported into a proxy, gives USR1 a meaning: an actor crashes, or the hub is blocked.
+"""Imported into a proxy, gives USR1 a meaning: an actor crashes or is deaf, or the hub is blocked.
 
-For a program under test alone. CHAOS_FRAGILE says what happens: `crash`, `registry` or `block`;
-CHAOS_SEED which actor it is.
+For a program under test alone. CHAOS_FRAGILE says what happens: `crash`, `registry`, `deaf` or
+`block`; CHAOS_SEED which actor crashes; CHAOS_DEAF which are deaf, one after another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from proxy_actors import service
 from proxy_actors.messages.base import Message
 
 BLOCKED_S = 2.0
+DEAF_S = 1.0
+DEAF_MAIL_MAX = 8
 _watch_signals = service._Service._watch_signals
 
 
@@ -24,6 +26,10 @@ class Fault(Message, frozen=True):
     """Whoever handles it fails, with the n-th kind of failure."""
 
     serial: int
+
+
+class Deafness(Message, frozen=True):
+    """Whoever handles it handles nothing else for DEAF_S, while its mailbox takes little mail."""
 
 
 def _raise(serial: int) -> None:
@@ -43,11 +49,18 @@ def _fragile(self: Any) -> None:  # Any: the service's own private parts
 
     _watch_signals(self)
     chance, serials = random.Random(os.environ["CHAOS_SEED"]), count()
-    act = os.environ["CHAOS_FRAGILE"]
+    act, deaf = os.environ["CHAOS_FRAGILE"], os.environ.get("CHAOS_DEAF", "").split()
     dispatch = Actor._dispatch
 
     def fail(actor: Any, message: Any) -> Any:
-        return _raise(message.serial) if isinstance(message, Fault) else dispatch(actor, message)
+        if isinstance(message, Fault):
+            return _raise(message.serial)
+        if isinstance(message, Deafness):
+            actor.actor_inbox.mail_max, before = DEAF_MAIL_MAX, actor.actor_inbox.mail_max
+            gevent.sleep(DEAF_S)
+            actor.actor_inbox.mail_max = before
+            return None
+        return dispatch(actor, message)
 
     Actor._dispatch = fail
 
@@ -60,6 +73,10 @@ def _fragile(self: Any) -> None:  # Any: the service's own private parts
             children = refs.pop().children()
             refs += children
             found += children
+        if act == "deaf":
+            name = deaf.pop(0)
+            next(ref for ref in found if ref.actor_urn == name).tell(Deafness())
+            return
         if act == "registry":
             found = [ref for ref in found if ref.actor_class.__name__ == "SessionRegistry"]
         chance.choice(found).tell(Fault(next(serials)))

@@ -1,6 +1,6 @@
 """A real process that serves MCP over HTTP and does with each call what the call says.
 
-`python -m chaos.http_server PORT JOURNAL [WORD ...]`: the scripted server of the tests on real
+`python -m chaos.http_server HOST PORT JOURNAL [WORD ...]`: the scripted server of the tests on real
 sockets. It writes a line into the journal for each execution of a call with an argument `n`, which
 outlives a kill. It ends with its standard input. Words:
 
@@ -40,8 +40,8 @@ class Journal(Counter[object]):
 class JournalledUpstream(SocketUpstream):
     """Such a server, which forgets what it need not know."""
 
-    def __init__(self, port: int, journal: Path, words: list[str]) -> None:
-        listening = socket.create_server(("127.0.0.1", port), backlog=512)
+    def __init__(self, host: str, port: int, journal: Path, words: list[str]) -> None:
+        listening = socket.create_server((host, port), backlog=512)
         super().__init__(
             "stateless" not in words,
             listening=listening,
@@ -57,8 +57,8 @@ class JournalledUpstream(SocketUpstream):
 
 def main() -> None:
     """Serve until the end of input."""
-    port, journal, *words = sys.argv[1:]
-    with JournalledUpstream(int(port), Path(journal), words):
+    host, port, journal, *words = sys.argv[1:]
+    with JournalledUpstream(host, int(port), Path(journal), words):
         sys.stdout.write(READY)
         sys.stdout.flush()
         sys.stdin.buffer.read()

@@ -79,10 +79,13 @@ class Ledger:
     Attributes:
         calls: by n.
         cut_is_fair: whether a connection may end without an answer, as when the proxy is killed.
+        at_its_limits: whether the proxy itself may be what is overloaded: such an error names no
+            server, and no id where the request was not even read.
     """
 
     calls: dict[str, Call] = field(default_factory=dict)
     cut_is_fair: bool = False
+    at_its_limits: bool = False
     _serial: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -150,11 +153,15 @@ class Ledger:
         if isinstance(data, dict) and "reason" in data:
             row.reason, row.executed = str(data["reason"]), str(data.get("executed"))
             self._close(row, ERROR)
-            if message.get("id") != row.n:
+            at_limits = self.at_its_limits and row.reason == "overloaded"
+            if message.get("id") != row.n and not (at_limits and message.get("id") is None):
                 row.wrong = f"an error under the id {message.get('id')}"
             elif row.reason not in REASONS.get(status, ()) and status != 200:
                 row.wrong = f"{row.reason} with the status {status}"
-            elif data.get("upstream", _whose(row)) != row.upstream or "requestId" not in data:
+            elif "requestId" not in data or not (
+                data.get("upstream", _whose(row)) == row.upstream
+                or (at_limits and "upstream" not in data)
+            ):
                 row.wrong = f"not the contract of errors: {data}"
         else:
             self._close(row, REFUSED)

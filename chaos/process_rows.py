@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import closing
 
 from chaos.ledger import ANSWERED, CUT
+from chaos.load import VICTIM, Load
 from chaos.relay import RESET
 from chaos.scorecard import plays
 from chaos.servers import http_upstream, stdio_upstream
@@ -170,6 +171,56 @@ def crashed_actors(stage: Stage) -> None:
     stage.figures["load"] = dict(Counter(row.ended for row in load.rows))
     crashed = stage.proxy.log().count("actor_crashed")
     stage.figures["crashes"] = crashed
+
+
+@plays("P16", "one actor after another handles nothing for 1 s, with room for 8, under load")
+def full_mailboxes(stage: Stage) -> None:
+    """Who finds a box full is refused at once; all goes on; the proxy ends as it should."""
+    stage.isolated = stage.controlled = False
+    actors = ("registry", "limiter", "upstream/victim", "upstream/victim/pool", "guard/victim")
+    stage.serve(
+        http_upstream(stage.http_server().url, "connections-max = 8"), module="chaos.fragile",
+        env={**crashing(stage, "deaf"), "CHAOS_DEAF": " ".join((*actors, actors[-2]))},
+    )
+    stage.errors.clear()
+    stage.ledger.at_its_limits = True
+    load = stage.load(clients=30)
+    clients = [stage.client() for _ in range(30)]
+    for name in actors:
+        refused = _refused(load)
+        stage.proxy.signal(signal.SIGUSR1)
+        time.sleep(0.1)
+        opening = [(client, client.begin_session(path=VICTIM)) for client in clients]
+        time.sleep(0.4)
+        began_s = time.monotonic()
+        stage.require(stage.proxy.page("/health") == 200, f"no health while {name} is deaf")
+        stage.within(0.2, time.monotonic() - began_s, "health")
+        statuses = Counter[int]()
+        for client, pending in opening:
+            answer = pending.answer()
+            statuses[answer.status] += 1
+            if answer.status == 200:
+                client.adopt(answer, VICTIM)
+        stage.recovered(2.0)
+        refused = _refused(load) - refused
+        stage.figures[f"{name} refused"] = f"{refused} calls, {statuses[503]} initialize"
+        stage.require(statuses.keys() <= {200, 503}, f"initialize told {dict(statuses)}")
+    load.stop()
+    ended = {row.ended for row in load.rows}
+    stage.require(ended == {ANSWERED, "overloaded"}, f"load ended with {ended}")
+    stage.ledger.cut_is_fair = True
+    stage.load(clients=30)
+    stage.unwatch()
+    stage.proxy.signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    began_s = time.monotonic()
+    stage.proxy.signal(signal.SIGTERM)
+    stage.require(stage.proxy.wait() == 0, "the process did not end as it should")
+    stage.within(2.5, time.monotonic() - began_s, "ended")
+
+
+def _refused(load: Load) -> int:
+    return sum(row.ended == "overloaded" for row in load.rows)
 
 
 @plays("P17", "Timeout, GreenletExit, MemoryError, RecursionError, SystemExit in drawn actors")

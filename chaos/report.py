@@ -41,9 +41,8 @@ how many further files of `make test` name it.
 """
 _LIMITS = """## What no row shows
 
-- Losses and limits of a real link (N15): there is no netem on every machine; jitter, a thin line
-  and a flapping one are played by the fault proxy. C3 and C12 have hundreds of clients, not
-  thousands.
+- N15 needs root, iproute2 and nftables; without them jitter, a thin line and a flapping one are
+  played by the fault proxy. C12 has hundreds of clients, not thousands.
 - N13: the last good address of a name is kept where its servers fail or are silent, not where they
   say that there is no such name (RFC 8767). P2: HUP reads no file. P11 refuses connections and
   resets no stream. C12: `/health` has no door of its own, so who is not connected yet is refused

@@ -13,6 +13,7 @@ from chaos import (
     client_rows,
     endpoint_rows,
     http_rows,
+    link_rows,
     machine_rows,
     process_rows,
     request_rows,
@@ -26,8 +27,8 @@ S = TypeVar("S", bound=Stage)
 PASSED, FAILED, NOT_RUN = "pass", "FAIL", "not run"
 # Importing them enters their scenarios.
 MODULES = (
-    stdio_rows, http_rows, endpoint_rows, answer_rows, client_rows, request_rows, process_rows,
-    machine_rows,
+    stdio_rows, http_rows, link_rows, endpoint_rows, answer_rows, client_rows, request_rows,
+    process_rows, machine_rows,
 )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from chaos.stage import Stage
 Play = Callable[[Stage], None]
 # Rows that nobody plays, and why.
 NOT_PLAYED = {
-    "P16": "no client can fill a mailbox from outside: tests/actors and the simulator do",
     "P20": "the door for operators is not built",
     "P21": "interceptors are not built",
     "P22": "`make soak`: docs/soak.md",

@@ -32,10 +32,16 @@ class HttpServer:
     Args:
         journal: where it writes what it executes.
         words: further ones for its command line.
+        host: where it listens.
+        inside: what its command begins with, to be executed elsewhere.
     """
 
-    def __init__(self, journal: Path, *words: str) -> None:
+    def __init__(
+        self, journal: Path, *words: str, host: str = "127.0.0.1", inside: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
+        self._host = host
+        self._inside = inside
         self._journal = journal
         self._words = words
         self._process: subprocess.Popen[str] | None = None
@@ -43,12 +49,12 @@ class HttpServer:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        return "127.0.0.1", self.port
+        return self._host, self.port
 
     @property
     def url(self) -> str:
         """Its MCP endpoint."""
-        return f"http://127.0.0.1:{self.port}/mcp"
+        return f"http://{self._host}:{self.port}/mcp"
 
     @property
     def pid(self) -> int:
@@ -58,9 +64,9 @@ class HttpServer:
 
     def start(self) -> None:
         """Start it, where it was before."""
-        words = [str(self.port), str(self._journal), *self._words]
+        words = [self._host, str(self.port), str(self._journal), *self._words]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "chaos.http_server", *words],
+            [*self._inside, sys.executable, "-m", "chaos.http_server", *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             start_new_session=True,  # an INT of the terminal is not for it

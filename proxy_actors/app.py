@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count
 
 import msgspec
 
@@ -57,6 +59,9 @@ from proxy_actors.world.base import Listener, Mailbox, TlsServer, World
 from proxy_actors.world.stores import SessionStore, StreamStore
 
 DUMP_S_MAX = 1.0
+# Actors of a dump in one go, and for how long it lets others run then.
+DUMPED_AT_ONCE = 50
+DUMP_PAUSE_S = 0.01
 _MANY = 1 << 32
 
 logger = logging.getLogger("proxy_actors.app")
@@ -181,16 +186,29 @@ class App:
     def dump(self) -> None:
         """Write every actor's state to the log; asks, so it needs a greenlet of its own.
 
-        The last line is about the process. Dumping takes one of its greenlets.
+        The last line is about the process. Dumping takes one of its greenlets, which pauses now
+        and then: others must go on, and the log keep up, however many actors there are.
         """
-        self._dump(self.root.ref)
+        to_dump = [(self.root.ref, 0)]
+        for dumped in count(1):
+            ref, depth = to_dump.pop()
+            self._dump(ref, depth)
+            to_dump += [(child, depth + 1) for child in reversed(ref.children())]
+            if not to_dump:
+                break
+            if not dumped % DUMPED_AT_ONCE:
+                self._pause(DUMP_PAUSE_S)
         process, tasks = self._world.process_figures(), self._world.tasks()
         logger.info(
             "process fds=%d threads=%d rss_bytes=%d greenlets=%d detail=%s",
             process.fds, process.threads, process.rss_bytes, sum(tasks.values()), dict(tasks),
         )
 
-    def _dump(self, ref: Ref, depth: int = 0) -> None:
+    def _pause(self, seconds: float) -> None:
+        with suppress(DeadlineError):
+            self._world.waiter().wait(self._world.now_s() + seconds)
+
+    def _dump(self, ref: Ref, depth: int) -> None:
         try:
             state: ActorState = ref.ask(DescribeState(), self._world.now_s() + DUMP_S_MAX)
         except (DeadlineError, ActorStoppedError, MailboxFullError) as error:
@@ -203,8 +221,6 @@ class App:
             state.mailbox_age_s, state.handled, state.undelivered, state.late_replies,
             state.turn_s_max, len(state.children), state.detail,
         )
-        for child in ref.children():
-            self._dump(child, depth + 1)
 
     def _make_registry(self, store: SessionStore) -> SessionRegistry:
         settings = self._config.sessions

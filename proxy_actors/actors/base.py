@@ -174,7 +174,7 @@ class Actor(pykka.Actor):
         raise NotImplementedError("asks go through proxy_actors.actors.base.Ref")
 
     def _start_actor_loop(self) -> None:
-        self.world.spawn(f"actor {type(self).__name__}", self._run)
+        self.world.spawn_in_turn(f"actor {type(self).__name__}", self._run)
 
     # The loop.
 

@@ -110,6 +110,7 @@ class StdioShared(Actor):
         self._listed: set[str] = set()
         self._describers: list[Reply] = []
         self._session_streams: dict[str, Slot] = {}
+        self._session_of: dict[str, str] = {}
         self._shared = Slot(shared_name(slot))
         self._shared_child = ""
         self._children = SharedChildrenPolicy(limits, self._name, world.random)
@@ -158,10 +159,10 @@ class StdioShared(Actor):
         """A child's actor or a standalone stream has ended."""
         self._unname(message.name)
         self._unlist(message.name)
-        for key, slot in list(self._session_streams.items()):
-            if slot.name == message.name:
-                del self._session_streams[key]
-                self._sessions.stream_ended(key)
+        key = self._session_of.pop(message.name, None)
+        if key is not None:
+            del self._session_streams[key]
+            self._sessions.stream_ended(key)
 
     def on_end(self) -> None:
         """Leave no asker waiting and no child listed."""
@@ -209,11 +210,8 @@ class StdioShared(Actor):
 
     def _send_to_all(self, message: m.SendMessage) -> None:
         for name in list(self.children):
-            if name not in self._session_stream_names():
+            if name not in self._session_of:
                 self.children[name].tell(message)
-
-    def _session_stream_names(self) -> set[str]:
-        return {slot.name for slot in self._session_streams.values()}
 
     def _apply(self, effects: list[ChildrenEffect]) -> None:
         for effect in effects:
@@ -381,6 +379,7 @@ class StdioShared(Actor):
         self._streams.enter_stream(stream.slot, owner)
         self._listed.add(name)
         self._session_streams[session_key] = stream.slot
+        self._session_of[name] = session_key
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))
 

@@ -215,7 +215,7 @@ class ClientConnection:
                 )
 
     def _wake(self) -> None:
-        self._wiring.world.spawn("connection", self._go_on)
+        self._wiring.world.spawn_in_turn("connection", self._go_on)
 
     def _answered(
         self,

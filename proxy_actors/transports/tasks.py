@@ -7,12 +7,15 @@ Never kills one.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
 import gevent
 
 _log = logging.getLogger("proxy_actors.world")
+
+# As many of those that take turns are begun at once: what comes meanwhile waits for no more.
+BEGUN_AT_ONCE = 64
 
 OnExit = Callable[[BaseException | None], None]
 
@@ -22,13 +25,35 @@ class TaskTable:
 
     def __init__(self) -> None:
         self._living: Counter[str] = Counter()
+        self._begun = 0
+        self._in_turn: deque[TaskInTurn] = deque()
 
     def spawn(
         self, owner: str, function: Callable[[], None], on_exit: OnExit | None = None
     ) -> GreenletTask:
         """See `World.spawn`. `on_exit` runs in the greenlet itself, as its last act."""
         self._living[owner] += 1
-        return GreenletTask(self, owner, function, on_exit)
+        task = GreenletTask(self, owner, function, on_exit)
+        task.begin()
+        return task
+
+    def spawn_in_turn(self, owner: str, function: Callable[[], None]) -> GreenletTask:
+        """See `World.spawn_in_turn`."""
+        self._living[owner] += 1
+        task = TaskInTurn(self, owner, function, None)
+        if self._begun < BEGUN_AT_ONCE:
+            self._begun += 1
+            task.begin()
+        else:
+            self._in_turn.append(task)
+        return task
+
+    def next_turn(self) -> None:
+        """Begin the next of those that take turns; called by one that runs now."""
+        if self._in_turn:
+            self._in_turn.popleft().begin()
+        else:
+            self._begun -= 1
 
     def living(self) -> Mapping[str, int]:
         """See `World.tasks`."""
@@ -58,7 +83,10 @@ class GreenletTask:
         self._owner = owner
         self._function = function
         self._on_exit = on_exit
-        gevent.spawn_raw(self._run).name = owner
+
+    def begin(self) -> None:
+        """Have it run, behind all that is ready to run now."""
+        gevent.spawn_raw(self._run).name = self._owner
 
     def _run(self) -> None:
         try:
@@ -81,3 +109,13 @@ class GreenletTask:
                 _log.exception("exit_callback_failed owner=%s", self._owner)
         elif error is not None and not isinstance(error, gevent.GreenletExit):
             _log.error("greenlet_failed owner=%s", self._owner, exc_info=error)
+
+
+class TaskInTurn(GreenletTask):
+    """One of many that take turns."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        self._table.next_turn()
+        super()._run()

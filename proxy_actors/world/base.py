@@ -274,6 +274,12 @@ class World(Protocol):
         is logged with its traceback.
         """
 
+    def spawn_in_turn(self, owner: str, function: Callable[[], None]) -> Task:
+        """Like spawn; of many at once only a few begin, then others go on, then some more begin.
+
+        For those of which one event can wake thousands.
+        """
+
     def tasks(self) -> Mapping[str, int]:
         """How many greenlets live, by owner. For leak checks and metrics."""
 

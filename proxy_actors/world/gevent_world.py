@@ -72,6 +72,7 @@ class GeventWorld:
         self.random = random.random
         self.timer = self._timers.start
         self.spawn = self._tasks.spawn
+        self.spawn_in_turn = self._tasks.spawn_in_turn
         self.tasks = self._tasks.living
 
     def waiter(self) -> HubWaiter:

@@ -219,6 +219,8 @@ class SimWorld:
         self._ready.append(start)
         return task
 
+    spawn_in_turn = spawn  # whose turn it is, is drawn in any case
+
     def tasks(self) -> Mapping[str, int]:
         """Count live greenlets by owner."""
         return Counter(task.owner for task in self.live)
