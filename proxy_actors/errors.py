@@ -8,6 +8,7 @@ answers are made from those fields alone; only `gateway/rescue.py` turns an erro
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final, TypeVar
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -15,6 +16,10 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 UNSUPPORTED_PROTOCOL_VERSION = -32022
+# So many errors, each the cause of the next, are looked at; more is no chain, but a ring.
+_CAUSES_MAX: Final = 16
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Side(StrEnum):
@@ -73,6 +78,23 @@ STATUS_OF_REASON: dict[Reason, int] = {
     Reason.FORBIDDEN: 403,
     Reason.INTERNAL: 500,
 }
+
+
+def let_go(error: E) -> E:
+    """Have an error hold no frames any more, nor the errors that have led to it; return it.
+
+    Its traceback holds the frames that it went through, and all that called them. One that has it
+    in a variable makes that a cycle, which would hold what was received, 16 MB at most, until the
+    collector comes by. So who keeps an error beyond its `except` lets go of it first, and who ends
+    one that may have been raised from a variable does so at last.
+    """
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if cause is None:
+            break
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 class ProxyActorsError(Exception):

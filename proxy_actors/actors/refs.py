@@ -47,8 +47,9 @@ class Reply(pykka.Future[Any]):  # Any: the answer is the actor's vocabulary
             self._actor.late_replies += 1
             return
         self.settled = True
-        self._error = error
-        if self._waiter is not None:
+        if self._waiter is None:
+            self._error = error
+        else:
             self._waiter.fail(error)
 
     def wait(self, world: World, deadline_s: float) -> Any:  # Any: see the class
@@ -64,9 +65,14 @@ class Reply(pykka.Future[Any]):  # Any: the answer is the actor's vocabulary
             except DeadlineError:
                 self.settled = True
                 raise
-        if self._error is not None:
+            finally:
+                self._waiter = None  # as below
+        if self._error is None:
+            return self._value
+        try:
             raise self._error
-        return self._value
+        finally:
+            self._error = None  # its traceback holds the frames that hold this
 
 
 class Ref(pykka.ActorRef["Actor"]):

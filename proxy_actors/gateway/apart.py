@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy_actors.actors.subscriber import Subscriber
-from proxy_actors.errors import GatewayError
+from proxy_actors.errors import GatewayError, let_go
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.metering import count_message, outcome
@@ -59,5 +59,6 @@ def serve_into(
         known = rescue.classify(error, exchange.request_id)
         failure = rescue.failure_of(known)
         subscriber.push(rescue.message(known, exchange.message.id, exchange.request_id))
+        let_go(error)
     seconds = wiring.world.now_s() - began_s
     count_message(exchange, failure or outcome(data), seconds)

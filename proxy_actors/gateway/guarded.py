@@ -26,6 +26,7 @@ from proxy_actors.errors import (
     Reason,
     RefusedError,
     Side,
+    let_go,
 )
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.exchange import Exchange
@@ -138,7 +139,7 @@ class GuardedForwarder(Forwarder):
         try:
             return send()
         except FailedError as error:
-            failed = error
+            failed = let_go(error)
         return self._retrier.again(failed, exchange, send, elsewhere=self._only is None)
 
     def call(self, exchange: Exchange) -> Response:
@@ -164,7 +165,7 @@ class GuardedForwarder(Forwarder):
         try:
             response = self._carry(endpoint, exchange, endpoint.forwarder.call)
         except FailedError as error:
-            failed = error
+            failed = let_go(error)
         else:
             if hints is not None:
                 retrier.learn(exchange.message, response, changes)

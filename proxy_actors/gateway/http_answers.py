@@ -7,7 +7,7 @@ is an error with the reason SESSION_LOST, and the forwarder's to mend.
 
 from __future__ import annotations
 
-from proxy_actors.errors import Executed, FailedError, Reason, RefusedError
+from proxy_actors.errors import Executed, FailedError, Reason, RefusedError, let_go
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.forwarder import SILENT_S_MAX
 from proxy_actors.gateway.http_exchange import HttpExchange
@@ -45,14 +45,23 @@ class HttpAnswers:
         if head.status == 200:
             return exchange.answer(deadline_s)
         found = self.admitted(exchange, exchange.body(deadline_s))
+        if found is not None and exchange.is_final(found):
+            if _is_verdict(self.refusal(head, session, found)):
+                return found  # the application itself has answered
+        raise self._refused(exchange, head, session, found)
+
+    def _refused(
+        self,
+        exchange: HttpExchange,
+        head: ResponseHead,
+        session: Session | None,
+        found: jsonrpc.Message | None,
+    ) -> FailedError | RefusedError:
         error = self.refusal(head, session, found)
         error.bare_status = head.status if found is None else None
         if exchange.repeats:
             error.executed = Executed.UNKNOWN  # what is refused now may have been done before
-        is_verdict = isinstance(error, RefusedError) or error.reason is Reason.UPSTREAM_PROTOCOL
-        if found is not None and exchange.is_final(found) and is_verdict:
-            return found  # the application itself has answered
-        raise error
+        return error
 
     def first_message(self, exchange: HttpExchange, deadline_s: float) -> jsonrpc.Message | None:
         """Wait for the first message of an event stream, for a while.
@@ -65,6 +74,7 @@ class HttpAnswers:
         except FailedError as error:
             if error.reason is not Reason.UPSTREAM_CLOSED or not exchange.events.last_event_id:
                 raise
+            let_go(error)  # the stream goes on knowing it
             return None
 
     def admitted(self, exchange: HttpExchange, body: bytes) -> jsonrpc.Message | None:
@@ -93,3 +103,8 @@ class HttpAnswers:
         if session is not None and upstream_status.ends_session(head, session, message):
             return upstream_status.session_lost(self.upstream)
         return upstream_status.refusal(head, self.upstream, message, opens_stream)
+
+
+def _is_verdict(error: FailedError | RefusedError) -> bool:
+    """Whether a refusal may be the application's own."""
+    return isinstance(error, RefusedError) or error.reason is Reason.UPSTREAM_PROTOCOL

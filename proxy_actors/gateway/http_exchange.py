@@ -17,6 +17,7 @@ from proxy_actors.errors import (
     MessageError,
     Reason,
     StreamClosedError,
+    let_go,
 )
 from proxy_actors.gateway.http_events import UpstreamEvents, renamed
 from proxy_actors.gateway.lease import Lease
@@ -269,7 +270,7 @@ class HttpExchange:
             except FailedError as error:
                 if error.reason is Reason.UPSTREAM_TIMEOUT:
                     raise
-                events.failure = error  # told when what came before it has been read
+                events.failure = let_go(error)  # told when what came before has been read
 
     def on_input(self, callback: Callable[[], None] | None) -> None:
         """Have `callback` called while there may be something for `read_messages`; None to unset.
@@ -290,9 +291,9 @@ class HttpExchange:
                 return ()
             self._feed(data)
         except StreamClosedError as error:
-            events.failure = self._cut_off(error)
+            events.failure = let_go(self._cut_off(error))
         except FailedError as error:
-            events.failure = error
+            events.failure = let_go(error)
         data = self._parser.take_body()
         if data:
             events.feed(data)

@@ -21,6 +21,7 @@ from proxy_actors.errors import (
     MailboxFullError,
     ProxyActorsError,
     Reason,
+    RefusedError,
     StreamsFullError,
 )
 from proxy_actors.gateway import upstream_status
@@ -148,7 +149,10 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         except FailedError as error:
             if error.reason is not Reason.SESSION_LOST:
                 raise
-            response = self._call(exchange, self._another(exchange, session, error))
+            renewed = self._another(exchange, session)
+            if renewed is None:
+                raise
+            response = self._call(exchange, renewed)
         if self._renews and exchange.message.method in NOTED:
             body = response.body if response.stream is None else None
             note(self._registry, session.key, exchange.message, body)
@@ -218,11 +222,8 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         )
         body = upstream.body(deadline_s)
         if head.status not in _ACCEPTED:
-            error = self._answers.refusal(head, session, self._answers.admitted(upstream, body))
-            if isinstance(error, FailedError) and error.reason is Reason.SESSION_LOST:
-                self.renewed(session, error, deadline_s)
-                error = upstream_status.session_renewed(self.upstream)
-            raise error
+            found = self._answers.admitted(upstream, body)
+            raise self._not_accepted(head, session, found, deadline_s)
         if message.kind is jsonrpc.RESPONSE and message.id is not None:
             self._slot.tell(ClientAnswered(session.key, message.id))
 
@@ -240,8 +241,10 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             except FailedError as error:
                 if error.reason is not Reason.SESSION_LOST:
                     raise
-                session = self.renewed(session, error, exchange.deadline_s)
-                name, head = self.streams.standalone(exchange, session)
+                renewed = self.renewed(session, exchange.deadline_s)
+                if renewed is None:
+                    raise
+                name, head = self.streams.standalone(exchange, renewed)
             return Response(200, head.returned, stream=name)
         finally:
             if name is None:
@@ -300,11 +303,11 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
             raise upstream_status.session_lost(self.upstream)
         return present
 
-    def renewed(self, session: Session, lost: FailedError, deadline_s: float) -> Session:
+    def renewed(self, session: Session, deadline_s: float) -> Session | None:
         """Have a session opened anew that the upstream does not know (any more), or end it."""
         if not self._renews:
             self._registry.tell(EndSession(session.key, EndReason.LOST))
-            raise lost
+            return None
         return self.take_over(session, deadline_s)
 
     def take_over(self, session: Session, deadline_s: float) -> Session:
@@ -349,13 +352,25 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
         forwarded = exchange.accepted.forwarded
         return [self._fields.head_of_post(forwarded, session, len(body)), body]
 
-    def _another(self, exchange: Exchange, session: Session, lost: FailedError) -> Session:
-        """Return the session in which a call can be repeated.
+    def _not_accepted(
+        self, head: ResponseHead, session: Session, found: jsonrpc.Message | None, deadline_s: float
+    ) -> FailedError | RefusedError:
+        """Say why a message was not accepted; a lost session is opened anew, or has ended."""
+        error = self._answers.refusal(head, session, found)
+        if isinstance(error, FailedError) and error.reason is Reason.SESSION_LOST:
+            if self.renewed(session, deadline_s) is not None:
+                return upstream_status.session_renewed(self.upstream)
+        return error
+
+    def _another(self, exchange: Exchange, session: Session) -> Session | None:
+        """Return the session in which a call can be repeated; None where it has ended.
 
         Raises:
-            FailedError: there is none, or the call is not to be repeated.
+            FailedError: the call is not to be repeated.
         """
-        renewed = self.renewed(session, lost, exchange.deadline_s)
+        renewed = self.renewed(session, exchange.deadline_s)
+        if renewed is None:
+            return None
         elsewhere = renewed.endpoint != session.endpoint
         if elsewhere or exchange.message.method not in REPEATABLE_ANEW:
             raise upstream_status.session_renewed(self.upstream)

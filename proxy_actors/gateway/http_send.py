@@ -96,17 +96,16 @@ class HttpSender:
         upstream = self.begin(outgoing, IDLE_REPEATABLE_S_MAX if repeatable else IDLE_S_MAX)
         try:
             return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
-        except FailedError as error:
-            closed = error.reason is Reason.UPSTREAM_CLOSED and upstream.found_closed
+        except FailedError as found_closed:
+            closed = found_closed.reason is Reason.UPSTREAM_CLOSED and upstream.found_closed
             if not repeatable or not closed:
                 raise
-            found_closed = error
-        try:
-            upstream = self.begin(outgoing, IDLE_S_NEW)
-        except ProxyActorsError as error:
-            raise found_closed from error  # which says that it may have been executed
-        upstream.repeats = True
-        return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
+            try:
+                upstream = self.begin(outgoing, IDLE_S_NEW)
+            except ProxyActorsError as error:
+                raise found_closed from error  # which says that it may have been executed
+            upstream.repeats = True
+            return upstream, upstream.send(outgoing.parts, outgoing.deadline_s)
 
     def own_parts(self, method: bytes, fields: Fields, body: bytes) -> list[bytes]:
         """Return what is written for a request of the proxy's own."""

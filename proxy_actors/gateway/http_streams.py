@@ -42,11 +42,11 @@ class Sessions(ABC):
         """
 
     @abstractmethod
-    def renewed(self, session: Session, lost: FailedError, deadline_s: float) -> Session:
-        """Return a session that the upstream does not know, opened anew.
+    def renewed(self, session: Session, deadline_s: float) -> Session | None:
+        """Return a session that the upstream does not know, opened anew; None where it has ended.
 
         Raises:
-            FailedError: `lost` where sessions end then, or why it was not opened anew.
+            FailedError: it was not opened anew.
         """
 
 
@@ -240,11 +240,14 @@ class _Reopener:
         except FailedError as error:
             if error.reason is not Reason.SESSION_LOST:
                 raise
-            return self._begin(self._sessions.renewed(present, error, math.inf), error)
+            renewed = self._sessions.renewed(present, math.inf)
+            if renewed is None or self._request_id is not None:  # see `_begin`
+                raise
+            return self._begin(renewed)
 
-    def _begin(self, session: Session, lost: FailedError | None = None) -> HttpExchange:
+    def _begin(self, session: Session) -> HttpExchange:
         """Begin the stream of another session: what was to follow in the one before is lost."""
         if self._request_id is not None:  # no other session has the answer
-            raise lost or session_lost(self._streams.upstream)
+            raise session_lost(self._streams.upstream)
         self._session = session
         return self._streams.open_anew(self._forwarded, session, self._owner, None, b"")

@@ -22,6 +22,7 @@ from proxy_actors.errors import (
     Reason,
     RefusedError,
     Side,
+    let_go,
 )
 from proxy_actors.gateway.response import JSON, Response
 from proxy_actors.protocol import jsonrpc_rewrite
@@ -64,21 +65,10 @@ def respond(error: Exception, id: bytes | None, request_id: str) -> Response:
         if after_s is not None:
             fields.append((b"retry-after", b"%d" % math.ceil(after_s)))
     body = message(known, id, request_id)
-    _let_go(error)
+    let_go(error)
     return Response(
         known.status, fields, body, close=known.close, failure=failure_of(known)
     )
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Have an error that is over hold no frames any more.
-
-    One of them has the error in a variable, when it was sent again: that is a cycle, which would
-    hold what was received, 16 MB at most, until the collector comes by.
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def failure_of(error: GatewayError) -> str:

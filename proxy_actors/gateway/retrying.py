@@ -19,6 +19,7 @@ from proxy_actors.errors import (
     MailboxFullError,
     STATUS_OF_REASON,
     Reason,
+    let_go,
 )
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.response import Response
@@ -124,7 +125,7 @@ class Retrier:
             except FailedError as failed:
                 if failed.reason in _NOT_SENT:
                     raise told from failed
-                error = failed
+                error = let_go(failed)
                 told = _news(told, failed)
             finally:
                 self._budget.give_back()

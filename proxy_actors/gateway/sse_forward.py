@@ -97,17 +97,16 @@ class DetectingForwarder(Forwarder):
                     raise
         try:
             return self._http.initialize(exchange)
-        except GatewayError as error:
-            if known or error.bare_status not in _OLD:
+        except GatewayError as refused:
+            if known or refused.bare_status not in _OLD:
                 raise
-            refused = error
-        self._tell_sessions_apart()
-        try:
-            return self._sse.initialize(exchange)
-        except GatewayError as error:
-            if server.recognized:
-                raise
-            raise refused from error
+            self._tell_sessions_apart()
+            try:
+                return self._sse.initialize(exchange)
+            except GatewayError as error:
+                if server.recognized:
+                    raise
+                raise refused from error
 
     def call(self, exchange: Exchange) -> Response:
         """Forward a request by the transport of its session."""

@@ -28,6 +28,7 @@ from proxy_actors.errors import (
     Reason,
     RefusedError,
     Side,
+    let_go,
 )
 from proxy_actors.gateway import upstream_status
 from proxy_actors.gateway.exchange import Exchange
@@ -169,7 +170,7 @@ class SsePipes(Pipes):
         try:
             self._read()
         except FailedError as error:
-            ended = error
+            ended = let_go(error)
         finally:
             self._tell_ended(ended)  # and the session closes the stream
 
@@ -285,7 +286,7 @@ class SsePipes(Pipes):
             self._send(post)
             failure = None
         except FailedError as error:
-            failure = error
+            failure = let_go(error)
         finally:
             self._unaccepted -= 1
             self._unaccepted_bytes -= len(post.data)

@@ -16,9 +16,10 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from proxy_actors.errors import ConnectError, ConnectFault, DeadlineError
+from proxy_actors.errors import ConnectError, ConnectFault, DeadlineError, let_go
 from proxy_actors.transports.deadlines import DeadlineSweep, HubWaiter, Parking
 from proxy_actors.transports.fd_stream import WRITABLE
 from proxy_actors.transports.keepalive import detect_vanished_peer
@@ -113,22 +114,24 @@ class Connector:
     def _ask(self, host: str, port: int, deadline_s: float) -> list[_Address]:
         """Ask the resolver in a greenlet of its own: it knows no deadline of ours."""
         waiter = HubWaiter(self._sweep)
+        self._spawn("resolver", partial(self._look_up, host, port, waiter))
+        try:
+            addresses: list[_Address] = waiter.wait(deadline_s)
+            return addresses
+        finally:
+            del waiter  # an error's traceback holds this frame, and the waiter the error
 
-        def look_up() -> None:
-            try:
-                found = self._hub.resolver.getaddrinfo(
-                    host, port, 0, _socket.SOCK_STREAM, _socket.IPPROTO_TCP
-                )
-            except _UNUSABLE as error:
-                waiter.fail(error)
-            else:
-                addresses = [(entry[0], entry[4]) for entry in found]
-                self._note(host, port, addresses)  # also if it comes late
-                waiter.set(addresses)
-
-        self._spawn("resolver", look_up)
-        addresses: list[_Address] = waiter.wait(deadline_s)
-        return addresses
+    def _look_up(self, host: str, port: int, waiter: HubWaiter) -> None:
+        try:
+            found = self._hub.resolver.getaddrinfo(
+                host, port, 0, _socket.SOCK_STREAM, _socket.IPPROTO_TCP
+            )
+        except _UNUSABLE as error:
+            waiter.fail(let_go(error))
+        else:
+            addresses = [(entry[0], entry[4]) for entry in found]
+            self._note(host, port, addresses)  # also if it comes late
+            waiter.set(addresses)
 
     def _connect_any(self, addresses: list[_Address], deadline_s: float) -> SocketStream:
         refusals: list[OSError | DeadlineError] = []
@@ -139,8 +142,8 @@ class Connector:
             try:
                 return self._connect_one(family, address, address_deadline_s)
             except (OSError, DeadlineError) as error:
-                refusals.append(error)
-        raise refusals[0]
+                refusals.append(let_go(error))
+        raise refusals.pop(0)
 
     def _connect_one(self, family: int, address: Any, deadline_s: float) -> SocketStream:
         connection = _socket.socket(family, _socket.SOCK_STREAM, _socket.IPPROTO_TCP)

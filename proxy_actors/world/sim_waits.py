@@ -38,9 +38,12 @@ class SimWaiter:
         """Park until set, or until the virtual clock reaches the deadline."""
         if not self.is_set:
             self._park(deadline_s)
-        if self._error is not None:
+        if self._error is None:
+            return self._value
+        try:
             raise self._error
-        return self._value
+        finally:
+            del self  # see `HubWaiter.wait`
 
     def set(self, value: Any = None) -> bool:  # Any: the value is the setter's
         """Unpark with a value; only the first of set and fail has an effect."""

@@ -5,6 +5,8 @@ Full boxes are in test_full_box.py; how an actor ends is in test_endings.py.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -215,6 +217,32 @@ def test_deadline_ends_an_ask_and_the_late_answer_is_counted(inline: bool) -> No
     assert stage.now_s() >= deadline_s
     kept[0].set("late")
     assert puppet.late_replies == 1
+
+
+@BOTH_WAYS
+def test_error_of_an_ask_is_freed_at_its_end(inline: bool) -> None:
+    """Its traceback holds the ask, which must not hold it: nobody would see either go."""
+    stage = Stage(inline=inline)
+    puppet = stage.puppet()
+    errors: list[weakref.ref[RefusedError]] = []
+
+    def refuse(actor: Puppet) -> Any:
+        assert actor.asked_by is not None
+        actor.asked_by.fail(RefusedError(409, "taken"))
+        return LATER
+
+    def ask() -> None:
+        try:
+            puppet.ref.ask(Act(refuse), stage.now_s() + 5.0)
+        except RefusedError as error:
+            errors.append(weakref.ref(error))
+
+    gc.disable()
+    try:
+        stage.do(ask)
+        assert [error() for error in errors] == [None]
+    finally:
+        gc.enable()
 
 
 def keep_reply(kept: list[Reply]) -> Callable[[Puppet], Any]:

@@ -224,3 +224,10 @@ def test_error_that_was_answered_holds_no_frames() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_error_that_has_led_to_itself_is_answered() -> None:
+    first = FailedError(Reason.UPSTREAM_CLOSED, "cut")
+    second = FailedError(Reason.UPSTREAM_TIMEOUT, "late")
+    first.__cause__, second.__cause__ = second, first
+    assert rescue.respond(first, None, "r").status == 502

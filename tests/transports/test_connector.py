@@ -6,6 +6,8 @@ The resolver is the test's; the connections are real.
 from __future__ import annotations
 
 import _socket
+import gc
+import weakref
 from collections.abc import Iterator
 
 import gevent
@@ -35,7 +37,7 @@ class Resolver:
         if self.silent:
             self.never.wait()
         if self.says is not None:
-            raise self.says
+            raise type(self.says)(*self.says.args)
         return [(_socket.AF_INET, _socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
 
@@ -103,6 +105,24 @@ def test_name_that_was_never_known_cannot_be_remembered(
     resolver.says = FAILS
     with pytest.raises(ConnectError):
         reach(world, listener)
+
+
+def test_error_of_a_look_up_is_freed_at_its_end(
+    world: GeventWorld, listener: Listener, resolver: Resolver
+) -> None:
+    resolver.says = FAILS
+    causes: list[weakref.ref[BaseException]] = []
+    gc.disable()
+    try:
+        try:
+            reach(world, listener)
+        except ConnectError as error:
+            assert error.__cause__ is not None
+            causes.append(weakref.ref(error.__cause__))
+        pass_time(world)  # whoever has woken this greenlet is to end, too
+        assert [cause() for cause in causes] == [None]
+    finally:
+        gc.enable()
 
 
 def test_address_is_forgotten_in_time(
