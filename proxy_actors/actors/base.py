@@ -132,8 +132,8 @@ class Actor(pykka.Actor):
 
     @property
     def ref(self) -> Ref:
-        """This incarnation's reference."""
-        return self._actor_ref  # type: ignore[return-value]  # set in __init__
+        """This incarnation's reference; after its end, one that is as dead."""
+        return self._actor_ref or Ref(self)  # type: ignore[return-value]  # set in __init__
 
     def stop_order(self) -> list[list[str]]:
         """Name the children in the order of stopping; those of one group stop at once."""
@@ -269,6 +269,7 @@ class Actor(pykka.Actor):
             waiter.set()
         if self.parent is not None:
             self.parent.tell(ChildStopped(self.name, self.incarnation, self._ending, self._error))
+        self._actor_ref = None  # type: ignore[assignment]  # which holds this actor
 
     def _stop_children(self) -> None:
         """Stop the children in their order and wait for their last words.

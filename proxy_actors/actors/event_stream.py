@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 from proxy_actors.actors.base import LATER, Actor
@@ -109,9 +110,8 @@ class EventStream(Actor):
         """Start the clock and the reader."""
         for effect in self._policy.begin(self.world.now_s()):
             self._perform(effect)
-        source = self._source
-        if source is not None:
-            self.world.spawn("stream reader", lambda: source.read_into(self.ref))
+        if self._source is not None:
+            self.world.spawn("stream reader", partial(self._source.read_into, self.ref))
 
     def on_receive(self, message: StreamMessage) -> object:
         """Apply the message. Subscribe is answered with `Subscribed`, or with a refusal."""
@@ -128,6 +128,7 @@ class EventStream(Actor):
         self._cancel_reconnect()
         if self._source is not None:
             self._source.close(cancel=False)
+            self._source = None  # which holds this stream
         subscriber = self._subscriber()
         if subscriber is None:
             return
@@ -173,9 +174,8 @@ class EventStream(Actor):
                 if self._source is not None:
                     self._source.break_off()
             case m.ReopenSource():
-                source = self._source
-                assert source is not None
-                self.world.spawn("stream reader", lambda: source.reopen_into(self.ref))
+                assert self._source is not None
+                self.world.spawn("stream reader", partial(self._source.reopen_into, self.ref))
             case m.WakeReconnect(after_s, generation):
                 self._cancel_reconnect()
                 due = m.ReconnectDue(generation)

@@ -156,7 +156,7 @@ class FdStream:
             return
         self._input_end = self._output_end = _CLOSED
         self._ahead = b""
-        self._on_departure = None
+        self._on_departure = self._on_ahead = None
         # Watchers go first: the kernel may give the descriptor's number to the next one opened.
         for watcher in (self._read_watcher, self._write_watcher):
             if watcher is not None:
