@@ -29,7 +29,7 @@ class DescribeState(Message, frozen=True):
     fast: ClassVar[bool] = True
 
 
-class ActorState(Message, frozen=True):
+class ActorState(Message, frozen=True, gc=False):
     """The answer to DescribeState.
 
     `mailbox_age_s` is the age of the oldest mail in the box; `busy_s` the time of all turns so far,

@@ -26,7 +26,7 @@ class ProcessFigures(msgspec.Struct, frozen=True):
     fds_max: int = 0
 
 
-class SeenActor(msgspec.Struct, frozen=True):
+class SeenActor(msgspec.Struct, frozen=True, gc=False):
     """What one actor has told of itself."""
 
     incarnation: int
