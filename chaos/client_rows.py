@@ -24,7 +24,7 @@ from tests.wire.session_client import Session, SessionClient
 
 HEALTH = request(None, "GET", path="/health")
 MEGABYTE = 1 << 20
-LISTENERS = 2000
+LISTENERS = 3000
 LIMITS = "proxy_actors.gateway.wiring.ConnectionLimits"
 IMPATIENT = {LIMITS: {"write_s_max": 1.0, "write_rate_min": 10**9}}
 CHANGED = '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n'
