@@ -119,7 +119,6 @@ class StdioShared(Actor):
     def on_start(self) -> None:
         """Start the children."""
         self._processes.enter(self._shared)
-        self._known.clear()
         self._use.used_s, self._use.rests = self.world.now_s(), False
         self._apply(self._children.begin())
 
@@ -165,7 +164,8 @@ class StdioShared(Actor):
             self._sessions.stream_ended(key)
 
     def on_end(self) -> None:
-        """Leave no asker waiting and no child listed."""
+        """Leave no asker waiting, no child listed, and no session known."""
+        self._known.clear()  # here: the next incarnation has mail before it has started
         error = self._unavailable("the upstream is being restarted", 1.0)
         for reply in (*self._asks.values(), *self._describers):
             if not reply.settled:  # the ask that was in hand at a crash has its answer

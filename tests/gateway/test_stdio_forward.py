@@ -8,7 +8,7 @@ import pytest
 
 from proxy_actors.actors.directory import Directory
 from proxy_actors.actors.meters import CallMeter
-from proxy_actors.actors.refs import Slot
+from proxy_actors.actors.refs import Ref, Slot
 from proxy_actors.errors import ActorStoppedError, Executed, FailedError, Reason
 from proxy_actors.gateway.exchange import Exchange
 from proxy_actors.gateway.handshake import Handshake
@@ -21,6 +21,7 @@ from proxy_actors.options import StdioMode
 from proxy_actors.protocol import jsonrpc
 from proxy_actors.protocol.revisions import SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from proxy_actors.world.sim_world import SimWorld
+from tests.gateway.test_stdio_shares import Crowd
 from tests.policy.stdio_frames import fault, notification, request, result, session
 
 URI = "test://a"
@@ -118,6 +119,29 @@ def test_upstream_that_was_started_anew_hears_of_its_sessions_again() -> None:
     scene.known.clear()
     scene.call("tools/call")
     assert scene.upstream.heard == [m.SessionSeen(SESSION)] * 2
+
+
+def test_upstream_that_is_started_anew_is_told_of_sessions_before_it_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it knew before its crash is known no more when its box takes the first mail."""
+    crowd = Crowd(StdioMode.SHARED)
+    crowd.start(crowd.hog, 1)
+    crowd.run(2.0)
+    slot, known = crowd.plane.upstream, crowd.plane.known
+    assert known
+    seen: list[set[str]] = []
+    enter = Slot.enter
+
+    def entered(self: Slot, ref: Ref) -> None:
+        if self is slot:
+            seen.append(set(known))
+        enter(self, ref)
+
+    monkeypatch.setattr(Slot, "enter", entered)
+    slot.tell(m.RestProcess())  # which it cannot handle
+    crowd.run(5.0)
+    assert seen == [set()]
 
 
 def test_session_that_nobody_heard_of_is_told_again() -> None:

@@ -113,7 +113,7 @@ OF_POOL = (
            "self._asks.pop(id, None)", "pass"),
     Defect("an exit leaves a request of the proxy open", SharedSessionsPolicy, "handle",
            "self._asks.gone(child)", "()"),
-    Defect("a restarted upstream is not told of the sessions", StdioShared, "on_start",
+    Defect("a restarted upstream is not told of the sessions", StdioShared, "on_end",
            "self._known.clear()", "pass"),
     Defect("sessions that have ended are known for ever", StdioShared, "_note_known",
            "self._known.discard(session_key)", "pass"),
