@@ -157,7 +157,7 @@ class SessionRegistry(Actor):
             case m.SetLogLevel(key) | m.SetSubscription(key) | m.MoveSession(key):
                 kept = self._uses.kept(key)
                 self._uses.revoke(key)
-            case m.CreateSession() if self._policy.is_full(message.upstream):
+            case m.CreateSession(_, upstream) if self._policy.needs_room(message.owner, upstream):
                 kept = self._uses.kept()
             case m.SessionSweepDue() | m.FlushDue():
                 kept = self._uses.kept()
@@ -233,17 +233,21 @@ class SessionRegistry(Actor):
 
 
 def _refused(refusal: m.Refusal) -> GatewayError:
+    reason, side = Reason.OVERLOADED, Side.PROXY
     match refusal:
         case m.Refusal.TOO_LARGE:
             return RefusedError(413, "the params of initialize are too large")
         case m.Refusal.FULL:
             text = "there is no room for another session of this client"
+        case m.Refusal.SHARE:
+            reason, side = Reason.RATE_LIMITED, Side.CLIENT
+            text = "too many sessions of this client are in use"
         case m.Refusal.NOT_STORED:
             text = "the session could not be stored"
         case _:
             assert_never(refusal)
     # The upstream has seen the initialize, but answering it once more does no harm.
     return FailedError(
-        Reason.OVERLOADED, text, executed=Executed.UNKNOWN, retryable=True,
-        retry_after_s=RETRY_AFTER_S, side=Side.PROXY,
+        reason, text, executed=Executed.UNKNOWN, retryable=True, retry_after_s=RETRY_AFTER_S,
+        side=side,
     )

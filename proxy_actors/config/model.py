@@ -76,7 +76,11 @@ class Sessions(Section, frozen=True, kw_only=True):
     """[sessions]: clients' sessions."""
 
     sessions_max: Annotated[
-        Count, doc("Sessions in all. One more ends the longest unused of whoever has most.")
+        Count,
+        doc(
+            "Sessions in all. One more, or one above a client's eight ninths, ends the longest "
+            "unused of whoever has most."
+        ),
     ] = 10_000
     idle_timeout_s: Annotated[Seconds, doc("A session ends when not used for so long.")] = 86_400.0
     lifetime_max_s: Annotated[

@@ -232,7 +232,10 @@ class Upstream(Section, frozen=True, kw_only=True):
         ),
     ] = 0.0
     sessions_max: Annotated[
-        int, Meta(ge=1, le=10_000), doc("Sessions of the mode session; each has a process.")
+        int, Meta(ge=1, le=10_000),
+        doc(
+            "Sessions of the mode session; each has a process. A client may have eight ninths."
+        ),
     ] = 48
     url: Annotated[str, doc("The MCP endpoint of an HTTP server.")] = ""
     transport: Annotated[

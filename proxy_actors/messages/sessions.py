@@ -60,8 +60,8 @@ class EndReason(StrEnum):
 class CreateSession(Message, frozen=True):
     """Exchange to registry, asked, after the upstream accepted `initialize`.
 
-    Answered with a `SessionCreated` once the row is durable, or with a FailedError when the
-    registry is full and no session is to make room. `resumable` says whether the session can go on
+    Answered with a `SessionCreated` once the row is durable, or with a FailedError when there is
+    no room for it and no session is to make some. `resumable` says whether the session can go on
     after a restart of the proxy, `owner` out of whose share it comes.
     """
 
@@ -232,9 +232,13 @@ class FlushDue(Message, frozen=True):
 
 
 class Refusal(StrEnum):
-    """Why a session was not created or ended."""
+    """Why a session was not created or ended.
+
+    SHARE: its client's others are in use, and what is left is for other clients.
+    """
 
     FULL = "full"
+    SHARE = "share"
     TOO_LARGE = "too-large"
     NOT_STORED = "not-stored"
 

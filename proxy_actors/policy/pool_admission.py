@@ -1,10 +1,8 @@
 """Who may wait for a connection, and who is told at once that there will be none in time.
 
-A stream keeps its connection for long, so nobody may have so many that the next finds none. Who has
-some may begin one more while it has at most `SHARE_OF_REST` times as many as are free, the last one
-left out (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998; eight is their alpha). So an
-owner alone gets eight ninths, the next one as much of the rest, and the last is for one that has
-none. A stream that is opened anew is one of before and is not held to it.
+A stream keeps its connection for long, so nobody may have so many that the next finds none: who has
+some may begin one more by the rule of `policy/shares.py`. A stream that is opened anew is one of
+before and is not held to it.
 
 Owns the rate at which calls are served while others wait, and the count of those turned away. It
 never touches a queue: `policy/pool.py` does what it says.
@@ -17,8 +15,7 @@ from proxy_actors.messages.pool import CheckoutConnection, Purpose, Refuse
 from proxy_actors.policy.ledger import Ledger
 from proxy_actors.policy.pool_limits import PoolLimits
 from proxy_actors.policy.service_rate import ServiceRate
-
-SHARE_OF_REST = 8
+from proxy_actors.policy.shares import may_have_one_more
 
 
 class Admission:
@@ -64,7 +61,7 @@ class Admission:
         queue = self._ledger.waiting[Purpose.STREAM]
         own = queue.claimed(checkout.owner.name)
         rest = self._limits.streams_max - self._ledger.leased(Purpose.STREAM) - len(queue.rows)
-        return own > 0 and own > SHARE_OF_REST * (rest - 1)
+        return own > 0 and not may_have_one_more(own, rest)
 
     def served(self, purpose: Purpose) -> None:
         """Somebody has been given a connection."""

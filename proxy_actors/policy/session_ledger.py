@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Collection
+from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
 from itertools import count
@@ -95,20 +95,18 @@ def key_of(front_id: str) -> str:
 class SessionLedger:
     """The table. `entries` are in the order of creation, `idle` mostly in that of last use.
 
-    `bounded` are the upstreams at which one can be asked to make room.
+    Of these there may be `most`, and at some upstreams so many as `of_upstream` says.
     """
 
-    def __init__(self, bounded: Collection[str] = ()) -> None:
+    def __init__(self, most: int, of_upstream: Mapping[str, int]) -> None:
         self.entries: dict[str, Entry] = {}
         self.idle: OrderedDict[str, Entry] = OrderedDict()
-        self.occupied = 0
         self._in_order = True
         self._numbers = count(1)
         self._latest_s = -math.inf
         self._uses: dict[int, Entry] = {}
-        self._of_upstream: Counter[str] = Counter()
-        self._shares = SessionShares()
-        self._shares_at = {upstream: SessionShares() for upstream in bounded}
+        self._shares = SessionShares(most)
+        self._shares_at = {name: SessionShares(most) for name, most in of_upstream.items()}
         self._stale = 0
 
     def enter(self, entry: Entry) -> None:
@@ -187,22 +185,29 @@ class SessionLedger:
         entry = self.entries.get(key)
         return entry.session if entry is not None and entry.phase is Phase.LIVE else None
 
-    def occupied_at(self, upstream: str) -> int:
-        """Return how many there are at an upstream."""
-        return self._of_upstream[upstream]
+    @property
+    def excess(self) -> int:
+        """How many there are above what there may be, as when that is less after a restart."""
+        return self._shares.occupied - self._shares.most
+
+    def full_at(self, holder: str, upstream: str) -> SessionShares | None:
+        """Find the shares in which somebody has to make room for one more of this holder's."""
+        there = self._shares_at.get(upstream)
+        if there is not None and not there.has_room(holder):
+            return there
+        return None if self._shares.has_room(holder) else self._shares
 
     def longest_unused(self) -> Entry | None:
         """Return the first of the idle."""
         self._order()
         return next(iter(self.idle.values()), None)
 
-    def to_give_way(self, holder: str, upstream: str = "") -> Entry | None:
+    def to_give_way(self, holder: str, shares: SessionShares | None = None) -> Entry | None:
         """Find which idle session is to end so that this holder can have one more.
 
-        See `SessionShares`. At `upstream`, if that is named, only what is there counts.
+        See `SessionShares`; those of all count where none are given.
         """
-        shares = self._shares_at[upstream] if upstream else self._shares
-        key = shares.to_give_way(holder)
+        key = (self._shares if shares is None else shares).to_give_way(holder)
         return None if key is None else self.entries[key]
 
     def _order(self) -> None:
@@ -227,14 +232,10 @@ class SessionLedger:
         )
 
     def _occupy(self, entry: Entry) -> None:
-        self.occupied += 1
-        self._of_upstream[entry.session.upstream] += 1
         for shares in self._counting(entry):
             shares.occupy(entry.holder)
 
     def _vacate(self, entry: Entry) -> None:
-        self.occupied -= 1
-        self._of_upstream[entry.session.upstream] -= 1
         for shares in self._counting(entry):
             shares.vacate(entry.holder)
 

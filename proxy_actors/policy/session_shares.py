@@ -1,5 +1,9 @@
 """Who holds how many of some sessions, and which of the idle ones is to make room for another.
 
+Nobody can end what is in use, so how many there may be of one holder depends on how many are left
+for others (`policy/shares.py`), whether they are in use yet or not. Who wants more than that has an
+idle one of its own end for it, or of somebody who holds more.
+
 Owns the counts and the ranks, and keeps them so that it never looks through the sessions: a change
 searches two sorted lists, a decision looks at each number that somebody holds.
 """
@@ -9,18 +13,22 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 
+from proxy_actors.policy.shares import may_have_one_more
+
 # When it was used last, as the ledger counts; a number that no other has; the key of the session.
 Rank = tuple[float, int, str]
 
 
 class SessionShares:
-    """The shares of all sessions, or of those at an upstream.
+    """The shares of all sessions, or of those at an upstream, of which there may be `most`.
 
     `held` are the shares, `idle` the ranks of the idle sessions of each holder that has any, and
     `firsts` the first of those, of all the holders of each share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.occupied = 0
         self.held: Counter[str] = Counter()
         self.idle: dict[str, list[Rank]] = {}
         self.firsts: dict[int, list[Rank]] = {}
@@ -29,12 +37,14 @@ class SessionShares:
         """Count one more."""
         self._remove_first(holder)
         self.held[holder] += 1
+        self.occupied += 1
         self._add_first(holder)
 
     def vacate(self, holder: str) -> None:
         """Count one less, which is not idle."""
         self._remove_first(holder)
         self.held[holder] -= 1
+        self.occupied -= 1
         if not self.held[holder]:
             del self.held[holder]
         self._add_first(holder)
@@ -63,6 +73,10 @@ class SessionShares:
         if not idle:
             del self.idle[holder]
         self._add_first(holder)
+
+    def has_room(self, holder: str) -> bool:
+        """Whether this holder can have one more beside all that there are."""
+        return may_have_one_more(self.held[holder], self.most - self.occupied)
 
     def to_give_way(self, holder: str) -> str | None:
         """Find the key of the idle session that is to end so that this holder can have one more.

@@ -54,8 +54,8 @@ class SessionLimits(msgspec.Struct, frozen=True):
     """The bounds of the registry.
 
     Attributes:
-        sessions_max: sessions created or live, 1 to 1,000,000. More evict the longest unused of
-            whoever has most.
+        sessions_max: sessions created or live, 1 to 1,000,000. More, or more than one client's
+            share of them, evict the longest unused of whoever has most.
         of_upstream: of these, the most at an upstream whose sessions have something each: a
             process, or a connection. More evict likewise there.
         idle_timeout_s: a session ends when it was not used for so long. A day, so that a client
@@ -98,7 +98,7 @@ class SessionPolicy:
         self._token = token
         self._wall_s = wall_s
         self._unfinished = unfinished
-        self._ledger = SessionLedger(limits.of_upstream)
+        self._ledger = SessionLedger(limits.sessions_max, limits.of_upstream)
         self._entries = self._ledger.entries
         self._writes: dict[int, tuple[SessionWrite, ...]] = {}
         self._last_write_id = 0
@@ -176,15 +176,9 @@ class SessionPolicy:
             case _:
                 assert_never(message)
 
-    def is_full(self, upstream: str) -> bool:
-        """Whether another session at an upstream needs the place of one."""
-        full = self._ledger.occupied >= self.limits.sessions_max
-        return full or self._is_crowded(upstream)
-
-    def _is_crowded(self, upstream: str) -> bool:
-        """Whether that must be the place of one at the same upstream."""
-        sessions_max = self.limits.of_upstream.get(upstream)
-        return sessions_max is not None and self._ledger.occupied_at(upstream) >= sessions_max
+    def needs_room(self, owner: str, upstream: str) -> bool:
+        """Whether another session of this owner's at an upstream needs the place of one."""
+        return self._ledger.full_at(hash_of_principal(owner), upstream) is not None
 
     def gauges(self) -> SessionGauges:
         """Return the registry in figures."""
@@ -218,11 +212,12 @@ class SessionPolicy:
         holder = hash_of_principal(message.owner)
         writes: list[SessionWrite] = []
         upstream = message.upstream
-        if self.is_full(upstream):
-            there = upstream if self._is_crowded(upstream) else ""
-            victim = self._ledger.to_give_way(holder, there)
+        full = self._ledger.full_at(holder, upstream)
+        if full is not None:
+            victim = self._ledger.to_give_way(holder, full)
             if victim is None:
-                return (m.Refuse(ask_id, m.Refusal.FULL),)
+                left = full.occupied < full.most
+                return (m.Refuse(ask_id, m.Refusal.SHARE if left else m.Refusal.FULL),)
             writes.append(self._begin_end(victim, EndReason.EVICTED))
         front_id = ID_PREFIX + self._token()
         session = m.Session(
@@ -367,7 +362,7 @@ class SessionPolicy:
                 break
             if entry.phase is Phase.LIVE:
                 writes.append(self._begin_end(entry, EndReason.EXPIRED))
-        while ledger.occupied > limits.sessions_max and (victim := ledger.to_give_way("")):
+        while ledger.excess > 0 and (victim := ledger.to_give_way("")):
             writes.append(self._begin_end(victim, EndReason.EVICTED))
         for entry in self._entries.values():
             if entry.phase is Phase.ENDING and not entry.deleting:

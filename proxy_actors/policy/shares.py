@@ -1,17 +1,22 @@
 """Shares of a bound on what cannot be taken back once it has begun, and whose turn is when.
 
-A call that was sent to a server cannot be made to wait again, so nobody may take so much that the
-next finds nothing. What everybody has, what the owner has and what the session has, together, must
-be less than the bound: so the more somebody has, the more must be free for another one to begin
-(Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998, with owners and their sessions).
+What a client has begun lasts for as long as it likes: a call that was sent, a stream, a session in
+use, a child. So nobody may have so much that the next finds nothing. The one rule of all of these
+is `may_have_one_more`: the more somebody has, the more must be free for another one to begin
+(Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998). Who takes all that it can get has
+eight ninths, the next one as much of the rest, and so on; the last place is for one that has none.
+So it bounds what one client can do and not what a crowd can: n of them leave one part in 9^n.
 
-What is guaranteed: there are never more than the bound. A session alone gets a third of it, and an
-owner alone half; n owners with all that they can get leave one part in 2^n of the bound, rounded
-down, or one place less. The last place is for an owner that has none, so that where all are taken
-the first that becomes free is such an owner's. Nothing is said of when what was begun will end.
+`Shares` is the same rule, stricter and at two levels, where there is little and much is asked for:
+what everybody has, what the owner has and what the session has, together, must be less than the
+bound. A session alone gets a third of it, and an owner alone half; n owners with all that they can
+get leave one part in 2^n of the bound, rounded down, or one place less.
 
-Owns the counts. `policy/stdio_calls.py` has one for the calls at a child, `actors/stdio_shared.py`
-one for those who wait for the first child.
+What is guaranteed: there are never more than the bound, and where all places are taken the first
+that becomes free is for an owner that has none. Nothing is said of when what was begun will end.
+
+`Shares` owns its counts. `policy/stdio_calls.py` has one for the calls at a child,
+`actors/stdio_shared.py` one for those who wait for the first child.
 """
 
 from __future__ import annotations
@@ -25,6 +30,14 @@ from proxy_actors.messages.pool import Owner
 
 _Owned = TypeVar("_Owned")
 _Key = TypeVar("_Key")
+
+SHARE_OF_REST = 8
+"""How many times as much as is left for others somebody may have; their alpha."""
+
+
+def may_have_one_more(own: int, free: int, of_rest: int = SHARE_OF_REST) -> bool:
+    """Whether who has `own` may have one more where so many are free; who has none, the last."""
+    return own <= of_rest * (free - 1)
 
 
 class Shares:
@@ -41,7 +54,7 @@ class Shares:
     def has_room(self, owner: Owner) -> bool:
         """Whether one more may begin for this owner's session."""
         own = self._of_names.get(owner.name, 0) + self._of_owners.get(owner, 0)
-        return self._in_all + own < self._bound
+        return may_have_one_more(own, self._bound - self._in_all, of_rest=1)
 
     def enter(self, owner: Owner) -> None:
         """One more has begun."""

@@ -234,7 +234,7 @@ DEFECTS = [
     Defect("kept through an end", SessionRegistry, "_submit",
            "self._uses.revoke(write.key)", "pass"),
     Defect("kept when room is wanted", SessionRegistry, "_take_back_uses",
-           "case m.CreateSession() if self._policy.is_full(message.upstream):",
+           "case m.CreateSession(_, upstream) if self._policy.needs_room(message.owner, upstream):",
            "case m.Confirm():"),
     Defect("kept through a crash", SessionRegistry, "on_start", "self._uses.clear()", "pass"),
 ]

@@ -184,6 +184,12 @@ class SessionModel:
     def occupied(self, upstream: str | None = None) -> int:
         return sum(self.held(upstream).values())
 
+    def most(self, upstream: str | None) -> int:
+        """How many there may be, at an upstream or in all."""
+        if upstream is None:
+            return self.limits.sessions_max
+        return self.limits.of_upstream.get(upstream, 99)
+
     def has_expired(self, key: str) -> bool:
         known = self.known[key]
         idle_s = 0.0 if key in self.uses.values() else self.now_s - known.used_s
@@ -248,11 +254,15 @@ class SessionModel:
     def _created(
         self, message: m.CreateSession, effects: Sequence[SessionEffect], ask_id: int
     ) -> None:
-        full, upstream = self.occupied() >= self.limits.sessions_max, None
-        if self.occupied(message.upstream) >= self.limits.of_upstream.get(message.upstream, 99):
+        full, upstream = not self._leaves_enough(message.owner, None), None
+        if not self._leaves_enough(message.owner, message.upstream):
             full, upstream = True, message.upstream
-        if effects == (m.Refuse(ask_id, m.Refusal.FULL),):
+        if isinstance(effects[0], m.Refuse):
+            left = self.most(upstream) > self.occupied(upstream)
+            refusal = m.Refusal.SHARE if left else m.Refusal.FULL
+            check(effects == (m.Refuse(ask_id, refusal),), f"{effects}, not {refusal}")
             check(full, "refused though there is room")
+            check(not left or self.held(upstream)[message.owner] > 0, "who has none was refused")
             for key in self.idle(upstream):
                 check(not self._gives(key, message.owner, upstream), "refused without need")
             return
@@ -273,6 +283,11 @@ class SessionModel:
         check(saved.session.principal == hash_of_principal(known.principal), "not bound")
         check(saved.resumable == known.resumable, "more or less durable than asked for")
         check(saved.holder == hash_of_principal(known.owner), "another's share")
+
+    def _leaves_enough(self, owner: str, upstream: str | None) -> bool:
+        """Whether one more leaves others an eighth of what the owner has already."""
+        left = self.most(upstream) - self.occupied(upstream) - 1
+        return left >= self.held(upstream)[owner] / 8
 
     def _gives(self, key: str, owner: str, upstream: str | None) -> bool:
         """Whether this idle session may end for one more of the owner's: its own always may."""
@@ -329,7 +344,7 @@ class SessionModel:
                 self.armed = generation
 
     def _refused(self, ask_id: int, refusal: m.Refusal, message: SessionMessage) -> None:
-        if refusal is m.Refusal.FULL:
+        if refusal in (m.Refusal.FULL, m.Refusal.SHARE):
             check(isinstance(message, m.CreateSession), "full, at the wrong time")
         elif ask_id in self.create_asks:
             key = self.create_asks.pop(ask_id)
@@ -382,6 +397,7 @@ class SessionModel:
         """Look through all sessions for what the policy has listed."""
         held = {hash_of_principal(x): number for x, number in self.held(upstream).items()}
         check(shares.held == held, "shares are miscounted")
+        check(shares.occupied == sum(held.values()), "places are miscounted")
         idle: dict[str, list[str]] = {}
         firsts: dict[int, list[str]] = {}
         for key in self.idle(upstream):
@@ -399,7 +415,6 @@ class SessionModel:
         expected = {key: x.phase for key, x in self.known.items() if x.phase is not GONE}
         check(phases == expected, f"{phases} are not {expected}")
         check(list(ledger.idle) == self.idle(), "the idle are not in order")
-        check(ledger.occupied == self.occupied(), "places are miscounted")
         self._check_shares(ledger._shares, None)
         for upstream, shares in ledger._shares_at.items():
             self._check_shares(shares, upstream)

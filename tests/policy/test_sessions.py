@@ -213,7 +213,7 @@ def test_all_but_the_id_in_the_hands_of_its_principal_is_unknown(
 
 
 def test_session_beyond_the_cap_takes_the_place_of_the_one_unused_for_longest() -> None:
-    bench = Bench()
+    bench = Bench(replace(LIMITS, sessions_max=4))
     first, second, third = (bench.create() for _ in range(3))
     bench.touch(first)
     (write,) = bench.ask()
@@ -229,8 +229,8 @@ def test_session_beyond_the_cap_takes_the_place_of_the_one_unused_for_longest() 
 
 def test_who_has_most_makes_room_and_for_itself_first() -> None:
     bench = Bench()
-    bobs = bench.create("bob")
     first, second = bench.create(), bench.create()
+    bobs = bench.create("bob")
     (write,) = bench.ask("alice")
     assert writes_of(write)[0] == DeleteSession(key_of(first)), "she would have most"
     bench.written(write)
@@ -316,32 +316,54 @@ def test_session_of_before_a_restart_is_its_client_s_again_once_it_is_used() -> 
 def test_session_in_use_makes_no_room_and_none_at_all_is_a_refusal() -> None:
     """A session with an open stream or call is not ended for another's sake: 503."""
     bench = Bench()
-    ids = [bench.create() for _ in range(3)]
+    names = ("alice", "bob", "carol")
+    ids = [bench.create(name) for name in names]
+    for number, front_id in enumerate(ids):
+        assert bench.use(front_id, names[number], exchange_id=number + 1)
+    assert bench.ask() == [m.Refuse(ASK, Refusal.FULL)]
+    assert bench.ask("dave") == [m.Refuse(ASK, Refusal.FULL)]
+    bench.tell(m.EndUse(exchange_id=2))
+    (write,) = bench.ask("dave")
+    assert writes_of(write)[0] == DeleteSession(key_of(ids[1]))
+
+
+def test_client_whose_sessions_are_all_in_use_leaves_a_ninth_to_others() -> None:
+    """It is told that it has its share: 429. Others are let in, and have shares of the rest."""
+    bench = Bench(replace(LIMITS, sessions_max=48))
+    ids = [bench.create() for _ in range(42)]
     for number, front_id in enumerate(ids, 1):
         assert bench.use(front_id, exchange_id=number)
-    assert bench.ask() == [m.Refuse(ASK, Refusal.FULL)]
-    bench.tell(m.EndUse(exchange_id=2))
+    assert bench.ask() == [m.Refuse(ASK, Refusal.SHARE)]
+    bobs = [bench.create("bob") for _ in range(5)]
+    (write,) = bench.ask("bob")
+    assert writes_of(write)[0] == DeleteSession(key_of(bobs[0])), "his own makes room"
+    bench.written(write)
+    assert bench.use(bench.create("carol"), "carol", exchange_id=99), "who has none, the last"
+    bench.tell(m.EndUse(exchange_id=7))
     (write,) = bench.ask()
-    assert writes_of(write)[0] == DeleteSession(key_of(ids[1]))
+    assert writes_of(write)[0] == DeleteSession(key_of(ids[6])), "she may have another instead"
 
 
 def test_sessions_that_are_being_created_count_and_make_no_room() -> None:
     bench = Bench()
-    for _ in range(3):
+    for _ in range(2):
         (write,) = bench.ask()
         assert len(writes_of(write)) == 1
-    assert bench.ask() == [m.Refuse(ASK, Refusal.FULL)]
+    assert bench.ask() == [m.Refuse(ASK, Refusal.SHARE)]
+    (write,) = bench.ask("bob")
+    assert len(writes_of(write)) == 1
+    assert bench.ask("carol") == [m.Refuse(ASK, Refusal.FULL)]
 
 
 def test_what_was_to_make_room_lives_on_when_nothing_could_be_written() -> None:
     """Its client has done nothing, and has been told nothing."""
     bench = Bench()
-    first, *_ = (bench.create() for _ in range(3))
+    first, *_ = (bench.create() for _ in range(2))
     (write,) = bench.ask()
     assert not bench.alive(first)
     assert bench.written(write, "disk full") == [m.Refuse(ASK, Refusal.NOT_STORED)]
     assert bench.alive(first)
-    assert bench.policy.gauges().live == 3
+    assert bench.policy.gauges().live == 2
 
 
 # End.
@@ -639,7 +661,7 @@ def test_smaller_cap_than_there_are_sessions_ends_those_unused_for_longest() -> 
 
 def test_full_upstream_makes_room_at_itself_alone() -> None:
     """FLT-U16: whose sessions have a process each; beside others, whose bound is another."""
-    bench = Bench(replace(LIMITS, sessions_max=10, of_upstream={UPSTREAM: 2}))
+    bench = Bench(replace(LIMITS, sessions_max=10, of_upstream={UPSTREAM: 3}))
     others = [bench.create(upstream=OTHER) for _ in range(4)]
     first, second, third = (bench.create() for _ in range(3))
     assert [bench.alive(id) for id in (first, second, third)] == [False, True, True]

@@ -18,9 +18,9 @@ SHORT = SessionLimits(sessions_max=2, idle_timeout_s=60.0, lifetime_max_s=100.0)
 
 ONE = SessionLimits(sessions_max=1, idle_timeout_s=1e6, lifetime_max_s=1e6)
 
-THREE = SessionLimits(sessions_max=3, idle_timeout_s=1e6, lifetime_max_s=1e6)
-
 FOUR = SessionLimits(sessions_max=4, idle_timeout_s=1e6, lifetime_max_s=1e6)
+
+FIVE = SessionLimits(sessions_max=5, idle_timeout_s=1e6, lifetime_max_s=1e6)
 
 CROWDED = SessionLimits(
     sessions_max=3, of_upstream={"up": 1}, idle_timeout_s=1e6, lifetime_max_s=1e6
@@ -31,13 +31,13 @@ UPSTREAMS = Scope(
     7, CROWDED, sessions_max=4, uses_max=1, asks_max=1, upstreams=("up", "other"),
 )
 SHARES = Scope(
-    8, THREE, ("a",), sessions_max=4, uses_max=0, asks_max=0, addresses=("x", "y"),
+    9, FOUR, ("a",), sessions_max=5, uses_max=0, asks_max=0, addresses=("x", "y"),
 )
 STRANGERS = Scope(
     8, principals=("a",), uses_max=0, asks_max=0, addresses=("x", "y", "z"),
 )
 UNEQUAL = Scope(
-    9, FOUR, ("a",), sessions_max=5, uses_max=0, asks_max=0, addresses=("x", "y"),
+    9, FIVE, ("a",), sessions_max=6, uses_max=0, asks_max=0, addresses=("x", "y"),
 )
 RETURNS = Scope(
     7, principals=("a",), uses_max=1, asks_max=0, sweeps=True, crashes=("actor", "process"),
@@ -97,15 +97,22 @@ DEFECTS = {
            "return [*self._write(writes), m.Accept(ask_id, front_id, session)]"): USES,
     Defect("a principal is stored as it is", SessionPolicy, "_create",
            "hash_of_principal(message.principal)", "message.principal"): USES,
-    Defect("one more than the bound is let in", SessionPolicy, "_create",
-           "if self.is_full(upstream):",
-           "if self._ledger.occupied > self.limits.sessions_max:"): USES,
-    Defect("an upstream has more than its bound", SessionPolicy, "is_full",
-           "full or self._is_crowded(upstream)", "full"): UPSTREAMS,
+    Defect("one more than the bound is let in", SessionShares, "has_room",
+           "self.most - self.occupied", "self.most - self.occupied + 1"): USES,
+    Defect("one client may have all", SessionShares, "has_room",
+           "self.held[holder]", "0"): USES,
+    Defect("what a client has elsewhere counts", SessionLedger, "full_at",
+           "not there.has_room", "not self._shares.has_room"): UPSTREAMS,
+    Defect("an upstream has more than its bound", SessionLedger, "full_at",
+           "there is not None", "False"): UPSTREAMS,
     Defect("another upstream makes room", SessionPolicy, "_create",
-           "upstream if self._is_crowded(upstream) else \"\"", "\"\""): UPSTREAMS,
-    Defect("an end makes no room at its upstream", SessionLedger, "_vacate",
-           "self._of_upstream[entry.session.upstream] -= 1", "pass"): UPSTREAMS,
+           "to_give_way(holder, full)", "to_give_way(holder)"): UPSTREAMS,
+    Defect("an end makes no room", SessionShares, "vacate",
+           "self.occupied -= 1", "pass"): UPSTREAMS,
+    Defect("who has its share is told that all are taken", SessionPolicy, "_create",
+           "m.Refusal.SHARE if left else", ""): USES,
+    Defect("where all are taken a client is told of its share", SessionPolicy, "_create",
+           "if left else m.Refusal.FULL", ""): USES,
     Defect("the room is made in a write of its own", SessionPolicy, "_create",
            "writes.append(self._begin_end(victim, EndReason.EVICTED))",
            "early = self._write([self._begin_end(victim, EndReason.EVICTED)])"): USES,
@@ -121,7 +128,7 @@ DEFECTS = {
     Defect("who holds as many makes room", SessionShares, "to_give_way",
            "if most > share", "if most"): USES,
     Defect("what is held elsewhere counts", SessionLedger, "to_give_way",
-           "self._shares_at[upstream] if upstream else self._shares", "self._shares"): UPSTREAMS,
+           "self._shares if shares is None else shares", "self._shares"): UPSTREAMS,
     Defect("anonymous clients have one share", SessionPolicy, "_create",
            "hash_of_principal(message.owner)", "hash_of_principal(message.principal)"): SHARES,
     Defect("who held a session is forgotten", SessionPolicy, "load",
@@ -135,11 +142,11 @@ DEFECTS = {
     Defect("those in use make room", SessionLedger, "begin_use",
            "self._wake(entry)", "pass"): USES,
     Defect("what one used last makes room", SessionShares, "to_give_way",
-           "own[0]", "own[-1]"): USES,
+           "own[0]", "own[-1]"): SHARES,
     Defect("what others used last makes room", SessionShares, "to_give_way",
            "self.firsts[most][0]", "self.firsts[most][-1]"): STRANGERS,
     Defect("who has more is listed as before", SessionShares, "occupy",
-           "self._remove_first(holder)", "pass"): USES,
+           "self._remove_first(holder)", "pass"): SHARES,
     Defect("a use that ended is still open", SessionLedger, "end_use",
            "self._uses.pop(exchange_id, None)", "None"): USES,
     Defect("a use can end twice", SessionLedger, "end_use",

@@ -11,7 +11,7 @@ import pytest
 
 from proxy_actors.messages.pool import Owner
 from proxy_actors.policy import shares
-from proxy_actors.policy.shares import Shares, in_turn
+from proxy_actors.policy.shares import Shares, in_turn, may_have_one_more
 from tests.defects import Defect, planted
 from tests.policy.search import Subject, check, search
 
@@ -110,14 +110,15 @@ def test_shares_are_as_guaranteed_in_every_order_of_beginnings_and_ends(bound: i
 
 
 DEFECTS = (
-    Defect("one has all", Shares, "has_room", "self._in_all + own", "self._in_all"),
+    Defect("one has all", Shares, "has_room", "(own, ", "(0, "),
     Defect("an owner has all by many sessions", Shares, "has_room",
            "self._of_names.get(owner.name, 0) + ", ""),
     Defect("sessions of one owner have no shares", Shares, "has_room",
            "+ self._of_owners.get(owner, 0)", "* 2"),
-    Defect("what others have does not matter", Shares, "has_room", "self._in_all + own", "3 * own"),
-    Defect("there is one too many", Shares, "has_room", "< self._bound", "<= self._bound"),
-    Defect("a place is never used", Shares, "has_room", "< self._bound", "< self._bound - 1"),
+    Defect("what others have does not matter", Shares, "has_room",
+           "self._in_all", "2 * own"),
+    Defect("there is one too many", Shares, "has_room", "self._in_all", "self._in_all + 1"),
+    Defect("a place is never used", Shares, "has_room", "self._in_all", "self._in_all - 1"),
     Defect("what has ended counts in all", Shares, "leave", "self._in_all -= 1", "pass"),
     Defect("what has ended counts for its owner", Shares, "leave",
            "_take_one(self._of_names, owner.name)", "pass"),
@@ -149,3 +150,18 @@ def test_owners_take_turns_and_so_do_sessions_of_one() -> None:
     rows = [Row(number, owner) for number, owner in enumerate(owners, 1)]
     assert [row.number for row in in_turn(rows)] == [1, 5, 4, 6, 2, 3]
     assert in_turn([]) == []
+
+
+def test_each_who_takes_all_that_it_can_get_leaves_a_ninth_and_the_last_place() -> None:
+    for bound in range(2, 1000):
+        free = bound
+        while free > 1:
+            own = 0
+            while may_have_one_more(own, free - own):
+                own += 1
+            left = free - own
+            assert left >= max(free // 9, 1), f"{own} of {free}"
+            assert left <= (free + 7) // 9, f"{own} of {free}: less than it could have"
+            free = left
+        assert may_have_one_more(0, 1) and not may_have_one_more(1, 1)
+        assert not may_have_one_more(0, 0)

@@ -114,13 +114,13 @@ SCOPES: dict[str, Callable[[], Subject]] = {
 }
 DEFECTS = {
     Defect("one client may have all", Admission, "_has_its_streams",
-           "return own > 0 and own > SHARE_OF_REST * (rest - 1)", "return False"): "three",
+           "return own > 0 and not may_have_one_more(own, rest)", "return False"): "three",
     Defect("the last place is anybody's", Admission, "_has_its_streams",
-           "(rest - 1)", "rest"): "three",
+           "(own, rest)", "(own, rest + 1)"): "three",
     Defect("who has none is refused", Admission, "_has_its_streams",
-           "own > 0 and own", "own"): "four",
+           "own > 0 and not", "not"): "four",
     Defect("half is left to others", Admission, "_has_its_streams",
-           "SHARE_OF_REST", "1"): "three",
+           "(own, rest)", "(own, rest, 1)"): "three",
     Defect("who waits has nothing yet", FairQueue, "claimed",
            "+ self._owners.waiting.get(name, 0)", ""): "two",
     Defect("who waits leaves its place", Admission, "_has_its_streams",

@@ -47,6 +47,7 @@ PROXY_REASONS = frozenset({
     "overloaded",
     "pool-exhausted",
     "process-exited",
+    "rate-limited",
     "session-lost",
     "upstream-protocol",
     "upstream-timeout",

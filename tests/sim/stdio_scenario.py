@@ -100,7 +100,7 @@ class Scene:
         )
         self.disk = SimDisk(0.0 if self.calm else chance.choice((0.0, 0.1)))
         self.limits = SessionLimits(
-            sessions_max=chance.choice((1, 2, 4)) if few else 1000,
+            sessions_max=chance.choice((1, 3, 5)) if few else 1000,  # one's share is 1, 2 or 4
             idle_timeout_s=8.0 if few else 86_400.0,
             flush_interval_s=2.0 if few else 30.0,
         )
@@ -119,7 +119,7 @@ class Scene:
             SimStore(self.world, self.disk),
             PROXY,
             15.0 if self.narrow else CALL_S_MAX,
-            ChildrenLimits(2 if few else 48, 2 if few else 16, BACKOFF, idle_stop_s=idle_stop_s),
+            ChildrenLimits(3 if few else 48, 2 if few else 16, BACKOFF, idle_stop_s=idle_stop_s),
             SharedChildrenLimits(self.wanted, 2 if few else 1000, BACKOFF, idle_stop_s),
             self.limits,
             Budget(1000, 1.0),
@@ -389,6 +389,7 @@ RARE_EVERYWHERE = frozenset({
     "refused_internal",
     "refused_overloaded",
     "refused_process-exited",
+    "refused_rate-limited",
     "refused_upstream-timeout",
     "refused_upstream-unavailable",
     "restarted",

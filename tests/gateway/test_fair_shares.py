@@ -1,0 +1,81 @@
+"""Nobody has so many of what is bounded that another client finds none: sessions.
+
+Two principals, `ann` who takes all that she can get, and `bob`. RELIABILITY 1.11.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy_actors.policy.session_shares import SessionShares
+from proxy_actors.policy.sessions import SessionLimits
+from tests.defects import Defect, planted
+from tests.gateway.scene import Scene
+from tests.gateway.test_limits import KEYRING, as_
+from tests.gateway.test_resumption import Client
+from tests.sim.virtual import Answer, call, initialize, request
+
+
+def opened(scene: Scene, who: str) -> Answer:
+    """What becomes of an `initialize`."""
+    connection = scene.connection()
+    answer = connection.ask(request(initialize(), fields=as_(who)))
+    connection.close()
+    return answer
+
+
+def session_of(answer: Answer) -> str:
+    id = answer.field(b"mcp-session-id")
+    assert id is not None, answer
+    return id.decode()
+
+
+def listen(scene: Scene, who: str, session: str) -> tuple[Client, Answer]:
+    """Open a session's stream and stay."""
+    client = Client(scene)
+    answer = client.begin(request(None, "GET", session, fields=as_(who)), "GET")
+    client.until(lambda: answer.status is not None)
+    return client, answer
+
+
+def test_client_that_listens_in_all_its_sessions_leaves_some_to_others() -> None:
+    """It gets 429 for one too many; none of its sessions ends, and others are served."""
+    scene = Scene(keyring=KEYRING, session_limits=SessionLimits(sessions_max=4))
+
+    def client() -> None:
+        listeners = []
+        for _ in range(3):
+            session = session_of(opened(scene, "ann"))
+            listener, answer = listen(scene, "ann", session)
+            assert answer.status == 200
+            listeners.append((listener, session))
+        refused = opened(scene, "ann")
+        assert refused.status == 429
+        data = refused.error["data"]
+        assert (data["reason"], data["retryable"]) == ("rate-limited", True)
+        assert refused.field(b"retry-after") == b"5"
+        bobs = session_of(opened(scene, "bob"))
+        for who, session in [("bob", bobs), *(("ann", session) for _, session in listeners)]:
+            answer = scene.connection().ask(request(call(1), session=session, fields=as_(who)))
+            assert answer.status == 200
+        assert opened(scene, "bob").status == 200, "his own, which is idle, makes room"
+        assert opened(scene, "cleo").status == 200, "so it does for one who has none"
+        assert opened(scene, "ann").status == 503, "and now there is nothing left to share"
+        for listener, _ in listeners:
+            listener.leave()
+
+    scene.do(client)
+    assert len(scene.server.sessions) == 4, "what was refused is open at the upstream"
+    scene.rest()
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        Defect("one client may have all", SessionShares, "has_room", "self.held[holder]", "0"),
+    ],
+    ids=str,
+)
+def test_these_tests_find_what_is_planted(defect: Defect) -> None:
+    with planted(defect), pytest.raises(AssertionError):
+        test_client_that_listens_in_all_its_sessions_leaves_some_to_others()
