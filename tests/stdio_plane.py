@@ -66,6 +66,7 @@ class StdioPlane:
         shared: SharedChildrenLimits = SharedChildrenLimits(),
         sessions: SessionLimits = SessionLimits(),
         budget: Budget = Budget(),
+        keyring: Keyring = Keyring(),
     ) -> None:
         self.world = world
         self.mode = mode
@@ -103,7 +104,7 @@ class StdioPlane:
             Routes([route], UPSTREAM),
             self.registry,
             self.uses,
-            Keyring(),
+            keyring,
             Limits(self.limiter, RATE, RATE, (), False),
             self.streams,
             self.subscribers,

@@ -24,7 +24,7 @@ class TakeChild(Message, frozen=True):
     Answered with the name of a channel that nobody else has, or a FailedError. Every answer
     must be followed by `BindChild` or `ReleaseChild`. In POOL mode it is asked for every call, and
     the call's end gives the child back, or `ReleaseChild` if there was no call. `owner` is whose
-    share of the children it comes out of.
+    share of the children it comes out of; who has no name has no share.
     """
 
     exchange_id: int

@@ -17,11 +17,14 @@ given away at once, and another as the next spare. One child at most ends while 
 so that waking it often cannot multiply them.
 
 The number of sessions is bounded by the registry, which can end the longest unused to make room;
-here the number of processes is, so that neither handshakes nor slow ends can multiply them.
+here the number of processes is, so that neither handshakes nor slow ends can multiply them. A child
+is its client's from when it is taken until it has ended, and nobody may have so many that the next
+finds none (`policy/shares.py`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import assert_never
 
@@ -36,6 +39,7 @@ from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
 from proxy_actors.policy.child_counts import ChildCounts
+from proxy_actors.policy.shares import may_have_one_more
 from proxy_actors.policy.stdio_shared_children import IDLE_LOOK_S_MIN
 
 FULL_RETRY_S = 5.0
@@ -107,6 +111,8 @@ class ChildrenPolicy:
         self._bound: dict[str, str] = {}
         self._sessions: dict[str, str] = {}
         self._ending: set[str] = set()
+        self._owners: dict[str, str] = {}  # of children that are or were taken, while they are
+        self._held: Counter[str] = Counter()
         self._respawn_at_s: float | None = None
         self._generation = 0
         self._undrained: set[str] | None = None
@@ -144,8 +150,8 @@ class ChildrenPolicy:
         if self.children:
             self._used_s = now_s
         match message:
-            case m.TakeChild(exchange_id):
-                self._take(exchange_id, now_s, effects)
+            case m.TakeChild():
+                self._take(message, now_s, effects)
             case m.BindChild(child, session_key):
                 self._bind(child, session_key, effects)
             case m.ReleaseChild(exchange_id):
@@ -197,18 +203,21 @@ class ChildrenPolicy:
             self._idle += 1
             effects.append(e.WakeIdle(max(after_s, IDLE_LOOK_S_MIN), self._idle))
 
-    def _take(self, exchange_id: int, now_s: float, effects: list[ChildrenEffect]) -> None:
+    def _take(self, take: m.TakeChild, now_s: float, effects: list[ChildrenEffect]) -> None:
         self._wake(effects)
-        spare = self._spare
+        exchange_id, owner, spare = take.exchange_id, take.owner.name, self._spare
+        free = self._limits.children_max - self.children
         if self._undrained is not None:
             text = "the upstream is being drained"
             effects.append(e.RefuseChild(exchange_id, Reason.DRAINING, text, FULL_RETRY_S))
-        elif self.children >= self._limits.children_max:
+        elif free <= 0:
             text = "too many sessions have a server process"
             effects.append(e.RefuseChild(exchange_id, Reason.OVERLOADED, text, FULL_RETRY_S))
+        elif owner and not may_have_one_more(self._held[owner], free):
+            text = "this client has its share of the server processes"
+            effects.append(e.RefuseChild(exchange_id, Reason.RATE_LIMITED, text, FULL_RETRY_S))
         elif not self._limits.spare:
-            self._taken[exchange_id] = child = self._start(effects)
-            effects.append(e.GiveChild(exchange_id, child))
+            self._give(exchange_id, owner, self._start(effects), effects)
         elif spare is None or (self._backoff.spent and not self._spare_runs):
             wait_s = PROBE_RETRY_S
             if self._respawn_at_s is not None:
@@ -219,9 +228,16 @@ class ChildrenPolicy:
             )
         else:
             self._spare = None
-            self._taken[exchange_id] = spare
-            effects.append(e.GiveChild(exchange_id, spare))
+            self._give(exchange_id, owner, spare, effects)
             self._replenish(effects)
+
+    def _give(
+        self, exchange_id: int, owner: str, child: str, effects: list[ChildrenEffect]
+    ) -> None:
+        self._taken[exchange_id] = child
+        self._owners[child] = owner
+        self._held[owner] += 1
+        effects.append(e.GiveChild(exchange_id, child))
 
     def _bind(self, child: str, session_key: str, effects: list[ChildrenEffect]) -> None:
         if not self._untake(child):
@@ -277,7 +293,15 @@ class ChildrenPolicy:
             self.counts.crash(replaced=self._spare is None)
             self._failed(text, now_s, effects)
         self._ending.discard(child)
+        self._disown(child)
         self._drained(child, effects)
+
+    def _disown(self, child: str) -> None:
+        owner = self._owners.pop(child, None)
+        if owner is not None:
+            self._held[owner] -= 1
+            if not self._held[owner]:
+                del self._held[owner]
 
     def _failed(self, text: str, now_s: float, effects: list[ChildrenEffect]) -> None:
         if not self._limits.spare:

@@ -1,4 +1,4 @@
-"""Nobody has so many of what is bounded that another client finds none: sessions.
+"""Nobody has so many of what is bounded that another client finds none: sessions, handshakes.
 
 Two principals, `ann` who takes all that she can get, and `bob`. RELIABILITY 1.11.
 """
@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import pytest
 
+from proxy_actors.options import StdioMode
 from proxy_actors.policy.session_shares import SessionShares
 from proxy_actors.policy.sessions import SessionLimits
+from proxy_actors.policy.stdio_children import ChildrenLimits, ChildrenPolicy
 from tests.defects import Defect, planted
-from tests.gateway.scene import Scene
+from tests.gateway.scene import ClientWorld, Scene
 from tests.gateway.test_limits import KEYRING, as_
 from tests.gateway.test_resumption import Client
-from tests.sim.virtual import Answer, call, initialize, request
+from tests.gateway.test_stdio_shares import Crowd
+from tests.sim.virtual import Answer, VirtualConnection, call, initialize, request
 
 
-def opened(scene: Scene, who: str) -> Answer:
+def opened(scene: ClientWorld, who: str) -> Answer:
     """What becomes of an `initialize`."""
-    connection = scene.connection()
+    connection = VirtualConnection(scene)
     answer = connection.ask(request(initialize(), fields=as_(who)))
     connection.close()
     return answer
@@ -69,13 +72,38 @@ def test_client_that_listens_in_all_its_sessions_leaves_some_to_others() -> None
     scene.rest()
 
 
+def test_client_with_many_handshakes_leaves_processes_to_others() -> None:
+    """Of a server that takes long to start; here four may begin or run at a time."""
+    crowd = Crowd(
+        StdioMode.SESSION, starts_s=5.0, keyring=KEYRING,
+        children=ChildrenLimits(sessions_max=2, handshakes_max=2),
+    )
+    came: list[tuple[str, int | None]] = []
+
+    def client(who: str) -> None:
+        came.append((who, opened(crowd, who).status))
+
+    for who in ("ann", "ann", "ann", "ann", "bob", "cleo"):
+        crowd.spawn("client", lambda who=who: client(who))
+        crowd.run(0.1)
+    assert came == [("ann", 429), ("cleo", 503)]
+    crowd.run(10.0)
+    assert sorted(came[2:]) == [("ann", 200), ("ann", 200), ("ann", 200), ("bob", 200)]
+
+
 @pytest.mark.parametrize(
     "defect",
     [
         Defect("one client may have all", SessionShares, "has_room", "self.held[holder]", "0"),
+        Defect("one client may have all processes", ChildrenPolicy, "_take",
+               "self._held[owner]", "0"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_these_tests_find_what_is_planted(defect: Defect) -> None:
+    tests = {
+        SessionShares: test_client_that_listens_in_all_its_sessions_leaves_some_to_others,
+        ChildrenPolicy: test_client_with_many_handshakes_leaves_processes_to_others,
+    }
     with planted(defect), pytest.raises(AssertionError):
-        test_client_that_listens_in_all_its_sessions_leaves_some_to_others()
+        tests[defect.owner]()  # type: ignore[index]  # none of these is a module

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -30,14 +31,19 @@ class Crowd(ClientWorld):
     """The proxy before such servers, and two clients of one address, whose shares are sessions'."""
 
     def __init__(
-        self, mode: StdioMode, waiters_max: int = 1000, starts_s: float = 0.0
+        self,
+        mode: StdioMode,
+        waiters_max: int = 1000,
+        starts_s: float = 0.0,
+        **bounds: Any,  # Any: the keys and bounds of the plane
     ) -> None:
         super().__init__(1, Faults(fragment=0.0))
         self.starts_s = starts_s
         self.programs["server"] = self._serve
         limits = SharedChildrenLimits(1, waiters_max)
         self.plane = StdioPlane(
-            self, mode, ChildCommand(("server",), {}), MemoryStore(), PROXY, shared=limits
+            self, mode, ChildCommand(("server",), {}), MemoryStore(), PROXY, shared=limits,
+            **bounds,
         )
         self.plane.start()
         self.run(1.0)

@@ -15,6 +15,7 @@ import msgspec
 from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
@@ -33,6 +34,7 @@ from tests.policy.stdio_frames import ended
 BASE_S, CAP_S, FAILURES_MAX = 2.0, 4.0, 2
 LIMITS = ChildrenLimits(1, 1, BackoffLimits(BASE_S, CAP_S, FAILURES_MAX))
 SPARELESS = msgspec.structs.replace(LIMITS, spare=False)
+SHARED = msgspec.structs.replace(LIMITS, sessions_max=2, spare=False)
 IDLE_S = 60.0
 RESTING = msgspec.structs.replace(LIMITS, idle_stop_s=IDLE_S)
 DRAWN = 0.5
@@ -61,9 +63,10 @@ Move = ChildrenMessage | Create | Passes | Idles
 
 @dataclass
 class Child:
-    """A process that has not ended. A spare has no exchange and no session."""
+    """A process that has not ended. A spare has no exchange and no session, and is nobody's."""
 
     name: str
+    owner: str = ""
     runs: bool = False
     since_s: float = 0.0
     taken: bool = False
@@ -86,16 +89,24 @@ class Exchange:
 
 
 class ChildrenSubject(Subject):
-    """One upstream, with so many handshakes at a time; `drains` if that is to be tried too."""
+    """One upstream, with so many handshakes at a time; `drains` if that is to be tried too.
+
+    `owners` are those who have shares; the proxy itself has none.
+    """
 
     def __init__(
-        self, exchanges_max: int, drains: bool = False, limits: ChildrenLimits = LIMITS
+        self,
+        exchanges_max: int,
+        drains: bool = False,
+        limits: ChildrenLimits = LIMITS,
+        owners: str = "",
     ) -> None:
         self.now_s = 100.0
         self.keeps_spare, self.idle_s = limits.spare, limits.idle_stop_s
         self.rests, self.used_s = False, 0.0
         self.look: int | None = None
         self.exchanges_max, self.drains = exchanges_max, drains
+        self.children_max, self.owners = limits.sessions_max + limits.handshakes_max, owners
         self.children: dict[str, Child] = {}
         self.exchanges: dict[int, Exchange] = {}
         self.started = self.numbers = 0
@@ -111,7 +122,8 @@ class ChildrenSubject(Subject):
 
     def moves(self) -> Iterator[Move]:
         if len(self.exchanges) < self.exchanges_max:
-            yield m.TakeChild(self.numbers + 1, self.now_s + 30.0)
+            for owner in self.owners or ("",):
+                yield m.TakeChild(self.numbers + 1, self.now_s + 30.0, Owner(owner, "s"))
         for exchange_id, exchange in self.exchanges.items():
             if exchange.key:
                 yield m.BindChild(exchange.child, exchange.key)
@@ -197,7 +209,7 @@ class ChildrenSubject(Subject):
             exchange = exchanges.pop(child.name, None)
             present.append((
                 child.runs, child.spare and self._steady(child), child.taken, bool(child.key),
-                child.ending, child.undrained,
+                child.ending, child.undrained, child.owner,
                 exchange and (bool(exchange.key), exchange.over),
             ))  # fmt: skip
         orphans = sorted((bool(x.key), x.over) for x in exchanges.values())
@@ -230,13 +242,15 @@ class ChildrenSubject(Subject):
         check(self.policy.ready == self.ready, f"ready is {self.policy.ready}")
         serving = [child for child in self.children.values() if not child.spare]
         check(len(serving) == self.policy.children, "children are counted wrongly")
-        check(len(serving) <= LIMITS.children_max, "there are more children than may be")
+        check(len(serving) <= self.children_max, "there are more children than may be")
+        crowd = {child.owner for child in serving} != {"a"} or self.children_max == 1
+        check(crowd or len(serving) < self.children_max, "one client has all")
 
     def _expected(self, message: ChildrenMessage) -> list[ChildrenEffect]:
         match message:
-            case m.TakeChild(exchange_id):
+            case m.TakeChild(exchange_id, _, owner):
                 self.numbers += 1
-                return [self._answer(exchange_id)]
+                return [self._answer(exchange_id, owner.name)]
             case m.BindChild(name, key):
                 return self._bound(name, key)
             case m.ReleaseChild(exchange_id):
@@ -298,7 +312,7 @@ class ChildrenSubject(Subject):
         check(looks or not self.idle_s, "nobody looks any more")
         return [effect for effect in effects if not isinstance(effect, e.WakeIdle)]
 
-    def _answer(self, exchange_id: int) -> ChildrenEffect:
+    def _answer(self, exchange_id: int, owner: str) -> ChildrenEffect:
         spare = next((child for child in self.children.values() if child.spare), None)
         others = len(self.children) - (spare is not None)
         wakes = self.rests and not self.draining
@@ -306,16 +320,19 @@ class ChildrenSubject(Subject):
         refusal: tuple[Reason, str, float]
         if self.draining:
             refusal = Reason.DRAINING, "the upstream is being drained", FULL_RETRY_S
-        elif others >= LIMITS.children_max:
+        elif others >= self.children_max:
             text = "too many sessions have a server process"
             refusal = Reason.OVERLOADED, text, FULL_RETRY_S
+        elif self._has_its_share(owner, self.children_max - others - 1):
+            text = "this client has its share of the server processes"
+            refusal = Reason.RATE_LIMITED, text, FULL_RETRY_S
         elif wakes or not self.keeps_spare:
             name = str(self.started + 1)
-            self.children[name] = Child(name, taken=True)
+            self.children[name] = Child(name, owner, taken=True)
             self.exchanges[exchange_id] = Exchange(name)
             return e.GiveChild(exchange_id, name)
         elif spare is not None and (spare.runs or self.failures < FAILURES_MAX):
-            spare.taken = True
+            spare.taken, spare.owner = True, owner
             self.exchanges[exchange_id] = Exchange(spare.name)
             return e.GiveChild(exchange_id, spare.name)
         else:
@@ -323,6 +340,10 @@ class ChildrenSubject(Subject):
             text = "the server process does not start"
             refusal = Reason.UPSTREAM_UNAVAILABLE, text, after_s
         return e.RefuseChild(exchange_id, *refusal)
+
+    def _has_its_share(self, owner: str, left: int) -> bool:
+        """Whether one more leaves others less than an eighth of what the owner has."""
+        return bool(owner) and left < sum(x.owner == owner for x in self.children.values()) / 8
 
     def _bound(self, name: str, key: str) -> list[ChildrenEffect]:
         self.exchanges = {x: y for x, y in self.exchanges.items() if y.key != key}

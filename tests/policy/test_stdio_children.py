@@ -8,6 +8,7 @@ from proxy_actors.errors import Reason
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.health import Verdict
+from proxy_actors.messages.pool import Owner
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import BackoffLimits
@@ -42,8 +43,8 @@ class Bench:
         self.wakes += [effect for effect in effects if isinstance(effect, e.WakeRespawn)]
         return effects
 
-    def take(self, exchange_id: int) -> list[ChildrenEffect]:
-        return self.tell(m.TakeChild(exchange_id, self.now_s + 30.0))
+    def take(self, exchange_id: int, owner: str = "") -> list[ChildrenEffect]:
+        return self.tell(m.TakeChild(exchange_id, self.now_s + 30.0, Owner(owner)))
 
     def ring(self) -> list[ChildrenEffect]:
         """Let the backoff be over."""
@@ -117,6 +118,23 @@ def test_more_children_than_the_bound_are_refused() -> None:
         bench.tell(m.BindChild(number, f"session {number}"))
     text = "too many sessions have a server process"
     assert bench.take(9) == refusal(9, Reason.OVERLOADED, text, FULL_RETRY_S)
+
+
+def test_client_with_many_handshakes_leaves_some_to_others() -> None:
+    """Whether they come to something or not: till its children have ended they are its own."""
+    bench = Bench(ChildrenLimits(48, 16))
+    for number in range(1, 58):
+        assert bench.take(number, "one")[0] == e.GiveChild(number, str(number))
+        bench.tell(m.ReleaseChild(number))
+    text = "this client has its share of the server processes"
+    assert bench.take(58, "one") == refusal(58, Reason.RATE_LIMITED, text, FULL_RETRY_S)
+    for number in range(58, 64):
+        assert bench.take(number, "two")[0] == e.GiveChild(number, str(number))
+    assert isinstance(bench.take(64, "two")[0], e.RefuseChild)
+    assert bench.take(64, "three")[0] == e.GiveChild(64, "64")
+    bench.tell(m.ProcessGone("1", "stopped"))
+    assert isinstance(bench.take(65, "one")[0], e.RefuseChild), "what is free is for others"
+    assert bench.take(65, "four")[0] == e.GiveChild(65, "65")
 
 
 def test_child_counts_until_it_has_ended() -> None:

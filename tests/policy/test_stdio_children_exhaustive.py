@@ -13,15 +13,21 @@ import pytest
 from proxy_actors.policy.stdio_children import ChildrenPolicy
 from tests.defects import Defect, planted
 from tests.policy.search import search
-from tests.policy.stdio_children_model import RESTING, SPARELESS, ChildrenSubject
+from tests.policy.stdio_children_model import (
+    RESTING,
+    SHARED,
+    SPARELESS,
+    ChildrenSubject,
+)
 
 TWO_AT_A_TIME = partial(ChildrenSubject, 2)
 DRAINS = partial(ChildrenSubject, 1, drains=True)
 NO_SPARE = partial(ChildrenSubject, 2, drains=True, limits=SPARELESS)
 RESTS = partial(ChildrenSubject, 1, drains=True, limits=RESTING)
+SHARES = partial(ChildrenSubject, 2, limits=SHARED, owners="ab")
 SUBJECTS = {
     "two handshakes at a time": TWO_AT_A_TIME, "drains": DRAINS, "no spare": NO_SPARE,
-    "rests": RESTS,
+    "rests": RESTS, "shares": SHARES,
 }  # fmt: skip
 
 
@@ -58,7 +64,18 @@ DEFECTS = {
     Defect("children that have ended count", POLICY, "_gone",
            "self._ending.discard(child)", "pass"): TWO_AT_A_TIME,
     Defect("one child too many", POLICY, "_take",
-           "self.children >= self", "self.children > self"): TWO_AT_A_TIME,
+           "free <= 0", "free < 0"): TWO_AT_A_TIME,
+    Defect("one client may have all children", POLICY, "_take",
+           "owner and not may_have_one_more(self._held[owner], free)", "False"): SHARES,
+    Defect("the proxy itself has a share", POLICY, "_take",
+           "elif owner and not", "elif not"): TWO_AT_A_TIME,
+    Defect("what a client had counts as its own for ever", POLICY, "_gone",
+           "self._disown(child)", "pass"): SHARES,
+    Defect("a child is nobody's once it is to end", POLICY, "_end",
+           "self._ending.add(child)", "self._ending.add(child); self._disown(child)"): SHARES,
+    Defect("a child is nobody's once it is bound", POLICY, "_bind",
+           "self._bound[child] = session_key",
+           "self._bound[child] = session_key; self._disown(child)"): SHARES,
     Defect("a spare that fails is not replaced", POLICY, "_gone",
            "self._spare = None\n        self.counts.crash()\n"
            "        self._failed(text, now_s, effects)",
@@ -115,9 +132,8 @@ DEFECTS = {
            "and self._limits.spare", ""): NO_SPARE,
     Defect("a child that fails keeps others from being started", POLICY, "_failed",
            "if not self._limits.spare:", "if False:"): NO_SPARE,
-    Defect("a child without a spare before it is not taken", POLICY, "_take",
-           "self._taken[exchange_id] = child = self._start(effects)",
-           "child = self._start(effects)"): NO_SPARE,
+    Defect("a child is given and not taken", POLICY, "_give",
+           "self._taken[exchange_id] = child", "pass"): NO_SPARE,
     Defect("it rests beside a session", POLICY, "handle",
            "if self.children:", "if False:"): RESTS,
     Defect("it rests too soon", POLICY, "_rest", "left_s > 0", "False"): RESTS,

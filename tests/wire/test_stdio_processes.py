@@ -27,7 +27,7 @@ KINDS = {"session": "daemon", "shared": "session", "pool": "hidden-session"}
 QUICK_STEPS = {"proxy_actors.actors.stdio_process.STOP_STEP_S": 0.2}
 RARELY = {"proxy_actors.policy.backoff.BackoffLimits": {"base_s": 1e6, "cap_s": 1e6}}
 FEW = {
-    "proxy_actors.config.upstreams.Upstream": {"sessions_max": 4},
+    "proxy_actors.config.upstreams.Upstream": {"sessions_max": 5},
     "proxy_actors.policy.stdio_children.ChildrenLimits": {"handshakes_max": 2},
 }
 
@@ -311,8 +311,8 @@ def test_client_of_many_sessions_ends_its_own_and_no_other_client_s() -> None:
         streams = [session.listen() for session in many[4:]]
         assert [stream.head().status for stream in streams] == [200] * 3
         refused = proxy.begin_session().answer()
-        assert (refused.status, int(refused.fields["Retry-After"]) >= 1) == (503, True)
-        assert refused.message["error"]["data"]["reason"] == "overloaded"
+        assert (refused.status, int(refused.fields["Retry-After"]) >= 1) == (429, True)
+        assert refused.message["error"]["data"]["reason"] == "rate-limited"
         assert single.call("echo", n=1).value == {"n": 1}
         for stream in streams:
             stream.leave()
@@ -325,7 +325,7 @@ def opened(proxy: ProxyProcess) -> object:
     answer = proxy.begin_session().answer()
     if answer.status == 200:
         return proxy.adopt(answer)
-    check_failure(answer, 503, "overloaded", "no")
+    check_failure(answer, 429, "rate-limited", "no")
     return None
 
 
@@ -340,23 +340,27 @@ def test_processes_that_do_not_end_count_against_the_cap() -> None:
             if answer.status == 200:
                 proxy.adopt(answer).delete()
             assert len(proxy.children()) <= 6 + 1
-        assert statuses == [200] * 6 + [503] * 14
-        check_failure(answer, 503, "overloaded", "no")
+        assert statuses == [200] * 6 + [429] * 14
+        check_failure(answer, 429, "rate-limited", "no")
         proxy.signal(signal.SIGKILL)
         assert proxy.wait() == -signal.SIGKILL
 
 
 def test_sessions_that_are_all_in_use_keep_their_processes() -> None:
-    """FLT-U16: the next one is refused."""
+    """FLT-U16: the next one of this client is refused; another client has one."""
     with running("--", *SCRIPTED, settings=FEW) as proxy:
         stock = proxy.take_stock(1)
+        other = SessionClient(proxy.address, {}, source="127.0.0.2")
         sessions = [proxy.session() for _ in range(4)]
         streams = [session.listen() for session in sessions]
         assert [stream.head().status for stream in streams] == [200] * 4
         for _ in range(5):
             answer = proxy.begin_session().answer()
-            assert (answer.status, int(answer.fields["Retry-After"]) >= 1) == (503, True)
-            assert answer.message["error"]["data"]["reason"] == "overloaded"
+            assert (answer.status, int(answer.fields["Retry-After"]) >= 1) == (429, True)
+            assert answer.message["error"]["data"]["reason"] == "rate-limited"
+        single = other.session()
+        assert single.call("echo", n=2).value == {"n": 2}
+        other.end_sessions()
         assert [session.call("echo", n=1).value for session in sessions] == [{"n": 1}] * 4
         for stream in streams:
             stream.leave()
