@@ -222,7 +222,8 @@ STREAMS_OPENED = _counter("streams.{kind}.opened", "streams", "Streams that were
 STREAMS_REFUSED = _counter(
     "streams.refused.{bound}", "streams",
     "Streams that were not opened, by the bound that was reached: of one `session`, one "
-    "`principal`, one `upstream`, or of `all`. A call is answered all the same.",
+    "`principal`, one `upstream`, or of `all`, or the `share` of one client in the last two. A "
+    "call is answered all the same.",
 )  # fmt: skip
 STREAMS_RESUMED = _counter(
     "streams.resumed", "readers", "Clients that came back and got what followed, the rest of it."

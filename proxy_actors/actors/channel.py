@@ -234,7 +234,7 @@ class Channel(Actor):
         elif isinstance(message, m.OpenStandalone):
             if self._standalone is not None:
                 return m.CallStreaming(self._standalone.name)
-            full = self._streams.refusal(self._owner(message.session_key, message.principal))
+            full = self._streams.refusal(self._owner(message.session_key, message.owner))
             if full is not None:
                 if asked is not None:
                     asked.fail(full)
@@ -287,8 +287,8 @@ class Channel(Actor):
 
     def _perform_rare(self, effect: LedgerEffect) -> None:
         match effect:
-            case e.StartStandalone(session_key, principal):
-                self._start_standalone(session_key, principal)
+            case e.StartStandalone(session_key, owner):
+                self._start_standalone(session_key, owner)
             case e.EmitToSession(_, data, kind, id):
                 if self._standalone is None or not self._standalone.tell(
                     EventReceived(data, kind, id)
@@ -344,7 +344,7 @@ class Channel(Actor):
             stream.tell(SourceEnded(error.reason, error.text, error.executed))
 
     def _stream_call(self, call: e.StreamCall) -> None:
-        owner = self._owner(call.session_key, call.principal)
+        owner = self._owner(call.session_key, call.owner)
         if self._streams.refusal(owner) is not None:
             refused = m.StreamRefused(call.call_id)
             self._apply(self._policy.handle(refused, self.world.now_s()))
@@ -381,19 +381,19 @@ class Channel(Actor):
         if stream is None or not stream.tell(message):
             self._dropped += 1
 
-    def _start_standalone(self, session_key: str, principal: str) -> None:
+    def _start_standalone(self, session_key: str, owner: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
         stream = EventStream(
             self.world, name, self._subscribers, session_key=session_key, streams=self._streams
         )
         self.start_child(stream)
-        self._streams.enter_stream(stream.slot, self._owner(session_key, principal))
+        self._streams.enter_stream(stream.slot, self._owner(session_key, owner))
         self._standalone = stream.slot
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))
 
-    def _owner(self, session_key: str, principal: str) -> StreamOwner:
-        return StreamOwner(session_key, principal, self._upstream)
+    def _owner(self, session_key: str, owner: str) -> StreamOwner:
+        return StreamOwner(session_key, owner, self._upstream)
 
     def _stop_when_done(self) -> None:
         if self._gone and (self._stopping or not self.children):

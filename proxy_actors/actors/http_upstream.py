@@ -264,7 +264,7 @@ class HttpUpstream(Supervisor):
         self, message: m.OpenCallStream | m.ReserveStandalone | m.OpenStandaloneStream
     ) -> StreamOwner | None:
         """Return whose stream it would be; None where there is no room, and the asker is told."""
-        owner = StreamOwner(message.session_key, message.principal, self._upstream)
+        owner = StreamOwner(message.session_key, message.owner, self._upstream)
         full = self._streams.refusal(owner)
         if full is None:
             return owner

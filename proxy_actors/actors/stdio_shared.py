@@ -266,8 +266,8 @@ class StdioShared(Actor):
                 case e.AskChild(child, own_id, method, params):
                     if not self._tell_child(child, m.SubmitOwn(own_id, method, params)):
                         self.ref.tell(m.OwnAnswered(own_id))
-                case e.StartSessionStream(session_key, principal):
-                    self._start_stream(session_key, principal)
+                case e.StartSessionStream(session_key, owner):
+                    self._start_stream(session_key, owner)
                 case e.JoinSessionStream(session_key):
                     if self.asked_by is not None:
                         name = self._session_streams[session_key].name
@@ -362,21 +362,21 @@ class StdioShared(Actor):
         """Refuse a standalone stream for which there is no room; whether it was so."""
         if opening.session_key in self._session_streams:
             return False
-        owner = StreamOwner(opening.session_key, opening.principal, self._upstream)
+        owner = StreamOwner(opening.session_key, opening.owner, self._upstream)
         full = self._streams.refusal(owner)
         if full is not None and self.asked_by is not None:
             self.asked_by.fail(full)
         return full is not None
 
-    def _start_stream(self, session_key: str, principal: str) -> None:
+    def _start_stream(self, session_key: str, owner: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
         stream = EventStream(
             self.world, name, self._subscribers, session_key=session_key, streams=self._streams,
             request_id=b"",
         )
-        owner = StreamOwner(session_key, principal, self._upstream)
         self.start_child(stream)  # first: what it is listed in it leaves at its end
-        self._streams.enter_stream(stream.slot, owner)
+        whose = StreamOwner(session_key, owner, self._upstream)
+        self._streams.enter_stream(stream.slot, whose)
         self._listed.add(name)
         self._session_streams[session_key] = stream.slot
         self._session_of[name] = session_key

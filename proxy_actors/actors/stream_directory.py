@@ -171,10 +171,11 @@ def _full(bound: StreamBound, upstream: str) -> StreamsFullError:
     whose = {
         StreamBound.SESSION: "of this session ",
         StreamBound.PRINCIPAL: "of this principal ",
+        StreamBound.SHARE: "of this client ",
         StreamBound.UPSTREAM: "of this server ",
         StreamBound.ALL: "",
     }
-    own = bound in (StreamBound.SESSION, StreamBound.PRINCIPAL)
+    own = bound in (StreamBound.SESSION, StreamBound.PRINCIPAL, StreamBound.SHARE)
     return StreamsFullError(
         Reason.RATE_LIMITED if own else Reason.OVERLOADED,
         f"too many event streams {whose[bound]}are open",

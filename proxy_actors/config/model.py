@@ -121,8 +121,12 @@ class Streams(Section, frozen=True, kw_only=True):
         int, Meta(ge=1024, le=1 << 40),
         doc("Bytes of the events kept of all streams. Those that nobody reads lose theirs first."),
     ] = 256 * 1024 * 1024
-    streams_max: Annotated[Count, doc("Open streams in all, read or not.")] = 20_000
-    streams_per_principal_max: Annotated[Count, doc("Of these, one principal's.")] = 20_000
+    streams_max: Annotated[
+        Count, doc("Open streams in all, read or not. A client may have eight ninths of them.")
+    ] = 20_000
+    streams_per_principal_max: Annotated[
+        Count, doc("Of these, one principal's, or an anonymous address's.")
+    ] = 20_000
     streams_per_session_max: Annotated[Count, doc("Of these, one session's.")] = 256
     store: Annotated[
         StreamKeep,

@@ -249,7 +249,10 @@ class Upstream(Section, frozen=True, kw_only=True):
     call_timeout_s: Annotated[
         Seconds, doc("A call is answered with 504 after so long.")
     ] = 300.0
-    streams_max: Annotated[Count, doc("Open event streams to its clients, read or not.")] = 20_000
+    streams_max: Annotated[
+        Count,
+        doc("Open event streams to its clients, read or not. A client may have eight ninths."),
+    ] = 20_000
     on_session_lost: Annotated[
         OnSessionLost,
         doc(

@@ -114,7 +114,7 @@ class ChannelForwarder(Forwarder):
 
     def _open_at(self, target: Slot, exchange: Exchange) -> Response:
         session = exchange.in_session()
-        ask = OpenStandalone(session.key, session.principal)
+        ask = OpenStandalone(session.key, exchange.owner.name)
         name: CallStreaming = target.ask(ask, self._world.now_s() + DECIDE_S_MAX)
         return Response(200, stream=name.stream)
 
@@ -128,10 +128,7 @@ class ChannelForwarder(Forwarder):
     def _submit(
         self, target: Slot, exchange: Exchange, session_key: str, deadline_s: float
     ) -> Response:
-        principal = "" if exchange.session is None else exchange.session.principal
-        ask = SubmitCall(
-            exchange.id, session_key, exchange.message, deadline_s, principal, exchange.owner
-        )
+        ask = SubmitCall(exchange.id, session_key, exchange.message, deadline_s, exchange.owner)
         # A name that nobody bears at the moment takes nothing; an actor that ends might have.
         running = target.ref is not None
         answered = False

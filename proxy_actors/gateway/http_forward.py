@@ -230,7 +230,7 @@ class HttpForwarder(Forwarder, HttpTasks, Sessions):
     def open_standalone(self, exchange: Exchange) -> Response:
         """Open the session's GET stream at the upstream; a 405 is passed on (MCP-S-8, S-9)."""
         session = exchange.in_session()
-        reserve = ReserveStandalone(session.key, exchange.id, session.principal)
+        reserve = ReserveStandalone(session.key, exchange.id, exchange.owner.name)
         name: str | None = None
         try:
             reserved = self._slot.ask(reserve, self._world.now_s() + DECIDE_S_MAX)

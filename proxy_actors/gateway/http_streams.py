@@ -106,7 +106,7 @@ class HttpStreams:
         message = exchange.message
         assert message.id is not None
         ask = OpenCallStream(
-            exchange.id, session.key, message.id, exchange.deadline_s, session.principal
+            exchange.id, session.key, message.id, exchange.deadline_s, exchange.owner.name
         )
         return self._hand_over(exchange, session, upstream, ask, on_cancel)
 
@@ -119,7 +119,7 @@ class HttpStreams:
         upstream, head = self.open(
             exchange.accepted.forwarded, session, exchange.owner, exchange.id
         )
-        ask = OpenStandaloneStream(exchange.id, session.key, session.principal)
+        ask = OpenStandaloneStream(exchange.id, session.key, exchange.owner.name)
         return self._hand_over(exchange, session, upstream, ask), head
 
     def _hand_over(

@@ -20,14 +20,15 @@ class OpenCallStream(Message, frozen=True):
     """Exchange to upstream, asked: its answer has become an event stream, take the source over.
 
     Answered with the stream's name, or with a StreamsFullError; then the source is still the
-    asker's. `request_id` is the raw JSON of the client's request id.
+    asker's. `request_id` is the raw JSON of the client's request id, `owner` out of whose share of
+    streams it comes, here and below.
     """
 
     exchange_id: int
     session_key: str
     request_id: bytes
     deadline_s: float
-    principal: str = ""
+    owner: str = ""
 
 
 class ReserveStandalone(Message, frozen=True):
@@ -40,7 +41,7 @@ class ReserveStandalone(Message, frozen=True):
 
     session_key: str
     exchange_id: int
-    principal: str = ""
+    owner: str = ""
 
 
 class ReleaseStandalone(Message, frozen=True):
@@ -60,7 +61,7 @@ class OpenStandaloneStream(Message, frozen=True):
 
     exchange_id: int
     session_key: str
-    principal: str = ""
+    owner: str = ""
 
 
 class ClientAnswered(Message, frozen=True):

@@ -74,14 +74,14 @@ class SubmitCall(Message, frozen=True):
 
     Answered with a `CallAnswered`, or with a `CallStreaming` as soon as anything other than the
     answer arrives for the call, or a FailedError. An ask that ends without an answer must be
-    followed by `AbandonCall`. `owner` is whose share of what may be in flight it comes out of.
+    followed by `AbandonCall`. `owner` is out of whose share of what may be in flight it comes, and
+    of streams if it becomes one.
     """
 
     call_id: int
     session_key: str
     request: jsonrpc.Message
     deadline_s: float
-    principal: str = ""
     owner: Owner = NOBODY
 
 
@@ -125,10 +125,11 @@ class OpenStandalone(Message, frozen=True):
     """Exchange to child or upstream, asked: the session's standalone stream.
 
     Answered with the name of a stream: a new one, or the one that is open; or a StreamsFullError.
+    `owner` is out of whose share a new one comes.
     """
 
     session_key: str
-    principal: str = ""
+    owner: str = ""
 
 
 class SessionSeen(Message, frozen=True):

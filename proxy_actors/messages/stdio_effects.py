@@ -34,7 +34,7 @@ class StreamCall(Message, frozen=True):
     call_id: int
     request_id: bytes
     session_key: str
-    principal: str = ""
+    owner: str = ""
 
 
 class EmitToCall(Message, frozen=True):
@@ -73,7 +73,7 @@ class StartStandalone(Message, frozen=True):
     """Start the session's standalone stream, and answer the asker with its name."""
 
     session_key: str
-    principal: str = ""
+    owner: str = ""
 
 
 class EmitToSession(Message, frozen=True):
@@ -306,7 +306,7 @@ class StartSessionStream(Message, frozen=True):
     """Start the session's standalone stream, and answer the asker with its name."""
 
     session_key: str
-    principal: str = ""
+    owner: str = ""
 
 
 class JoinSessionStream(Message, frozen=True):

@@ -35,7 +35,7 @@ SHARE_OF_REST = 8
 """How many times as much as is left for others somebody may have; their alpha."""
 
 
-def may_have_one_more(own: int, free: int, of_rest: int = SHARE_OF_REST) -> bool:
+def may_have_one_more(own: int, free: float, of_rest: int = SHARE_OF_REST) -> bool:
     """Whether who has `own` may have one more where so many are free; who has none, the last."""
     return own <= of_rest * (free - 1)
 

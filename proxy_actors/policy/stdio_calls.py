@@ -66,7 +66,7 @@ class Call:
 
     __slots__ = (
         "alone", "cancelled", "client_id", "client_token", "deadline_s", "id", "method",
-        "open_requests", "over", "owner", "principal", "session_key", "stands_since_s", "streaming",
+        "open_requests", "over", "owner", "session_key", "stands_since_s", "streaming",
         "submitted_s", "unsent", "upstream_id", "upstream_token",
     )  # fmt: skip
 
@@ -75,7 +75,6 @@ class Call:
         assert request.id is not None and request.method is not None
         self.id = submit.call_id
         self.session_key = submit.session_key
-        self.principal = submit.principal
         self.owner = submit.owner
         self.client_id = request.id
         self.client_token = request.progress_token()
@@ -171,7 +170,7 @@ class CallTable:
         if not call.streaming and not call.alone:
             call.streaming = True
             effects.append(
-                e.StreamCall(call.id, call.client_id, call.session_key, call.principal)
+                e.StreamCall(call.id, call.client_id, call.session_key, call.owner.name)
             )
 
     def leave_alone(self, call_id: int) -> Call | None:

@@ -97,8 +97,8 @@ class ExclusivePolicy:
                 self._calls.abandon(call_id, unwritten, effects)
             case m.PostFailed():
                 self._calls.fail(message, effects)
-            case m.OpenStandalone(session_key, principal):
-                self._open_standalone(session_key, principal, effects)
+            case m.OpenStandalone(session_key, owner):
+                self._open_standalone(session_key, owner, effects)
             case m.CallSweepDue(generation):
                 if generation == self._generation:
                     self._armed = False
@@ -159,11 +159,11 @@ class ExclusivePolicy:
         effects.append(e.WriteFrame(sent.raw))
 
     def _open_standalone(
-        self, session_key: str, principal: str, effects: list[LedgerEffect]
+        self, session_key: str, owner: str, effects: list[LedgerEffect]
     ) -> None:
         self._session_key = session_key
         self._standalone_open = True
-        effects.append(e.StartStandalone(session_key, principal))
+        effects.append(e.StartStandalone(session_key, owner))
         waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for _, frame in waiting:
             self._to_standalone(frame, effects)

@@ -102,8 +102,8 @@ class SharedSessionsPolicy:
                 self._submit(message, effects)
             case m.AbandonCall(call_id):
                 self._asks.abandon(call_id)
-            case m.OpenStandalone(session_key, principal):
-                self._open(session_key, principal, effects)
+            case m.OpenStandalone(session_key, owner):
+                self._open(session_key, owner, effects)
             case m.NotificationReceived(frame, sessions):
                 self._notified(frame, sessions, effects)
             case m.OwnAnswered():
@@ -176,7 +176,7 @@ class SharedSessionsPolicy:
             self._answer_here(submit, effects)
 
     def _open(
-        self, session_key: str, principal: str, effects: list[SharedSessionsEffect]
+        self, session_key: str, owner: str, effects: list[SharedSessionsEffect]
     ) -> None:
         session = self._sessions.get(session_key)
         if session is None:
@@ -185,7 +185,7 @@ class SharedSessionsPolicy:
             effects.append(e.JoinSessionStream(session_key))
         else:
             session.stream_open = True
-            effects.append(e.StartSessionStream(session_key, principal))
+            effects.append(e.StartSessionStream(session_key, owner))
             for data in session.missed.values():
                 effects.append(e.EmitToSessionStream(session_key, data))
             session.missed.clear()

@@ -1,5 +1,8 @@
 """How many event streams there may be: of a session, of a principal, at an upstream, in all.
 
+Those at an upstream and all of them are for everybody, and a stream may stay open for long; so who
+has some may have one more only while enough is left for others (`policy/shares.py`).
+
 Owns a row for each stream that is open, and nothing else of it. A stream is open from its start to
 its end, read or not; what is kept of it afterwards for those who have missed some is bounded
 elsewhere. Each row is closed once, by whoever is first to see the stream's end; who comes later
@@ -8,12 +11,14 @@ finds no row. `actors/stream_directory.py` keeps the books.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from enum import StrEnum
 
 import msgspec
 
+from proxy_actors.policy.shares import may_have_one_more
 from proxy_actors.policy.stream_limits import StreamLimits
 
 
@@ -25,19 +30,29 @@ class StreamKind(StrEnum):
 
 
 class StreamBound(StrEnum):
-    """The bounds, narrowest first: the first one that is reached is what a client is told."""
+    """The bounds: the first one that is reached is what a client is told.
+
+    SHARE is one client's share of those at its upstream, or of all.
+    """
 
     SESSION = "session"
     PRINCIPAL = "principal"
     UPSTREAM = "upstream"
     ALL = "all"
+    SHARE = "share"
 
 
 class StreamOwner(msgspec.Struct, frozen=True):
-    """Whose a stream is: the session's key, the hash of its principal, its upstream's name."""
+    """Whose a stream is.
+
+    Attributes:
+        session_key: the key of its session.
+        name: its principal's, or an anonymous address's; "" has no share.
+        upstream: its upstream's name.
+    """
 
     session_key: str
-    principal: str = ""
+    name: str = ""
     upstream: str = ""
 
 
@@ -69,15 +84,19 @@ class StreamBooks:
     def reached(self, owner: StreamOwner) -> StreamBound | None:
         """Return the bound that keeps this owner from one more stream, if one does."""
         limits, counts = self._limits, self._counts
-        upstream_max = self._upstreams.get(owner.upstream)
-        for bound, whose, most in (
-            (StreamBound.SESSION, owner.session_key, limits.streams_per_session_max),
-            (StreamBound.PRINCIPAL, owner.principal, limits.streams_per_principal_max),
-            (StreamBound.UPSTREAM, owner.upstream, upstream_max),
-        ):
-            if most is not None and counts[bound, whose] >= most:
-                return bound
-        return StreamBound.ALL if len(self._rows) >= limits.streams_max else None
+        of_session, of_name, of_upstream, of_both = (counts[key] for key in _counted(owner))
+        free_there = self._upstreams.get(owner.upstream, math.inf) - of_upstream
+        free = limits.streams_max - len(self._rows)
+        if of_session >= limits.streams_per_session_max:
+            return StreamBound.SESSION
+        if of_name >= limits.streams_per_principal_max:
+            return StreamBound.PRINCIPAL
+        if free_there <= 0:
+            return StreamBound.UPSTREAM
+        if free <= 0:
+            return StreamBound.ALL
+        has_room = may_have_one_more(of_both, free_there) and may_have_one_more(of_name, free)
+        return None if has_room or not owner.name else StreamBound.SHARE
 
     def enter(self, stream: str, kind: StreamKind, owner: StreamOwner) -> None:
         """Open the row of a stream, whose name no other ever has."""
@@ -109,14 +128,15 @@ class StreamBooks:
         another would be so for ever.
         """
         rows, kinds, counts = self._rows, self.open, self._counts
-        a, b, c = _counted(owner)
-        last, of_a, of_b, of_c = kinds[kind] + more, *(counts[key] + more for key in (a, b, c))
-        rows[stream], kinds[kind], counts[a], counts[b], counts[c] = row, last, of_a, of_b, of_c
+        a, b, c, d = keys = _counted(owner)
+        last, *new = kinds[kind] + more, *(counts[key] + more for key in keys)
+        rows[stream], kinds[kind], counts[a], counts[b], counts[c], counts[d] = row, last, *new
 
 
-def _counted(owner: StreamOwner) -> tuple[tuple[StreamBound, str], ...]:
+def _counted(owner: StreamOwner) -> tuple[tuple[StreamBound, Hashable], ...]:
     return (
         (StreamBound.SESSION, owner.session_key),
-        (StreamBound.PRINCIPAL, owner.principal),
+        (StreamBound.PRINCIPAL, owner.name),
         (StreamBound.UPSTREAM, owner.upstream),
+        (StreamBound.SHARE, (owner.name, owner.upstream)),
     )

@@ -19,7 +19,7 @@ class StreamLimits(msgspec.Struct, frozen=True):
         ended_max: streams that have ended and are still kept, in all, 1 to 1,000,000.
         bytes_total_max: bytes of all streams' events together, 1 KiB to 1 TiB.
         streams_max: streams that are open, in all; so the following, each 1 to 1,000,000.
-        streams_per_principal_max: those of one principal.
+        streams_per_principal_max: those of one principal, or of an address that is anonymous.
         streams_per_session_max: those of one session.
     """
 

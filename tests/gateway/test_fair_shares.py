@@ -1,4 +1,5 @@
-"""Nobody has so many of what is bounded that another client finds none: sessions, handshakes.
+"""Nobody has so many of what is bounded that another client finds none: sessions, handshakes,
+streams.
 
 Two principals, `ann` who takes all that she can get, and `bob`. RELIABILITY 1.11.
 """
@@ -11,6 +12,8 @@ from proxy_actors.options import StdioMode
 from proxy_actors.policy.session_shares import SessionShares
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits, ChildrenPolicy
+from proxy_actors.policy.stream_bounds import StreamBooks
+from proxy_actors.policy.stream_limits import StreamLimits
 from tests.defects import Defect, planted
 from tests.gateway.scene import ClientWorld, Scene
 from tests.gateway.test_limits import KEYRING, as_
@@ -91,12 +94,41 @@ def test_client_with_many_handshakes_leaves_processes_to_others() -> None:
     assert sorted(came[2:]) == [("ann", 200), ("ann", 200), ("ann", 200), ("bob", 200)]
 
 
+def test_client_with_many_open_streams_leaves_some_to_others() -> None:
+    """It listens no more, and its calls are answered without a stream; another's have one."""
+    scene = Scene(keyring=KEYRING, streams=StreamLimits(streams_max=4))
+
+    def client() -> None:
+        anns = [session_of(opened(scene, "ann")) for _ in range(4)]
+        bobs = session_of(opened(scene, "bob"))
+        listeners = [listen(scene, "ann", session) for session in anns]
+        assert [answer.status for _, answer in listeners] == [200, 200, 200, 429]
+        assert listeners[-1][1].error["data"]["reason"] == "rate-limited"
+
+        def notified(who: str, session: str) -> bytes | None:
+            script = call(1, "sse", "note", "answer", "end")
+            answer = scene.connection().ask(request(script, session=session, fields=as_(who)))
+            assert answer.messages[-1]["id"] == 1
+            return answer.field(b"content-type")
+
+        assert notified("ann", anns[0]) == b"application/json"
+        assert notified("bob", bobs) == b"text/event-stream"
+        for listener, _ in listeners:
+            listener.leave()
+
+    scene.do(client)
+    assert scene.plane.streams.meters.refused == {"share": 2}
+    scene.rest()
+
+
 @pytest.mark.parametrize(
     "defect",
     [
         Defect("one client may have all", SessionShares, "has_room", "self.held[holder]", "0"),
         Defect("one client may have all processes", ChildrenPolicy, "_take",
                "self._held[owner]", "0"),
+        Defect("one client may have all streams", StreamBooks, "reached",
+               "may_have_one_more(of_name, free)", "True"),
     ],
     ids=str,
 )  # fmt: skip
@@ -104,6 +136,7 @@ def test_these_tests_find_what_is_planted(defect: Defect) -> None:
     tests = {
         SessionShares: test_client_that_listens_in_all_its_sessions_leaves_some_to_others,
         ChildrenPolicy: test_client_with_many_handshakes_leaves_processes_to_others,
+        StreamBooks: test_client_with_many_open_streams_leaves_some_to_others,
     }
     with planted(defect), pytest.raises(AssertionError):
         tests[defect.owner]()  # type: ignore[index]  # none of these is a module

@@ -433,7 +433,7 @@ class SharedSubject(Subject):
 
     def _streamed(self, call: Call) -> list[LedgerEffect]:
         was, call.streaming = call.streaming, True
-        return [] if was else [e.StreamCall(call.call_id, ID, call.key)]
+        return [] if was else [e.StreamCall(call.call_id, ID, call.key, owner_of(call.key).name)]
 
     def _exited(self, unwritten: set[int]) -> list[LedgerEffect]:
         effects: list[LedgerEffect] = []

@@ -12,13 +12,17 @@ from proxy_actors.policy.stream_bounds import StreamBooks, StreamBound, StreamKi
 from proxy_actors.policy.stream_limits import StreamLimits
 from tests.policy.search import Subject, check
 
-LIMITS = StreamLimits(streams_max=4, streams_per_principal_max=3, streams_per_session_max=2)
-UPSTREAMS = {"small": 1}
+STREAMS_MAX = 5
+LIMITS = StreamLimits(
+    streams_max=STREAMS_MAX, streams_per_principal_max=3, streams_per_session_max=2
+)
+UPSTREAMS = {"small": 2}
 OWNERS = (
     StreamOwner("s1", "p", "large"), StreamOwner("s2", "p", "large"),
     StreamOwner("s3", "q", "large"), StreamOwner("s3", "q", "small"),
+    StreamOwner("s4", "", "small"),
 )  # fmt: skip
-MOST = {"s1": 2, "s2": 2, "s3": 2, "p": 3, "q": 3, "small": 1}
+MOST = {"s1": 2, "s2": 2, "s3": 2, "s4": 2, "p": 3, "q": 3, "small": 2}
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,20 @@ class BooksSubject(Subject):
         owners = [OWNERS[number] for _, number, _ in self.open]
         for bound, field in (
             (StreamBound.SESSION, "session_key"),
-            (StreamBound.PRINCIPAL, "principal"),
+            (StreamBound.PRINCIPAL, "name"),
             (StreamBound.UPSTREAM, "upstream"),
         ):
             whose = getattr(owner, field)
             if sum(getattr(x, field) == whose for x in owners) >= MOST.get(whose, math.inf):
                 return bound
-        return StreamBound.ALL if len(owners) >= 4 else None
+        if len(owners) >= STREAMS_MAX:
+            return StreamBound.ALL
+        there = [x for x in owners if x.upstream == owner.upstream]
+        for open_now, most in ((owners, STREAMS_MAX), (there, MOST.get(owner.upstream, math.inf))):
+            left = most - len(open_now) - 1
+            if owner.name and left < sum(x.name == owner.name for x in open_now) / 8:
+                return StreamBound.SHARE
+        return None
 
     def _check_counts(self) -> None:
         check(len(self.books) == len(self.open), "a stream is counted twice, or not at all")

@@ -54,8 +54,8 @@ HALVES = (
            "self._streams.enter_stream(stream.slot, owner)\n    self.start_child(stream)"),
     Defect("a stream of a channel is listed before it is started", Channel, "_start_standalone",
            "self.start_child(stream)\n"
-           "    self._streams.enter_stream(stream.slot, self._owner(session_key, principal))",
-           "self._streams.enter_stream(stream.slot, self._owner(session_key, principal))\n"
+           "    self._streams.enter_stream(stream.slot, self._owner(session_key, owner))",
+           "self._streams.enter_stream(stream.slot, self._owner(session_key, owner))\n"
            "    self.start_child(stream)"),
     Defect("a row is written in two steps", StreamBooks, "enter",
            "self._write(stream, (kind, owner), kind, owner, 1)",
