@@ -18,13 +18,7 @@ from proxy_actors.actors.pipes import Pipes
 from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.actors.stream_directory import CALL, STANDALONE, StreamDirectory
 from proxy_actors.actors.subscriber import Subscribers
-from proxy_actors.errors import (
-    Executed,
-    FailedError,
-    ProxyActorsError,
-    Reason,
-    RefusedError,
-)
+from proxy_actors.errors import Executed, FailedError, ProxyActorsError, Reason, RefusedError
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
 from proxy_actors.messages.health import Verdict
@@ -32,6 +26,7 @@ from proxy_actors.messages.lifecycle import ChildStopped
 from proxy_actors.messages.stdio_effects import LedgerEffect
 from proxy_actors.messages.stream import (
     CallCancelled,
+    ClientMoved,
     CloseStream,
     EventReceived,
     RequestOpened,
@@ -125,6 +120,9 @@ class Channel(Actor):
                 self._apply(self._liveness.due(generation))
             case RequestOpened() | StreamOver():
                 pass  # told by a stream of ours, which had it from the ledger
+            case ClientMoved(stream, here):
+                moved = m.CallClientMoved(self._call_of(stream), here)
+                self._apply(self._policy.handle(moved, self.world.now_s()))
             case _:
                 self._receive(message)
         return None
@@ -141,9 +139,7 @@ class Channel(Actor):
 
     def on_child_stopped(self, message: ChildStopped) -> None:
         """A stream is over."""
-        for call_id, slot in list(self._call_streams.items()):
-            if slot.name == message.name:
-                del self._call_streams[call_id]
+        self._call_streams.pop(self._call_of(message.name), None)
         if self._standalone is not None and self._standalone.name == message.name:
             self._standalone = None
             self._policy.standalone_ended()
@@ -364,6 +360,10 @@ class Channel(Actor):
         self._streams.enter_stream(stream.slot, owner)
         self._call_streams[call.call_id] = stream.slot
         self._reply(call.call_id, m.CallStreaming(name))
+
+    def _call_of(self, stream: str) -> int:
+        """Return the call of a stream; 0 for any other."""
+        return next((id for id, slot in self._call_streams.items() if slot.name == stream), 0)
 
     def _end_call(self, call_id: int) -> None:
         """End a call that its client has cancelled, and that the server did not answer."""

@@ -186,6 +186,9 @@ class EventStream(Actor):
             case m.AnnounceRequest(id):
                 if self.parent is not None:
                     self.parent.tell(m.RequestOpened(self.name, id))
+            case m.AnnounceClient(here):
+                if self.parent is not None:
+                    self.parent.tell(m.ClientMoved(self.name, here))
             case m.WakeStream(after_s, generation):
                 self._cancel_timer()
                 self._cancel_timer = self.world.timer(

@@ -91,6 +91,13 @@ class StreamRefused(Message, frozen=True):
     call_id: int
 
 
+class CallClientMoved(Message, frozen=True):
+    """Shell to ledger: the client that reads the call's stream has left it, or is back."""
+
+    call_id: int
+    here: bool
+
+
 class CallAnswered(Message, frozen=True):
     """The response, its id the client's own again, on one line."""
 

@@ -170,6 +170,17 @@ class RequestOpened(Message, frozen=True):
     id: bytes
 
 
+class ClientMoved(Message, frozen=True):
+    """Stream to parent: the client of a call, whose clock the parent watches, has left or is back.
+
+    Not told of its first coming, nor once the stream is over.
+    """
+
+    always_accepted: ClassVar[bool] = True
+    stream: str
+    here: bool
+
+
 class StreamOver(Message, frozen=True):
     """Stream to parent: nothing will happen on it any more; it stays for who has missed some."""
 
@@ -260,6 +271,12 @@ class AnnounceRequest(Message, frozen=True):
     id: bytes
 
 
+class AnnounceClient(Message, frozen=True):
+    """Effect: tell the parent ClientMoved."""
+
+    here: bool
+
+
 class WakeStream(Message, frozen=True):
     """Effect: tell StreamDeadlineDue(generation) after `after_s` seconds."""
 
@@ -295,6 +312,7 @@ StreamMessage = (
 StreamEffect = (
     AcceptSubscriber
     | AnnounceAbandoned
+    | AnnounceClient
     | AnnounceOver
     | CutSubscriber
     | Push

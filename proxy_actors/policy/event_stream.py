@@ -12,7 +12,9 @@ first, and without a word when the client had cancelled the call. A source that 
 anew where nothing is lost or executed twice thereby: a call's where the server named a place to go
 on from (MCP-S-17), a standalone stream's always. It stays for a while after its end, as nobody
 knows whether all of it has arrived. While the server waits for an answer of the client, the call's
-clock stands still (MCP-X-7), but not for ever (MCP-X-5).
+clock stands still (MCP-X-7), but not for ever (MCP-X-5), nor while the client is away: who may
+never come back is not waited for. Who watches the clock of a call instead hears when its client
+leaves and comes back.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class EventStreamPolicy:
         self._session_key = session_key
         self._wait_s_max = limits.age_s_max
         self._remaining_s: float | None = None
+        self._answer_by_s = math.inf
         self.subscriber_id: int | None = None
         """Who gets the messages now."""
         self._claimed = False
@@ -101,7 +104,7 @@ class EventStreamPolicy:
             case m.Subscribe():
                 self._subscribe(message, now_s, effects)
             case m.Unsubscribe(subscriber_id):
-                self._unsubscribe(subscriber_id, effects)
+                self._unsubscribe(subscriber_id, now_s, effects)
             case m.SourceEnded(reason, text, executed):
                 self._source_ended(reason, text, executed, effects)
             case m.SourceBroke():
@@ -150,12 +153,12 @@ class EventStreamPolicy:
 
     def _request_opened(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
         effects.append(m.AnnounceRequest(id))
-        if self._cancelled or (self._claimed and self.subscriber_id is None):
+        if self._cancelled or (self._standalone and self._is_away()):
             return  # its answer may never come
+        if not self._open_requests:
+            self._answer_by_s = now_s + CLIENT_ANSWER_S_MAX
         self._open_requests.add(id)
-        if self._remaining_s is None and self._deadline_s < math.inf:
-            self._remaining_s = max(self._deadline_s - now_s, 0.0)
-            self._wake(CLIENT_ANSWER_S_MAX, effects)
+        self._mind_clock(now_s, effects)
 
     def _subscribe(
         self, subscribe: m.Subscribe, now_s: float, effects: list[StreamEffect]
@@ -176,6 +179,7 @@ class EventStreamPolicy:
         if events is None or (self._over and not events and after is not None):
             effects.append(m.RefuseSubscriber(GONE))
             return
+        was_away = self._is_away()
         if self.subscriber_id is not None:
             effects.append(m.CutSubscriber(self.subscriber_id))
         self.subscriber_id = subscribe.subscriber_id
@@ -190,6 +194,8 @@ class EventStreamPolicy:
             effects.append(m.Push(tuple(events)))
         if self._over:
             effects.append(m.EndSubscriber(self._broken))
+        elif was_away:
+            self._client_moved(now_s, effects)
 
     def _count_lost(self) -> int:
         """Count what nobody has got, and nobody will."""
@@ -197,13 +203,28 @@ class EventStreamPolicy:
         self._pushed += lost
         return lost
 
-    def _unsubscribe(self, subscriber_id: int, effects: list[StreamEffect]) -> None:
+    def _unsubscribe(
+        self, subscriber_id: int, now_s: float, effects: list[StreamEffect]
+    ) -> None:
         if subscriber_id != self.subscriber_id:
             return
         self.subscriber_id = None
         self._ring.is_unread(self._over)
-        if self._standalone and not self._over:
+        if not self._over:
+            self._client_moved(now_s, effects)
+
+    def _client_moved(self, now_s: float, effects: list[StreamEffect]) -> None:
+        """The client has left, or is back."""
+        if not self._standalone:
+            self._mind_clock(now_s, effects)
+            if self._deadline_s == math.inf:
+                effects.append(m.AnnounceClient(not self._is_away()))
+        elif self._is_away():
             self._wake(self._wait_s_max, effects)
+
+    def _is_away(self) -> bool:
+        """Whether the client has been here and is not."""
+        return self._claimed and self.subscriber_id is None
 
     def _source_broke(self, broke: m.SourceBroke, effects: list[StreamEffect]) -> None:
         reconnect = self._reconnect
@@ -253,18 +274,24 @@ class EventStreamPolicy:
 
     def _answered(self, id: bytes, now_s: float, effects: list[StreamEffect]) -> None:
         self._open_requests.discard(id)
-        if not self._open_requests:
-            self._resume_clock(now_s, effects)
+        self._mind_clock(now_s, effects)
 
     def _call_cancelled(self, now_s: float, effects: list[StreamEffect]) -> None:
         self._cancelled = True
         self._open_requests.clear()
-        self._resume_clock(now_s, effects)
+        self._mind_clock(now_s, effects)
         if self._reconnect is not None and self._reconnect.waiting and not self._over:
             self._end(effects)
 
-    def _resume_clock(self, now_s: float, effects: list[StreamEffect]) -> None:
-        if self._remaining_s is not None and not self._over:
+    def _mind_clock(self, now_s: float, effects: list[StreamEffect]) -> None:
+        """Have the call's clock stand still or go on."""
+        stands = bool(self._open_requests) and not self._is_away()
+        if self._over or self._deadline_s == math.inf or stands == (self._remaining_s is not None):
+            return
+        if self._remaining_s is None:
+            self._remaining_s = max(self._deadline_s - now_s, 0.0)
+            self._wake(self._answer_by_s - now_s, effects)
+        else:
             self._deadline_s = now_s + self._remaining_s
             self._wake(self._remaining_s, effects)
             self._remaining_s = None

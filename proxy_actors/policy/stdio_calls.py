@@ -5,7 +5,8 @@ its deadline, being abandoned, or the child's end. A call is pending until anyth
 arrives for it, or until it has been silent for so long that its client needs to be kept alive; then
 it becomes an event stream. Where there is no room for one the call is left alone: its client gets
 its response and nothing else of it. While the server waits for an answer of the client that it
-asked for within the call, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5).
+asked for within the call, the call's clock stands still (MCP-X-7), but not for ever (MCP-X-5), nor
+while that client is away.
 """
 
 from __future__ import annotations
@@ -59,14 +60,16 @@ class Call:
     Attributes:
         alone: whether it may have no stream, so that nothing but its response can be told of it.
         unsent: whether its request is held back, so that the child knows nothing of it.
+        away: whether its client has left its stream.
         open_requests: what the server has asked the client within the call.
+        asked_s: when the first of these came.
         stands_since_s: since when its clock stands still; None while it runs.
         over: whether it has left the table.
     """
 
     __slots__ = (
-        "alone", "cancelled", "client_id", "client_token", "deadline_s", "id", "method",
-        "open_requests", "over", "owner", "session_key", "stands_since_s", "streaming",
+        "alone", "asked_s", "away", "cancelled", "client_id", "client_token", "deadline_s", "id",
+        "method", "open_requests", "over", "owner", "session_key", "stands_since_s", "streaming",
         "submitted_s", "unsent", "upstream_id", "upstream_token",
     )  # fmt: skip
 
@@ -87,6 +90,8 @@ class Call:
         self.streaming = False
         self.alone = False
         self.cancelled = False
+        self.away = False
+        self.asked_s = 0.0
         self.open_requests: set[bytes] = set()
         self.stands_since_s: float | None = None
         self.over = False
@@ -96,7 +101,7 @@ class Call:
         """When its time is up if nothing happens any more."""
         if self.stands_since_s is None:
             return self.deadline_s
-        return self.stands_since_s + CLIENT_ANSWER_S_MAX
+        return self.asked_s + CLIENT_ANSWER_S_MAX
 
 
 class CallTable:
@@ -195,22 +200,29 @@ class CallTable:
         What the child knows nothing of ends at once.
         """
         call.cancelled = True
-        self._run_clock(call, now_s)
+        self._mind_clock(call, now_s)
         call.deadline_s = min(call.deadline_s, now_s + CANCELLED_S_MAX)
         if call.unsent:
             self._end_unanswered(call, effects)
 
     def pause(self, call: Call, request_id: bytes, now_s: float) -> None:
         """The server has asked the client something within the call."""
+        if not call.open_requests:
+            call.asked_s = now_s
         call.open_requests.add(request_id)
-        if call.stands_since_s is None and not call.cancelled:
-            call.stands_since_s = now_s
+        self._mind_clock(call, now_s)
 
     def resume(self, call: Call, request_id: bytes, now_s: float) -> None:
         """The client has answered, or the server waits no more."""
         call.open_requests.discard(request_id)
-        if not call.open_requests:
-            self._run_clock(call, now_s)
+        self._mind_clock(call, now_s)
+
+    def client_moved(self, call_id: int, here: bool, now_s: float) -> None:
+        """The client has left the call's stream, or is back; no matter if the call is over."""
+        call = self._by_call.get(call_id)
+        if call is not None:
+            call.away = not here
+            self._mind_clock(call, now_s)
 
     def abandon(self, call_id: int, unwritten: bool, effects: list[LedgerEffect]) -> None:
         """Nobody waits for the call any more."""
@@ -271,8 +283,12 @@ class CallTable:
         if not call.cancelled and not call.unsent and call.method != INITIALIZE:
             effects.append(e.WriteFrame(jsonrpc_rewrite.cancelled(call.upstream_id)))
 
-    def _run_clock(self, call: Call, now_s: float) -> None:
-        if call.stands_since_s is not None:
+    def _mind_clock(self, call: Call, now_s: float) -> None:
+        """Have the call's clock stand still or go on."""
+        stands = bool(call.open_requests) and not call.away and not call.cancelled
+        if stands and call.stands_since_s is None:
+            call.stands_since_s = now_s
+        elif not stands and call.stands_since_s is not None:
             call.deadline_s += now_s - call.stands_since_s
             call.stands_since_s = None
 

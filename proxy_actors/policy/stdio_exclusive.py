@@ -51,6 +51,7 @@ ExclusiveMessage = (
     | m.DrainProcess
     | m.PostFailed
     | m.StreamRefused
+    | m.CallClientMoved
 )
 
 
@@ -108,6 +109,8 @@ class ExclusivePolicy:
                 self._draining = True
             case m.StreamRefused(call_id):
                 self._stream_refused(call_id, now_s, effects)
+            case m.CallClientMoved(call_id, here):
+                self._calls.client_moved(call_id, here, now_s)
             case _:
                 assert_never(message)
         self._finish(effects)

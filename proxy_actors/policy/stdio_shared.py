@@ -51,6 +51,7 @@ SharedMessage = (
     | m.CallSweepDue
     | m.DrainProcess
     | m.SubmitOwn
+    | m.CallClientMoved
     | m.StreamRefused
 )
 
@@ -120,6 +121,8 @@ class SharedPolicy:
                 self._draining = True
             case m.StreamRefused(call_id):
                 self._calls.leave_alone(call_id)
+            case m.CallClientMoved(call_id, here):
+                self._calls.client_moved(call_id, here, now_s)
             case m.OpenStandalone():
                 effects.append(e.DropFrame("standalone streams are the upstream's"))
             case _:

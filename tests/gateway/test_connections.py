@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from proxy_actors.errors import ConnectError
 from proxy_actors.policy.stream_limits import StreamLimits
+from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.gateway.handle import READ_BYTES_MAX
 from proxy_actors.gateway.wiring import ConnectionLimits
 from proxy_actors.messages.lifecycle import DescribeState, Stop
@@ -21,6 +23,7 @@ from proxy_actors.messages.server import ConnectionEnded, ServerDrained
 from proxy_actors.messages.upstream import UpstreamDrained
 from proxy_actors.transports.http_server import REFUSE_S_MAX, REFUSING_MAX, HttpServer
 from proxy_actors.world.sim_streams import PIPE_BYTES_MAX
+from tests.defects import Defect, planted
 from tests.gateway.scene import Scene
 from tests.sim.virtual import Answer, VirtualConnection, call, initialize, note, request
 
@@ -466,6 +469,14 @@ def test_question_of_a_call_that_runs_is_answered_in_a_drain(scene: Scene) -> No
     assert "result" in answer.message
     scene.rest()
     assert drained(scene) == {ServerDrained, UpstreamDrained}
+
+
+def test_drain_that_leaves_its_listener_at_once_is_found() -> None:
+    """By the test before this one."""
+    defect = Defect("answers to a server's questions find no listener", ClientTable,
+                    "begin_drain", "{x for x in self._connections if not x.idle}", "set()")
+    with planted(defect), pytest.raises(ConnectError):
+        test_question_of_a_call_that_runs_is_answered_in_a_drain(Scene())
 
 
 def test_listener_that_is_started_anew_in_a_drain_goes_on_with_it(

@@ -454,7 +454,7 @@ def test_person_may_think_for_longer_than_a_stream_may_be_silent() -> None:
     """MCP-X-7: the server that asks cannot say anything meanwhile."""
     scene = resumable()
     session = scene.session()
-    scene.server.signal = patient(scene)
+    scene.server.signal = patient(scene.server)
     answer, ended = sent(scene, request(call(1, "sse", "ask", "answer", "end"), session=session),
                          "POST")
     scene.run(5 * LIMITS.idle_s_max)
@@ -465,9 +465,9 @@ def test_person_may_think_for_longer_than_a_stream_may_be_silent() -> None:
     assert came(answer) == ["elicitation/create", 1]
 
 
-def patient(scene: Scene) -> Any:
+def patient(server: Any) -> Any:
     """Signals of a server that waits for as long as it takes."""
-    make = scene.server.signal
+    make = server.signal
 
     def signal() -> Any:
         made = make()

@@ -92,7 +92,8 @@ class EventStreamSubject(Subject):
         self.log = Log()
         self.open: set[bytes] = set()
         self.left_s = CALL_S if watched and not standalone else math.inf
-        self.stands_since_s: float | None = None
+        self.stands = False
+        self.asked_since_s = 0.0
         self.alone_since_s = BEGIN_S
         self.over_s = 0.0
         self.armed_s = math.inf
@@ -165,7 +166,8 @@ class EventStreamSubject(Subject):
             self.broken,
             tuple((data, self.now_s - at_s > WAIT_S) for _, data, at_s in log.kept),
             log.last - log.pushed, sum(number > log.pushed for number in log.taken),
-            tuple(sorted(self.open)), self.answered, self.left_s, self.armed_s - self.now_s,
+            tuple(sorted(self.open)), bool(self.open) and self.now_s - self.asked_since_s,
+            self.answered, self.left_s, self.armed_s - self.now_s,
             self.now_s < BEGIN_S + CALL_S, policy._pushed - log.last,
             policy._ring.last - log.last, policy._ring.first - log.last,
             tuple(sorted(policy._open_requests)), policy._remaining_s is None,
@@ -175,6 +177,7 @@ class EventStreamSubject(Subject):
 
     def _observe(self, move: StreamMessage, due: bool, effects: list[StreamEffect]) -> None:
         was_over, ended, gives_up, finishes = self.over, False, False, False
+        was_away = self._away()
         expected: list[bytes] = []
         lost, opened = 0, None
         accepted, refused, cut = None, None, None
@@ -189,9 +192,10 @@ class EventStreamSubject(Subject):
                     self.answered |= final
                     if kind is MessageKind.REQUEST:
                         opened = id
-                        away = self.claimed and self.subscriber is None
-                        if not self.cancelled and not away:
+                        if not self.cancelled and not (self.standalone and was_away):
                             assert id is not None
+                            if not self.open:
+                                self.asked_since_s = self.now_s
                             self.open.add(id)
             case m.Subscribe(subscriber_id, key, after):
                 refused = self._refusal(key, after)
@@ -222,7 +226,7 @@ class EventStreamSubject(Subject):
                 gives_up = due and self.standalone and not self.over and self.subscriber is None
                 finishes = gives_up or (due and self.over)
                 ended = due and not self.over
-        self._run_clock()
+        self.stands = bool(self.open) and self.left_s < math.inf and not self._away()
         pushes = [x for effect in effects if isinstance(effect, m.Push) for x in effect.messages]
         check(pushes == expected, "a message goes to its one subscriber, in order, or waits")
         dropped = sum(effect.count for effect in effects if isinstance(effect, m.CountDropped))
@@ -231,6 +235,10 @@ class EventStreamSubject(Subject):
         announced = [effect.id for effect in effects if isinstance(effect, m.AnnounceRequest)]
         check(announced == ([] if opened is None else [opened]), "a request is announced")
         check(not self.finished, "nothing happens after the end")
+        moved = [effect.here for effect in effects if isinstance(effect, m.AnnounceClient)]
+        tells = was_away != self._away() and not self.over and not self.standalone
+        tells = tells and self.left_s == math.inf
+        check(moved == [was_away] * tells, "who watches the clock hears of the client")
         heard = self.over and accepted is not None
         self._check_end(move, ended, gives_up, heard, effects)
         check((m.Finish() in effects) == finishes, "a stream stays for those who may come back")
@@ -295,15 +303,12 @@ class EventStreamSubject(Subject):
     # The clock.
 
     def _pass_to(self, time_s: float) -> None:
-        if self.stands_since_s is None and not self.over:
+        if not self.stands and not self.over:
             self.left_s -= time_s - self.now_s
         self.now_s = time_s
 
-    def _run_clock(self) -> None:
-        if not self.open or self.left_s == math.inf:
-            self.stands_since_s = None
-        elif self.stands_since_s is None:
-            self.stands_since_s = self.now_s
+    def _away(self) -> bool:
+        return self.claimed and self.subscriber is None
 
     def _note_timer(self, effects: list[StreamEffect]) -> None:
         for effect in effects:
@@ -318,8 +323,8 @@ class EventStreamSubject(Subject):
             due_s = self.over_s + WAIT_S
         elif self.standalone:
             due_s = math.inf if self.subscriber is not None else self.alone_since_s + WAIT_S
-        elif self.stands_since_s is not None:
-            due_s = self.stands_since_s + CLIENT_ANSWER_S_MAX
+        elif self.stands:
+            due_s = self.asked_since_s + CLIENT_ANSWER_S_MAX
         else:
             due_s = self.now_s + self.left_s
         if due_s < math.inf:

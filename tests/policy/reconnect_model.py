@@ -99,7 +99,7 @@ class ReconnectSubject(Subject):
             case m.RequestAnswered():
                 self.asked = False
             case m.EventReceived(kind=MessageKind.REQUEST):
-                away = self.claimed and not self.subscribed
+                away = self.standalone and self.claimed and not self.subscribed
                 self.asked |= not (self.over or self.cancelled or away)
             case m.EventReceived(final=final):
                 self.over |= final

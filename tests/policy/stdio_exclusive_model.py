@@ -71,7 +71,7 @@ Move = ExclusiveMessage | Passes | StreamEnds | Exits
 
 @dataclass
 class Call:
-    """A call in flight. Its clock has `left_s`, or stands still since then."""
+    """A call in flight. Its clock has `left_s`; the client is asked something since `asked_s`."""
 
     call_id: int
     id: bytes
@@ -80,9 +80,14 @@ class Call:
     streaming: bool = False
     alone: bool = False
     cancelled: bool = False
+    away: bool = False
     left_s: float = CALL_S
-    stands_since_s: float | None = None
+    asked_s: float = 0.0
     requests: set[bytes] = field(default_factory=set)
+
+    @property
+    def stands(self) -> bool:
+        return bool(self.requests) and not self.cancelled and not self.away
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Scope:
     drains: bool = False
     posts: bool = False
     full: bool = False
+    leaves: bool = False
 
 
 class ExclusiveSubject(Subject):
@@ -156,6 +162,10 @@ class ExclusiveSubject(Subject):
         yield from self._times()
         if scope.full:
             yield from (m.StreamRefused(x.call_id) for x in self.calls.values() if x.streaming)
+        if scope.leaves:
+            for call in self.calls.values():
+                if call.streaming:
+                    yield m.CallClientMoved(call.call_id, call.away)
         if scope.drains:
             yield m.DrainProcess()
         yield Exits(frozenset())
@@ -165,7 +175,7 @@ class ExclusiveSubject(Subject):
         if not self.scope.time or not self.armed:
             return
         yield m.CallSweepDue(self.generation)
-        stands = [x.stands_since_s for x in self.calls.values() if x.stands_since_s is not None]
+        stands = [x.asked_s for x in self.calls.values() if x.stands]
         overdue = any(self._due_in_s(call) <= 0 for call in self.calls.values())
         expired = any(self.now_s - since_s >= WAITING_S_MAX for since_s, _ in self.waiting)
         if not overdue and not expired:
@@ -181,7 +191,7 @@ class ExclusiveSubject(Subject):
         match move:
             case Passes(seconds):
                 for call in self.calls.values():
-                    if call.stands_since_s is None:
+                    if not call.stands:
                         call.left_s -= seconds
                 self.now_s += seconds
             case StreamEnds():
@@ -212,10 +222,10 @@ class ExclusiveSubject(Subject):
         return (
             tuple(
                 (
-                    x.id, x.handshake, x.streaming, x.alone, x.cancelled, max(x.left_s, 0.0),
+                    x.id, x.handshake, x.streaming, x.alone, x.cancelled, x.away,
+                    max(x.left_s, 0.0),
                     self.now_s - x.submitted_s >= SILENT_S_MAX, tuple(sorted(x.requests)),
-                    None if x.stands_since_s is None
-                    else min(self.now_s - x.stands_since_s, CLIENT_ANSWER_S_MAX),
+                    bool(x.requests) and min(self.now_s - x.asked_s, CLIENT_ANSWER_S_MAX),
                 )
                 for x in self.calls.values()
             ),
@@ -280,6 +290,9 @@ class ExclusiveSubject(Subject):
                 self.draining = True
             case m.StreamRefused(call_id):
                 return self._left_alone(call_id)
+            case m.CallClientMoved(call_id, here):
+                call = next(call for call in self.calls.values() if call.call_id == call_id)
+                call.away = not here
         return []
 
     def _submitted(self, submit: m.SubmitCall) -> list[LedgerEffect]:
@@ -315,9 +328,9 @@ class ExclusiveSubject(Subject):
         if frame.id is not None:
             self.asks[frame.id] = call
             if call is not None:
+                if not call.requests:
+                    call.asked_s = self.now_s
                 call.requests.add(frame.id)
-                if call.stands_since_s is None and not call.cancelled:
-                    call.stands_since_s = self.now_s
         return self._emitted(call, frame) if call else self._to_stream(frame)
 
     def _route(self) -> Call | bool | None:
@@ -348,8 +361,6 @@ class ExclusiveSubject(Subject):
         if call is None or self.calls.get(call.id) is not call:
             return None
         call.requests.discard(id)
-        if not call.requests:
-            self._run(call)
         return call
 
     def _emitted(self, call: Call, frame: Message) -> list[LedgerEffect]:
@@ -391,7 +402,6 @@ class ExclusiveSubject(Subject):
             elif sent is CANCELS[id] and id in self.calls:
                 call = self.calls[id]
                 call.cancelled = True
-                self._run(call)
                 call.left_s = min(call.left_s, CANCELLED_S_MAX)
         return [e.WriteFrame(sent.raw)]
 
@@ -440,12 +450,7 @@ class ExclusiveSubject(Subject):
         return effects
 
     def _due_in_s(self, call: Call) -> float:
-        if call.stands_since_s is None:
-            return call.left_s
-        return call.stands_since_s + CLIENT_ANSWER_S_MAX - self.now_s
-
-    def _run(self, call: Call) -> None:
-        call.stands_since_s = None
+        return call.asked_s + CLIENT_ANSWER_S_MAX - self.now_s if call.stands else call.left_s
 
     def _ignores_nonsense(self) -> None:
         """What is late, wrong, or of nobody's call is dropped and counted; it changes nothing."""
@@ -454,7 +459,7 @@ class ExclusiveSubject(Subject):
         before = self.key()
         stale: list[ExclusiveMessage] = [
             m.AbandonCall(-1), m.CallSweepDue(self.generation - 1), m.StreamRefused(-1),
-            failed(-1, Executed.UNKNOWN),
+            failed(-1, Executed.UNKNOWN), m.CallClientMoved(-1, here=False),
         ]
         for message in stale:
             effects = self.policy.handle(message, self.now_s)
@@ -483,6 +488,7 @@ ROUTING = Scope(
 ASKING = Scope((b"1", b'"1"'), (b"1", b'"1"'), stream_open=True, drains=True)
 TIME = Scope((b"1", b'"1"'), (b"1",), stream_open=True, time=True)
 STANDING = Scope((b"1",), (b"1", b'"1"'), stream_open=True, time=True)
+LEAVING = Scope((b"1",), (b"1", b'"1"'), time=True, leaves=True)
 FULL = Scope((b"1", b'"1"'), (b"1",), ("log",), progress=True, time=True, full=True)
 FULL_WAITING = Scope(
     (b"1", b'"1"'), (b"1",), ("log",), progress=True, waiting_max=1, full=True

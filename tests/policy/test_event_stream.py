@@ -290,6 +290,46 @@ def test_request_that_nobody_gets_does_not_stop_the_clock() -> None:
     bench.tell(come())
     bench.tell(m.Unsubscribe(1))
     assert bench.tell(ASKED[0]) == [m.AnnounceRequest(b"7")]
+    bench.now_s += 4.0
+    bench.tell(come(after=0))
+    assert bench.armed[-1].after_s == CLIENT_ANSWER_S_MAX - 4.0
+    assert bench.tell(m.RequestAnswered(b"7")) == [
+        m.WakeStream(6.0, bench.armed[-1].generation)
+    ]
+
+
+def test_clock_goes_on_when_the_client_that_is_asked_leaves() -> None:
+    """It may never come back; its call ends by its deadline, not an hour later."""
+    bench = Bench()
+    bench.tell(come())
+    bench.tell(ASKED[0])
+    bench.now_s += 600.0
+    assert bench.tell(m.Unsubscribe(1)) == [m.WakeStream(10.0, bench.armed[-1].generation)]
+    close, failure, *_ = bench.ring()
+    assert close == m.CloseSource(cancel=True)
+    assert isinstance(failure, m.PushFailure)
+    assert failure.reason is Reason.UPSTREAM_TIMEOUT
+
+
+def test_client_that_comes_and_goes_is_not_waited_for_longer() -> None:
+    """MCP-X-5: the maximum counts from the question, however often it has left since."""
+    bench = Bench()
+    bench.tell(come())
+    bench.tell(ASKED[0])
+    bench.now_s += 600.0
+    bench.tell(m.Unsubscribe(1))
+    bench.now_s += 1.0
+    bench.tell(come(2, after=1))
+    assert bench.armed[-1].after_s == CLIENT_ANSWER_S_MAX - 601.0
+
+
+def test_who_watches_the_clock_instead_hears_of_the_client() -> None:
+    bench = Bench(call_s=math.inf)
+    assert bench.tell(come()) == [m.AcceptSubscriber(0)], "its first coming is no news"
+    assert bench.tell(m.Unsubscribe(1)) == [m.AnnounceClient(here=False)]
+    assert bench.tell(come(2, after=0)) == [m.AcceptSubscriber(0), m.AnnounceClient(here=True)]
+    bench.tell(ANSWER)
+    assert bench.tell(m.Unsubscribe(2)) == [], "the call is over"
 
 
 def test_cancelled_call_runs_out_of_time_in_silence() -> None:
@@ -416,10 +456,20 @@ DEFECTS = [
            "elif self.subscriber_id is None:", "else:"),
     Defect("anyone unsubscribes", POLICY, "_unsubscribe",
            "if subscriber_id != self.subscriber_id:", "if False:"),
-    Defect("a client that leaves wakes the call", POLICY, "_unsubscribe",
-           "if self._standalone and", "if"),
-    Defect("a standalone stream outlives its client", POLICY, "_unsubscribe",
+    Defect("a client that leaves wakes the call", POLICY, "_client_moved",
+           "if not self._standalone:", "if False:"),
+    Defect("a standalone stream outlives its client", POLICY, "_client_moved",
            "self._wake(self._wait_s_max, effects)", "pass"),
+    Defect("who watches the clock does not hear of the client", POLICY, "_client_moved",
+           "effects.append(m.AnnounceClient(not self._is_away()))", "pass"),
+    Defect("who is told of the client watches no clock", POLICY, "_client_moved",
+           "if self._deadline_s == math.inf:", "if True:"),
+    Defect("a client that is back is not told of", POLICY, "_subscribe",
+           "elif was_away:", "elif False:"),
+    Defect("a client that comes first is told of", POLICY, "_subscribe",
+           "elif was_away:", "else:"),
+    Defect("a client that leaves what is over is told of", POLICY, "_unsubscribe",
+           "if not self._over:", "if True:"),
     Defect("a source ends without a word", POLICY, "_source_ended",
            "effects.append(m.PushFailure(reason, text, executed))", "pass"),
     Defect("a cancelled call fails", POLICY, "_source_ended",
@@ -433,19 +483,23 @@ DEFECTS = [
     Defect("a stream is closed before its first subscriber", POLICY, "_close",
            "if self._over:\n        if self._claimed:", "if self._over:\n        if True:"),
     Defect("the clock goes on while the client is asked", POLICY, "_request_opened",
-           "self._wake(CLIENT_ANSWER_S_MAX, effects)", "pass"),
-    Defect("the clock stands still for a client that is away", POLICY, "_request_opened",
-           "or (self._claimed and self.subscriber_id is None)", ""),
+           "self._mind_clock(now_s, effects)", "pass"),
+    Defect("the clock stands still for a client that is away", POLICY, "_mind_clock",
+           "and not self._is_away()", ""),
+    Defect("the clock stands still for whom nobody asks", POLICY, "_mind_clock",
+           "bool(self._open_requests) and", ""),
+    Defect("a client is waited for anew when it is back", POLICY, "_mind_clock",
+           "self._answer_by_s - now_s", "CLIENT_ANSWER_S_MAX"),
     Defect("a request is not announced", POLICY, "_request_opened",
            "effects.append(m.AnnounceRequest(id))", "pass"),
-    Defect("the second request starts the standstill anew", POLICY, "_request_opened",
-           "self._remaining_s is None and", ""),
-    Defect("any answer starts the clock", POLICY, "_answered",
+    Defect("the second request is waited for from its own beginning", POLICY, "_request_opened",
            "if not self._open_requests:", "if True:"),
-    Defect("the clock starts with all of its time", POLICY, "_resume_clock",
+    Defect("any answer starts the clock", POLICY, "_answered",
+           "self._open_requests.discard(id)", "self._open_requests.clear()"),
+    Defect("the clock starts with all of its time", POLICY, "_mind_clock",
            "self._wake(self._remaining_s, effects)", "self._wake(10.0, effects)"),
-    Defect("an answer wakes what is over", POLICY, "_resume_clock",
-           " and not self._over", ""),
+    Defect("an answer wakes what is over", POLICY, "_mind_clock",
+           "self._over or ", ""),
     Defect("a stale timer counts", POLICY, "handle",
            "if generation == self._generation:", "if True:"),
     Defect("a cancelled call is cancelled again", POLICY, "_time_is_up",

@@ -37,7 +37,7 @@ MUTANTS = (
            "self._push(effect.messages)", "self._push(effect.messages * 2)"),
     Defect("a stream's crash leaves its call without an answer", EventStream, "on_end",
            "if self._failure is not None and", "if False and"),
-    Defect("a standalone stream outlives its reader", EventStreamPolicy, "_unsubscribe",
+    Defect("a standalone stream outlives its reader", EventStreamPolicy, "_client_moved",
            "self._wake(self._wait_s_max, effects)", "pass"),
     Defect("a stream that is over stays listed", EventStream, "on_end",
            "self._streams.remove(self.name)", "pass"),

@@ -11,7 +11,6 @@ from proxy_actors.actors.root import Root
 from proxy_actors.actors.session_registry import SessionRegistry
 from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.gateway import rescue
-from proxy_actors.gateway.client_table import ClientTable
 from proxy_actors.policy.stream_bounds import StreamBooks
 from proxy_actors.policy.supervision import SupervisionPolicy
 from tests.defects import Defect
@@ -34,6 +33,4 @@ MUTANTS = (
     Defect("a stream stays in the books", StreamBooks, "leave",
            "self._write(stream, None, *row, -1)", "pass"),
     Defect("nobody hears of a drain", Root, "on_receive", "self.drain()", "pass"),
-    Defect("answers to a server's questions find no listener in a drain", ClientTable,
-           "begin_drain", "{x for x in self._connections if not x.idle}", "set()"),
 )  # fmt: skip
