@@ -29,13 +29,7 @@ class LegacyCalls(LegacyTasks):
         self._world = world
         self._exchange_ids = exchange_ids
         self._by_stream: dict[str, dict[int, Exchange]] = {}
-        self._of_before: set[int] = set()
         self._on_answered: Callable[[], object] | None = None
-
-    @property
-    def awaited(self) -> bool:
-        """Whether a request that was being served as the hand-over began still is."""
-        return bool(self._of_before)
 
     def enter(self, exchange: Exchange) -> None:
         """List a request; whoever does must `leave` at its end."""
@@ -47,22 +41,18 @@ class LegacyCalls(LegacyTasks):
         del of_stream[exchange.id]
         if not of_stream:
             del self._by_stream[exchange.stream.name]
-        if exchange.id in self._of_before:
-            self._of_before.remove(exchange.id)
-            if not self._of_before and self._on_answered is not None:
-                self._on_answered()
+        if not self._by_stream and self._on_answered is not None:
+            self._on_answered()
 
     def begin_hand_over(self, on_answered: Callable[[], object]) -> None:
-        """Await the requests that are being served now. Once.
+        """Await the requests that are being served, also those that begin from now on.
 
         What their servers ask is answered on connections of its own, which must come here.
 
         Args:
-            on_answered: called when the last of them has been, if there are any.
+            on_answered: called whenever the last that is being served has been answered.
         """
-        if self._on_answered is None:
-            self._on_answered = on_answered
-            self._of_before = {id for calls in self._by_stream.values() for id in calls}
+        self._on_answered = on_answered
 
     def cancel(self, stream: str) -> None:
         """Tell the server that no request of this stream's is wanted any more (MCP-L-5)."""

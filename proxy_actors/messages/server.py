@@ -44,7 +44,7 @@ class ConnectionEnded(Message, frozen=True):
 
 
 class LegacyCallsEnded(Message, frozen=True):
-    """Data plane to server: what a hand-over has awaited of HTTP+SSE clients has been answered."""
+    """Data plane to server, in a hand-over: no request of an HTTP+SSE client is being served."""
 
     always_accepted: ClassVar[bool] = True
 

@@ -133,8 +133,11 @@ class HttpServer(Actor):
                     self._wait_for_idle()
                 else:
                     self._tell_parent(ListenerHandedOver())
-            case ConnectionEnded() | LegacyCallsEnded():
+            case ConnectionEnded():
                 self._report()
+            case LegacyCallsEnded():
+                if self._wiring.handing_over:  # a drain awaits their streams
+                    self._report()
             case _:
                 for effect in self._intake.handle(message):
                     if self._end_watch is not None:
@@ -241,7 +244,7 @@ class HttpServer(Actor):
 
     def _report(self) -> None:
         handing_over = self._wiring.handing_over
-        if self._clients.awaited or handing_over and self._wiring.legacy_calls.awaited:
+        if self._clients.awaited or handing_over and self._wiring.legacy_calls:
             return
         self._leave_listener()
         if self._clients or handing_over:

@@ -121,15 +121,26 @@ def test_stream_that_listens_is_not_waited_for(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_call_of_a_client_of_http_and_sse_holds_the_listener(scene: Scene, dies: bool) -> None:
-    """MCP-S-23, L-3: its POST has been answered, but what its server asks has not."""
+@pytest.mark.parametrize("late", [False, True])
+def test_call_of_a_client_of_http_and_sse_holds_the_listener(
+    scene: Scene, late: bool, dies: bool
+) -> None:
+    """MCP-S-23, L-3: its POST has been answered, but what its server asks has not.
+
+    So does one that has come `late`, while one of before was served.
+    """
 
     def client() -> dict[str, object]:
         legacy = LegacyClient(scene)
         legacy.initialize()
+        if late:
+            assert legacy.post(call(2, "pause 2", "json")).status == 202
+            hand_over(scene)
+            scene.pass_time(1.0)
         assert legacy.post(call(1, "sse", "ask", "answer", "end")).status == 202
         question = legacy.message(lambda x: "method" in x and "id" in x)
-        hand_over(scene)
+        if not late:
+            hand_over(scene)
         if dies:
             scene.kill_listener()
         scene.pass_time(5.0)
@@ -147,25 +158,39 @@ def test_call_of_a_client_of_http_and_sse_holds_the_listener(scene: Scene, dies:
 
 
 def test_client_of_http_and_sse_that_listens_is_not_waited_for(scene: Scene) -> None:
-    """And a call that comes later than the hand-over is served, but not waited for either."""
+    def client() -> None:
+        legacy = LegacyClient(scene)
+        legacy.initialize()
+        hand_over(scene)
+        scene.pass_time(1.0)
+        assert (listens(scene), told(scene, ListenerHandedOver)) == (False, 1)
+        legacy.close()
+
+    scene.do(client)
+    scene.rest()
+
+
+def test_call_of_a_client_of_http_and_sse_holds_the_listener_for_a_bounded_time(
+    scene: Scene,
+) -> None:
+    """And is answered on its stream, which ends after that."""
 
     def client() -> dict[str, object]:
         legacy = LegacyClient(scene)
         legacy.initialize()
-        connection, first = scene.begin(request(call(1, "pause 2", "json"), session=session))
-        scene.pass_time(0.5)
+        assert legacy.post(call(1, "pause 1", "json")).status == 202
         hand_over(scene)
-        assert legacy.post(call(2, "pause 5", "json")).status == 202
-        while not first.complete:
-            scene.pass_time(0.1)
-        connection.close()
-        scene.pass_time(1.0)
+        assert legacy.post(call(2, "pause 25", "json")).status == 202
+        scene.pass_time(HAND_OVER_S_MAX - 1.0)
+        assert legacy.reply(1)
+        assert (listens(scene), told(scene, ListenerHandedOver)) == (True, 0)
+        scene.pass_time(2.0)
         assert (listens(scene), told(scene, ListenerHandedOver)) == (False, 1)
         answer: dict[str, object] = legacy.reply(2)
+        legacy.until(lambda: legacy.gone)
         legacy.close()
         return answer
 
-    session = scene.session()
     assert "result" in scene.do(client)
     scene.rest()
 
