@@ -166,7 +166,8 @@ class StdioShared(Actor):
     def on_end(self) -> None:
         """Leave no asker waiting, no child listed, and no session known."""
         self._known.clear()  # here: the next incarnation has mail before it has started
-        error = self._unavailable("the upstream is being restarted", 1.0)
+        text = "the upstream is being restarted"
+        error = self._failure_of(Reason.UPSTREAM_UNAVAILABLE, text, 1.0)
         for reply in (*self._asks.values(), *self._describers):
             if not reply.settled:  # the ask that was in hand at a crash has its answer
                 reply.fail(error)
@@ -231,8 +232,8 @@ class StdioShared(Actor):
                     for reply in self._describers:
                         reply.set(described)
                     self._forget_describers()
-                case e.FailDescribed(text, retry_after_s):
-                    error = self._unavailable(text, retry_after_s)
+                case e.FailDescribed(reason, text, retry_after_s):
+                    error = self._failure_of(reason, text, retry_after_s)
                     for reply in self._describers:
                         reply.fail(error)
                     self._forget_describers()
@@ -310,11 +311,8 @@ class StdioShared(Actor):
             )
             del self._asks[call_id]
 
-    def _unavailable(self, text: str, retry_after_s: float) -> FailedError:
-        return FailedError(
-            Reason.UPSTREAM_UNAVAILABLE, text, upstream=self._upstream,
-            retry_after_s=retry_after_s,
-        )
+    def _failure_of(self, reason: Reason, text: str, retry_after_s: float) -> FailedError:
+        return FailedError(reason, text, upstream=self._upstream, retry_after_s=retry_after_s)
 
     def _idle_s(self, now_s: float) -> float:
         """Return for how long, at least, nobody has used them; a stream that is open uses them.

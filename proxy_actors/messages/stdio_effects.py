@@ -250,6 +250,7 @@ class AnswerDescribed(Message, frozen=True):
 class FailDescribed(Message, frozen=True):
     """Answer everybody who asked who is behind the upstream with an error."""
 
+    reason: Reason
     text: str
     retry_after_s: float
 

@@ -34,6 +34,8 @@ from proxy_actors.policy.child_counts import ChildCounts
 from proxy_actors.policy.fair_queue import FairQueue
 
 TAKE_SWEEP_S = 0.5
+DRAINED = "the upstream is being drained"
+DRAINED_RETRY_S = 5.0
 # When to come back while a probe is out: nobody knows how long it will take.
 PROBE_RETRY_S = 1.0
 # A child that has lived so long was no failure to start.
@@ -184,8 +186,8 @@ class SharedChildrenPolicy:
     def _take(self, take: m.TakeChild, now_s: float, effects: list[ChildrenEffect]) -> None:
         self._wake(effects)
         if self._undrained is not None:
-            text = "the upstream is being drained"
-            effects.append(e.RefuseChild(take.exchange_id, Reason.DRAINING, text, 5.0))
+            reason = Reason.DRAINING
+            effects.append(e.RefuseChild(take.exchange_id, reason, DRAINED, DRAINED_RETRY_S))
         elif self._is_down():
             reason, text = Reason.UPSTREAM_UNAVAILABLE, "the server process does not start"
             wait_s = self._wait_s(now_s)
@@ -219,12 +221,13 @@ class SharedChildrenPolicy:
     def _describe(self, now_s: float, effects: list[ChildrenEffect]) -> None:
         self._wake(effects)
         if self._undrained is not None:
-            effects.append(e.FailDescribed("the upstream is being drained", 5.0))
+            effects.append(e.FailDescribed(Reason.DRAINING, DRAINED, DRAINED_RETRY_S))
         elif self._described is not None and self.ready:
             effects.append(e.AnswerDescribed(self._described))
         elif self._is_down():
             text = "the server process does not start"
-            effects.append(e.FailDescribed(text, self._wait_s(now_s)))
+            wait_s = self._wait_s(now_s)
+            effects.append(e.FailDescribed(Reason.UPSTREAM_UNAVAILABLE, text, wait_s))
 
     def _became_ready(
         self,
@@ -267,15 +270,13 @@ class SharedChildrenPolicy:
             self._generation += 1
             effects.append(e.WakeRespawn(wait_s, self._generation))
         if self._is_down():
-            self._fail_waiting(text, self._wait_s(now_s), effects)
-
-    def _fail_waiting(self, text: str, wait_s: float, effects: list[ChildrenEffect]) -> None:
-        effects.append(e.FailDescribed(text, wait_s))
-        self._refuse_all(Reason.UPSTREAM_UNAVAILABLE, text, wait_s, effects)
+            wait_s = self._wait_s(now_s)
+            self._refuse_all(Reason.UPSTREAM_UNAVAILABLE, text, wait_s, effects)
 
     def _refuse_all(
         self, reason: Reason, text: str, wait_s: float, effects: list[ChildrenEffect]
     ) -> None:
+        effects.append(e.FailDescribed(reason, text, wait_s))
         for exchange_id in list(self._waiting.rows):
             self._waiting.take(exchange_id)
             effects.append(e.RefuseChild(exchange_id, reason, text, wait_s))
@@ -323,7 +324,7 @@ class SharedChildrenPolicy:
         if self._undrained is not None:
             return
         self._undrained = {*self._starting, *self._ready_since_s}
-        self._refuse_all(Reason.DRAINING, "the upstream is being drained", 5.0, effects)
+        self._refuse_all(Reason.DRAINING, DRAINED, DRAINED_RETRY_S, effects)
         effects.extend(e.DrainChild(child) for child in sorted(self._undrained))
         self._finish_drain(effects)
 

@@ -246,11 +246,12 @@ class SharedChildrenSubject(Subject):
 
     def _asked(self) -> list[ChildrenEffect]:
         if self.draining:
-            return [e.FailDescribed(DRAINED, 5.0)]
+            return [e.FailDescribed(Reason.DRAINING, DRAINED, 5.0)]
         if any(child.ready for child in self.children.values()):
             return [e.AnswerDescribed(DESCRIBED)]
         if self._is_down():
-            return [e.FailDescribed(DOES_NOT_START, self._retry_s())]
+            reason = Reason.UPSTREAM_UNAVAILABLE
+            return [e.FailDescribed(reason, DOES_NOT_START, self._retry_s())]
         self.describers += 1
         return []
 
@@ -274,7 +275,7 @@ class SharedChildrenSubject(Subject):
         if self._is_down():
             self.describers = 0
             reason, after_s = Reason.UPSTREAM_UNAVAILABLE, self._retry_s()
-            effects.append(e.FailDescribed("gone", after_s))
+            effects.append(e.FailDescribed(reason, "gone", after_s))
             effects += [e.RefuseChild(x.exchange_id, reason, "gone", after_s) for x in self.waiting]
             self.waiting = []
         return effects
@@ -290,10 +291,11 @@ class SharedChildrenSubject(Subject):
         if self.draining:
             return []
         self.draining = True
-        effects: list[ChildrenEffect] = [
+        effects: list[ChildrenEffect] = [e.FailDescribed(Reason.DRAINING, DRAINED, 5.0)]
+        effects += [
             e.RefuseChild(take.exchange_id, Reason.DRAINING, DRAINED, 5.0) for take in self.waiting
         ]
-        self.waiting = []
+        self.waiting, self.describers = [], 0
         for name, child in sorted(self.children.items()):
             child.undrained = True
             effects.append(e.DrainChild(name))

@@ -177,12 +177,12 @@ def test_everybody_is_refused_at_once_while_a_backoff_is_waited_out() -> None:
     bench = Bench(SHARED)
     bench.take(7)
     effects = bench.tell(m.ProcessGone("1", "exit 1"))
-    assert effects[0] == e.FailDescribed("exit 1", 0.5)
+    assert effects[0] == e.FailDescribed(UNAVAILABLE, "exit 1", 0.5)
     assert refusals(effects) == [(7, UNAVAILABLE, 0.5)]
     bench.now_s += 0.25
     assert refusals(bench.take(8)) == [(8, UNAVAILABLE, 0.25)]
     text = "the server process does not start"
-    assert bench.tell(m.DescribeServer()) == [e.FailDescribed(text, 0.25)]
+    assert bench.tell(m.DescribeServer()) == [e.FailDescribed(UNAVAILABLE, text, 0.25)]
 
 
 def test_probe_is_waited_for_until_the_budget_is_spent() -> None:
@@ -280,10 +280,10 @@ def test_drain_refuses_who_waits_and_who_asks() -> None:
     bench.take(7)
     effects = bench.tell(DrainUpstream())
     assert refusals(effects) == [(7, Reason.DRAINING, 5.0)]
-    assert effects[1:] == [e.DrainChild("1"), e.DrainChild("2")]
+    told = e.FailDescribed(Reason.DRAINING, "the upstream is being drained", 5.0)
+    assert [effects[0], *effects[2:]] == [told, e.DrainChild("1"), e.DrainChild("2")]
     assert refusals(bench.take(8)) == [(8, Reason.DRAINING, 5.0)]
-    text = "the upstream is being drained"
-    assert bench.tell(m.DescribeServer()) == [e.FailDescribed(text, 5.0)]
+    assert bench.tell(m.DescribeServer()) == [told]
 
 
 def test_drain_is_over_when_every_child_has_drained_or_ended() -> None:
