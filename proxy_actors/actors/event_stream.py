@@ -113,8 +113,15 @@ class EventStream(Actor):
         if self._source is not None:
             self.world.spawn("stream reader", partial(self._source.read_into, self.ref))
 
-    def on_receive(self, message: StreamMessage) -> object:
+    def on_stop_requested(self) -> None:
+        """Stop behind what has been told: the answer, or why there is none, may be among it."""
+        self.ref.tell(m.StopStream())
+
+    def on_receive(self, message: StreamMessage | m.StopStream) -> object:
         """Apply the message. Subscribe is answered with `Subscribed`, or with a refusal."""
+        if isinstance(message, m.StopStream):
+            self.stop()
+            return None
         for effect in self._policy.handle(message, self.world.now_s()):
             self._perform(effect)
         reply = self.asked_by

@@ -17,7 +17,7 @@ from proxy_actors.actors.refs import Reply, Slot
 from proxy_actors.errors import FailedError, ProxyActorsError
 from proxy_actors.messages import stdio as m
 from proxy_actors.messages import stdio_effects as e
-from proxy_actors.messages.lifecycle import ChildStopped, Stop
+from proxy_actors.messages.lifecycle import ChildStopped
 from proxy_actors.messages.sessions import EndReason, EndSession
 from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DescribeReadiness, Readiness, UpstreamDrained
@@ -102,7 +102,7 @@ class SessionChannels(Actor):
                 case e.StartProcess(child):
                     self._start_channel(child)
                 case e.StopProcess(child):
-                    self._tell_child(child, Stop())
+                    self._tell_child(child, m.EndChannel())
                 case e.GiveChild(exchange_id, child):
                     self._asks.pop(exchange_id).set(child)
                 case e.RefuseChild(exchange_id, reason, text, retry_after_s):

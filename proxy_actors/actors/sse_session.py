@@ -27,6 +27,8 @@ class SseSession(Channel):
             case m.ChannelEnded(reason, text):
                 if not self._gone:
                     self._ended(reason, text)
+            case m.EndChannel():
+                self.on_stop_requested()
             case _:
                 raise ProxyActorsError(f"{self.name} does not understand {type(message).__name__}")
 

@@ -26,6 +26,7 @@ from proxy_actors.world.base import ChildCommand, World
 STOP_STEP_S = 2.0
 # How long the end of an ended process's output is waited for, where a descendant holds the pipe.
 LAST_WORDS_S = 0.5
+SESSION_OVER = "the session has ended"
 
 
 class StdioProcess(Channel):
@@ -53,7 +54,7 @@ class StdioProcess(Channel):
         self._exit: str | None = None
         self._output_ended = False
         self._step = 0
-        self._rests = False
+        self._rests = self._session_over = False
 
     def on_stop_requested(self) -> None:
         """Have the process end, and all streams with it."""
@@ -92,6 +93,9 @@ class StdioProcess(Channel):
             case m.LastWordsDue():
                 self._output_ended = True
                 self._hear_last_words()
+            case m.EndChannel():
+                self._session_over = True
+                self.on_stop_requested()
             case m.RestProcess():
                 if not self._stopping:
                     self._stopping = self._rests = True
@@ -124,10 +128,12 @@ class StdioProcess(Channel):
         """The end of the process and the end of its output come in either order."""
         if self._exit is None or self._gone:
             return
-        if self._output_ended:
-            self._ended(Reason.PROCESS_EXITED, self._exit)
-        else:
+        if not self._output_ended:
             self.world.timer(LAST_WORDS_S, self.ref, m.LastWordsDue())
+        elif self._session_over:
+            self._ended(Reason.SESSION_LOST, SESSION_OVER)
+        else:
+            self._ended(Reason.PROCESS_EXITED, self._exit)
 
     def _stop_step(self, generation: int) -> None:
         if generation != self._step or self._gone:

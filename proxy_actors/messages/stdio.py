@@ -269,6 +269,12 @@ class DrainProcess(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class EndChannel(Message, frozen=True):
+    """Parent to channel: the session that has it is over; end, and tell calls that run so."""
+
+    always_accepted: ClassVar[bool] = True
+
+
 class RestProcess(Message, frozen=True):
     """Upstream to child actor, SHARED and POOL mode: end the process, which nobody uses.
 

@@ -155,6 +155,12 @@ class CloseStream(Message, frozen=True):
     always_accepted: ClassVar[bool] = True
 
 
+class StopStream(Message, frozen=True):
+    """Stream to itself: it was told to stop, and has handled all that had been told before."""
+
+    always_accepted: ClassVar[bool] = True
+
+
 class StreamDeadlineDue(Message, frozen=True):
     """Timer to stream: the call's time may be up."""
 

@@ -23,7 +23,7 @@ from proxy_actors.world.sim_streams import SimProcess
 from proxy_actors.world.sim_world import Faults
 from tests.gateway.scene import ClientWorld
 from tests.sim.upstream import LineReader
-from tests.sim.virtual import PROXY, Answer, VirtualConnection, call, initialize, request
+from tests.sim.virtual import PROXY, Answer, VirtualConnection, call, initialize, note, request
 from tests.stdio_plane import StdioPlane
 
 
@@ -35,10 +35,11 @@ class Crowd(ClientWorld):
         mode: StdioMode,
         waiters_max: int = 1000,
         starts_s: float = 0.0,
+        call_s: float = 1.0,
         **bounds: Any,  # Any: the keys and bounds of the plane
     ) -> None:
         super().__init__(1, Faults(fragment=0.0))
-        self.starts_s = starts_s
+        self.starts_s, self.call_s = starts_s, call_s
         self.programs["server"] = self._serve
         limits = SharedChildrenLimits(1, waiters_max)
         self.plane = StdioPlane(
@@ -76,7 +77,10 @@ class Crowd(ClientWorld):
         while line := reader.line(math.inf):
             message = json.loads(line)
             if message.get("method") == "tools/call":
-                self.pass_time(1.0)
+                if "_meta" in message["params"]:
+                    progress = note("notifications/progress", **message["params"]["_meta"])
+                    process.output.write((json.dumps(progress).encode() + b"\n",), math.inf)
+                self.pass_time(self.call_s)
             if "id" in message:
                 result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
                 answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}

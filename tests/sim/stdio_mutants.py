@@ -37,7 +37,7 @@ OF_EVERY_MODE = (
     Defect("a full box refuses the last message of a stream", Inbox, "offer",
            "and not message.always_accepted", ""),
     Defect("what a process said last is lost", StdioProcess, "_hear_last_words",
-           "if self._output_ended:", "if True:"),
+           "if not self._output_ended:", "if False:"),
     Defect("an end waits for the end of all descendants", StdioProcess, "_hear_last_words",
            "self.world.timer(LAST_WORDS_S, self.ref, m.LastWordsDue())", "pass"),
     Defect("an actor that crashes leaves its askers waiting", Channel, "on_end",
