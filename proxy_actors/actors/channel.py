@@ -351,7 +351,7 @@ class Channel(Actor):
             name,
             self._subscribers,
             lambda error: self._failure(call.call_id, call.request_id, error),
-            session_key=call.session_key,
+            owner=owner,
             streams=self._streams,
             # A session with a channel of its own ends with the process.
             request_id=call.request_id if isinstance(self._policy, SharedPolicy) else None,
@@ -383,11 +383,11 @@ class Channel(Actor):
 
     def _start_standalone(self, session_key: str, owner: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
-        stream = EventStream(
-            self.world, name, self._subscribers, session_key=session_key, streams=self._streams
-        )
+        whose = self._owner(session_key, owner)
+        streams = self._streams
+        stream = EventStream(self.world, name, self._subscribers, owner=whose, streams=streams)
         self.start_child(stream)
-        self._streams.enter_stream(stream.slot, self._owner(session_key, owner))
+        streams.enter_stream(stream.slot, whose)
         self._standalone = stream.slot
         if self.asked_by is not None:
             self.asked_by.set(m.CallStreaming(name))

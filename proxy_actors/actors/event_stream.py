@@ -23,6 +23,7 @@ from proxy_actors.messages import stream as m
 from proxy_actors.messages.stream import StreamEffect, StreamMessage
 from proxy_actors.policy.event_stream import GONE, TAKEN, EventStreamPolicy
 from proxy_actors.policy.reconnect import Reconnect
+from proxy_actors.policy.stream_bounds import StreamOwner
 from proxy_actors.world.base import World, no_timer
 
 _REFUSALS = {
@@ -67,7 +68,7 @@ class EventStream(Actor):
         failure: makes the JSON-RPC error that answers the call; None for a standalone stream.
         deadline_s: when the call's time is up; math.inf when somebody else watches it.
         source: reads the upstream's stream; None when events are told by another actor.
-        session_key: whose clients may read it.
+        owner: whose it is, and so whose clients may read it.
         streams: where it is listed.
         reconnect: when the source is opened anew.
         request_id: under what it is written down; see `StreamDirectory.ring`.
@@ -88,7 +89,7 @@ class EventStream(Actor):
         deadline_s: float = math.inf,
         source: EventSource | None = None,
         *,
-        session_key: str,
+        owner: StreamOwner,
         streams: StreamDirectory,
         reconnect: Reconnect | None = None,
         request_id: bytes | None = None,
@@ -98,9 +99,9 @@ class EventStream(Actor):
         self._failure = failure
         self._source = source
         self._streams = streams
-        self._ring = streams.ring(name, session_key, request_id)
+        self._ring = streams.ring(name, owner, request_id)
         self._policy = EventStreamPolicy(
-            failure is None, deadline_s, session_key, streams.limits, reconnect, self._ring
+            failure is None, deadline_s, owner.session_key, streams.limits, reconnect, self._ring
         )
         # A timer holds its actor: left alone, ended streams would stay until their deadlines.
         self._cancel_timer: Callable[[], None] = no_timer

@@ -220,7 +220,7 @@ class HttpUpstream(Supervisor):
             lambda error: self._tasks.failure(message.exchange_id, message.request_id, error),
             message.deadline_s,
             source,
-            session_key=message.session_key,
+            owner=owner,
             streams=self._streams,
             reconnect=Reconnect(self._reconnect, self.world.random),
             request_id=message.request_id,
@@ -251,9 +251,9 @@ class HttpUpstream(Supervisor):
             return LATER  # nobody waits for the answer; the reservation is about to be released
         name = self._stream_name(STANDALONE)
         stream = EventStream(
-            self.world, name, self._subscribers, source=source,
-            session_key=message.session_key, streams=self._streams,
-            reconnect=Reconnect(self._reconnect, self.world.random), request_id=b"",
+            self.world, name, self._subscribers, source=source, owner=owner,
+            streams=self._streams, reconnect=Reconnect(self._reconnect, self.world.random),
+            request_id=b"",
         )
         self.start_child(stream)
         self._streams.enter_stream(stream.slot, owner)

@@ -368,12 +368,12 @@ class StdioShared(Actor):
 
     def _start_stream(self, session_key: str, owner: str) -> None:
         name = f"{self.name}/{STANDALONE}{self.world.token(12)}"
+        whose = StreamOwner(session_key, owner, self._upstream)
         stream = EventStream(
-            self.world, name, self._subscribers, session_key=session_key, streams=self._streams,
+            self.world, name, self._subscribers, owner=whose, streams=self._streams,
             request_id=b"",
         )
         self.start_child(stream)  # first: what it is listed in it leaves at its end
-        whose = StreamOwner(session_key, owner, self._upstream)
         self._streams.enter_stream(stream.slot, whose)
         self._listed.add(name)
         self._session_streams[session_key] = stream.slot

@@ -26,9 +26,14 @@ class StoredRing(ReplayRing):
     __slots__ = ("_store", "_stream")
 
     def __init__(
-        self, limits: StreamLimits, budget: RingBudget, store: StreamStore, stream: StoredStream
+        self,
+        limits: StreamLimits,
+        budget: RingBudget,
+        store: StreamStore,
+        stream: StoredStream,
+        owner: str = "",
     ) -> None:
-        super().__init__(limits, budget)
+        super().__init__(limits, budget, owner)
         self._store = store
         self._stream: StoredStream | None = stream
         store.write(OpenStream(stream))

@@ -85,7 +85,7 @@ class StreamDirectory(Directory):
         self._count(slot.name, kind, 1)
         self.enter(slot)
 
-    def ring(self, name: str, session_key: str, request_id: bytes | None) -> ReplayRing:
+    def ring(self, name: str, owner: StreamOwner, request_id: bytes | None) -> ReplayRing:
         """Make the ring of a stream.
 
         Args:
@@ -93,9 +93,9 @@ class StreamDirectory(Directory):
                 None where nobody could come back to it after a restart.
         """
         if self.store is None or request_id is None:
-            return ReplayRing(self.limits, self.budget)
-        stream = StoredStream(stream_id(name), session_key, request_id)
-        return StoredRing(self.limits, self.budget, self.store, stream)
+            return ReplayRing(self.limits, self.budget, owner.name)
+        stream = StoredStream(stream_id(name), owner.session_key, request_id)
+        return StoredRing(self.limits, self.budget, self.store, stream, owner.name)
 
     def enter(self, slot: Slot) -> None:
         """List a stream that is counted elsewhere."""

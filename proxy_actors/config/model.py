@@ -119,7 +119,10 @@ class Streams(Section, frozen=True, kw_only=True):
     ] = 1000
     bytes_total_max: Annotated[
         int, Meta(ge=1024, le=1 << 40),
-        doc("Bytes of the events kept of all streams. Those that nobody reads lose theirs first."),
+        doc(
+            "Bytes of the events kept of all streams. Those of whoever has most that nobody reads "
+            "lose theirs first."
+        ),
     ] = 256 * 1024 * 1024
     streams_max: Annotated[
         Count, doc("Open streams in all, read or not. A client may have eight ninths of them.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from proxy_actors.policy.ring_budget import RingBudget
+from proxy_actors.policy.ring_budget import RingBudget, RingShare
 from proxy_actors.policy.stream_limits import StreamLimits
 
 
@@ -18,16 +18,23 @@ class ReplayRing:
 
     Args:
         budget: of all rings together; a ring that nobody reads may lose everything to it.
+        owner: out of whose share of that it comes.
     """
 
-    __slots__ = ("_budget", "_bytes", "_events", "_limits", "_read", "last")
+    __slots__ = (
+        "_budget", "_bytes", "_events", "_limits", "_over", "_owner", "_read", "_share", "last",
+    )  # fmt: skip
 
-    def __init__(self, limits: StreamLimits, budget: RingBudget | None = None) -> None:
+    def __init__(
+        self, limits: StreamLimits, budget: RingBudget | None = None, owner: str = ""
+    ) -> None:
         self._limits = limits
         self._budget = RingBudget() if budget is None else budget
+        self._owner = owner
+        self._share: RingShare | None = None
         self._events: deque[tuple[float, bytes]] | None = None
         self._bytes = 0
-        self._read = True
+        self._read, self._over = True, False
         self.last = 0
         """The number of the newest event; 0 before the first."""
 
@@ -38,16 +45,17 @@ class ReplayRing:
 
     def append(self, data: bytes, now_s: float) -> None:
         """Keep an event under the next number, at the cost of the oldest."""
-        budget, size = self._budget, len(data)
-        if budget.held + size > budget.bytes_max:
-            budget.make_room(size)
+        budget, share, n = self._budget, self._share or self._enter(), len(data)
+        if budget.held + n > budget.plenty:
+            budget.make_room(share, n)
         if self._events is None:
             self._events = deque()
-            if not self._read:
-                budget.unread(self, over=False)  # which it was before it lost everything
+            if not self._read:  # which it was before it lost everything
+                budget.unread(self, share, self._over)
         self._events.append((now_s, data))
+        self.last += 1
         # In one step, as elsewhere: the budget outlives who crashes between the two.
-        self._bytes, budget.held, self.last = self._bytes + size, budget.held + size, self.last + 1
+        self._bytes, budget.held, share.held = self._bytes + n, budget.held + n, share.held + n
         self.expire(now_s)
 
     def since(self, number: int) -> list[bytes] | None:
@@ -58,31 +66,35 @@ class ReplayRing:
 
     def expire(self, now_s: float) -> None:
         """Drop what is too much or too old."""
-        events, limits, budget = self._events, self._limits, self._budget
-        while events is not None and len(events) > 1 and (
+        events, limits, budget, share = self._events, self._limits, self._budget, self._share
+        if events is None or share is None:
+            return
+        while len(events) > 1 and (
             len(events) > limits.events_max
             or self._bytes > limits.bytes_max
-            or budget.held > budget.bytes_max
+            or (budget.held > budget.plenty and budget.has_too_much(share))
             or now_s - events[0][0] > limits.age_s_max
         ):
-            size = len(events.popleft()[1])
-            self._bytes, budget.held = self._bytes - size, budget.held - size
+            n = len(events.popleft()[1])
+            self._bytes, budget.held, share.held = self._bytes - n, budget.held - n, share.held - n
 
     def is_read(self) -> None:
         """There is a reader: nothing may be taken back."""
         self._read = True
-        self._budget.read(self)
+        if self._share is not None:
+            self._budget.read(self, self._share)
 
     def is_unread(self, over: bool) -> None:
         """There is no reader any more, or nothing more will come: all may be taken back."""
-        self._read = False
-        self._budget.unread(self, over)
+        self._read, self._over = False, over
+        self._budget.unread(self, self._share or self._enter(), over)
 
     def drop(self) -> bool:
         """Drop everything, the newest event too; whether there was anything."""
-        dropped = bool(self._events)
-        self._events = None
-        self._budget.held, self._bytes = self._budget.held - self._bytes, 0
+        dropped, n = bool(self._events), self._bytes
+        budget, share, self._events = self._budget, self._share, None
+        if share is not None:
+            self._bytes, budget.held, share.held = 0, budget.held - n, share.held - n
         return dropped
 
     def forget(self) -> None:
@@ -90,5 +102,11 @@ class ReplayRing:
 
     def close(self) -> None:
         """Hold nothing any more. Idempotent."""
-        self._budget.read(self)
+        if self._share is not None:
+            self._budget.read(self, self._share)
         self.drop()
+        self._budget.leave(self, self._owner)
+
+    def _enter(self) -> RingShare:
+        share = self._share = self._budget.enter(self, self._owner)
+        return share

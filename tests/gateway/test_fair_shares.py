@@ -1,5 +1,5 @@
 """Nobody has so many of what is bounded that another client finds none: sessions, handshakes,
-streams.
+streams, and what is kept of these.
 
 Two principals, `ann` who takes all that she can get, and `bob`. RELIABILITY 1.11.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from proxy_actors.options import StdioMode
+from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.session_shares import SessionShares
 from proxy_actors.policy.sessions import SessionLimits
 from proxy_actors.policy.stdio_children import ChildrenLimits, ChildrenPolicy
@@ -17,7 +18,7 @@ from proxy_actors.policy.stream_limits import StreamLimits
 from tests.defects import Defect, planted
 from tests.gateway.scene import ClientWorld, Scene
 from tests.gateway.test_limits import KEYRING, as_
-from tests.gateway.test_resumption import Client
+from tests.gateway.test_resumption import Client, ids
 from tests.gateway.test_stdio_shares import Crowd
 from tests.sim.virtual import Answer, VirtualConnection, call, initialize, request
 
@@ -121,6 +122,37 @@ def test_client_with_many_open_streams_leaves_some_to_others() -> None:
     scene.rest()
 
 
+def test_client_with_much_that_is_kept_does_not_cost_another_its_replay() -> None:
+    """MCP-S-16: bob's stream ended first of all, but it is ann who holds most."""
+    scene = Scene(keyring=KEYRING, streams=StreamLimits(bytes_total_max=6000))
+
+    def client() -> None:
+        bobs, anns, cleos = (session_of(opened(scene, who)) for who in ("bob", "ann", "cleo"))
+
+        def ended(who: str, session: str, size: int = 500) -> bytes:
+            """A stream that has ended; return the id of its first event."""
+            script = call(1, "sse", f"note {size}", "answer", "end")
+            answer = scene.connection().ask(request(script, session=session, fields=as_(who)))
+            return ids(answer)[0]
+
+        kept = [("bob", bobs, ended("bob", bobs))]
+        kept += [("ann", anns, ended("ann", anns)) for _ in range(12)]
+        ended("cleo", cleos, 1500)
+        found = []
+        for who, session, id in kept:
+            again = Client(scene)
+            rest = again.resume(session, id, Authorization=f"Bearer {who}")
+            again.until(lambda rest=rest: rest.complete)
+            found.append(rest.status)
+            again.leave()
+        assert found[0] == 200
+        assert found[1:] == [410] * found.count(410) + [200] * (12 - found.count(410))
+        assert 0 < found.count(410) < 12
+
+    scene.do(client)
+    scene.rest()
+
+
 @pytest.mark.parametrize(
     "defect",
     [
@@ -129,6 +161,8 @@ def test_client_with_many_open_streams_leaves_some_to_others() -> None:
                "self._held[owner]", "0"),
         Defect("one client may have all streams", StreamBooks, "reached",
                "may_have_one_more(of_name, free)", "True"),
+        Defect("whoever holds least makes room", RingBudget, "make_room",
+               "max(self._giving", "min(self._giving"),
     ],
     ids=str,
 )  # fmt: skip
@@ -137,6 +171,7 @@ def test_these_tests_find_what_is_planted(defect: Defect) -> None:
         SessionShares: test_client_that_listens_in_all_its_sessions_leaves_some_to_others,
         ChildrenPolicy: test_client_with_many_handshakes_leaves_processes_to_others,
         StreamBooks: test_client_with_many_open_streams_leaves_some_to_others,
+        RingBudget: test_client_with_much_that_is_kept_does_not_cost_another_its_replay,
     }
     with planted(defect), pytest.raises(AssertionError):
         tests[defect.owner]()  # type: ignore[index]  # none of these is a module

@@ -31,6 +31,7 @@ NOTE = m.EventReceived(b"note", MessageKind.NOTIFICATION)
 ANSWER = m.EventReceived(b"answer", MessageKind.RESPONSE, b"1", final=True)
 ASKED = tuple(m.EventReceived(id, MessageKind.REQUEST, id) for id in (b"7", b"8"))
 FAILED = m.SourceEnded(Reason.UPSTREAM_CLOSED, "gone", Executed.UNKNOWN)
+OTHER = ReplayRing(LIMITS)
 PASSES = "time passes"
 ROOM = "others need the room"
 
@@ -138,7 +139,8 @@ class EventStreamSubject(Subject):
             self._pass_to(self.now_s + TICK_S)
             return
         if isinstance(move, str):
-            self.policy._ring._budget.make_room(1 << 31)
+            budget = self.policy._ring._budget
+            budget.make_room(budget.enter(OTHER, "another"), 1 << 31)
             if self.claimed and (self.over or self.subscriber is None):
                 self.log.drop()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
@@ -107,8 +108,8 @@ class BooksSubject(Subject):
             check(self.books.open[kind] == count, "a kind is counted wrongly")
 
 
-BYTES_MAX, OWN_MAX = 3, 2
-RINGS = 2
+BYTES_MAX, OWN_MAX = 4, 2
+RINGS = ("a", "a", "b")
 READ, UNREAD, OVER = "read", "unread", "over"
 
 
@@ -138,7 +139,8 @@ class Closes:
 class Book:
     """What a ring is to hold: sizes, and the number of the newest."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
         self.state = READ  # or its first reader is still to come, which is the same here
         self.sizes: list[int] = []
         self.last = 0
@@ -151,8 +153,8 @@ class BudgetSubject(Subject):
         self.budget = RingBudget(BYTES_MAX)
         limits = StreamLimits(bytes_max=OWN_MAX)
         self.limits = limits
-        self.rings = [ReplayRing(limits, self.budget) for _ in range(RINGS)]
-        self.books = [Book() for _ in range(RINGS)]
+        self.rings = [ReplayRing(limits, self.budget, owner) for owner in RINGS]
+        self.books = [Book(owner) for owner in RINGS]
         self.order: list[int] = []  # who has had no reader for longest
 
     def moves(self) -> Iterable[Comes | Becomes | Closes]:
@@ -184,48 +186,62 @@ class BudgetSubject(Subject):
                 ring.close()
                 ring.close()
                 self._forget(number)
-                self.books[number] = Book()
-                self.rings[number] = ReplayRing(self.limits, self.budget)
+                self.books[number] = Book(book.owner)
+                self.rings[number] = ReplayRing(self.limits, self.budget, book.owner)
         self._check()
 
     def settle(self) -> None:
-        for ring in range(RINGS):
+        for ring in range(len(RINGS)):
             self.make(Closes(ring))
         check(self.budget.held == 0, "bytes are held by nobody")
-        check(not self.budget._ended and not self.budget._unread, "a ring is kept for ever")
+        check(not self.budget._shares and not self.budget._giving, "a ring is kept for ever")
 
     def key(self) -> Hashable:
+        shares = self.budget._shares
         return (
             tuple((book.state, tuple(book.sizes)) for book in self.books),
             tuple(ring._read for ring in self.rings),
             tuple(self.order),
             *(
                 tuple(self.rings.index(ring) for ring in rings if ring in self.rings)
-                for rings in (self.budget._ended, self.budget._unread)
+                for owner in sorted(shares)
+                for rings in (shares[owner].ended, shares[owner].unread)
             ),
+            tuple(x for share in self.budget._giving for x in shares if shares[x] is share),
         )
 
     def _comes(self, number: int, size: int) -> None:
-        """Others make room first, the longest ended before the longest unread; then its oldest."""
-        while self._held() + size > BYTES_MAX and self.order:
-            ended = [x for x in self.order if self.books[x].state == OVER]
-            taken = (ended or self.order)[0]
+        """Who holds most makes room first, the longest ended before the longest unread."""
+        book = self.books[number]
+        while self.order and self._is_over(book.owner, size):
+            held = Counter({x: self._held(x) for x in {self.books[n].owner for n in self.order}})
+            ((giver, most),) = held.most_common(1)
+            if book.owner in held and self._held(book.owner) + size >= most:
+                giver = book.owner
+            elif most <= self._held(book.owner):
+                break
+            own = [x for x in self.order if self.books[x].owner == giver]
+            ended = [x for x in own if self.books[x].state == OVER]
+            taken = (ended or own)[0]
             self.order.remove(taken)
             self.books[taken].sizes = []
-        book = self.books[number]
         book.sizes.append(size)
         book.last += 1
         if book.state == UNREAD and number not in self.order:
             self.order.append(number)
-        while len(book.sizes) > 1 and (sum(book.sizes) > OWN_MAX or self._held() > BYTES_MAX):
+        while len(book.sizes) > 1 and (sum(book.sizes) > OWN_MAX or self._is_over(book.owner)):
             del book.sizes[0]
+
+    def _is_over(self, owner: str, more: int = 0) -> bool:
+        """Whether an owner holds more than eight times what it leaves, one byte allowed."""
+        return self._held(owner) + more - 1 > 8 * (BYTES_MAX - self._held() - more)
 
     def _forget(self, number: int) -> None:
         if number in self.order:
             self.order.remove(number)
 
-    def _held(self) -> int:
-        return sum(sum(book.sizes) for book in self.books)
+    def _held(self, owner: str = "") -> int:
+        return sum(sum(book.sizes) for book in self.books if owner in ("", book.owner))
 
     def _check(self) -> None:
         for ring, book in zip(self.rings, self.books, strict=True):
@@ -235,5 +251,7 @@ class BudgetSubject(Subject):
             check(ring.since(book.last - len(sizes)) is not None, "what is there cannot be had")
             check(ring.since(book.last - len(sizes) - 1) is None, "a gap is passed over")
         check(self.budget.held == self._held(), "bytes are counted wrongly")
+        for owner, share in self.budget._shares.items():
+            check(share.held == self._held(owner), "bytes of a share are counted wrongly")
         newest_alone = sum(book.sizes[-1] for book in self.books if book.sizes)
         check(self._held() <= BYTES_MAX + newest_alone, "more is held than may be")

@@ -54,17 +54,17 @@ HALVES = (
            "self._streams.enter_stream(stream.slot, owner)\n    self.start_child(stream)"),
     Defect("a stream of a channel is listed before it is started", Channel, "_start_standalone",
            "self.start_child(stream)\n"
-           "    self._streams.enter_stream(stream.slot, self._owner(session_key, owner))",
-           "self._streams.enter_stream(stream.slot, self._owner(session_key, owner))\n"
+           "    streams.enter_stream(stream.slot, whose)",
+           "streams.enter_stream(stream.slot, whose)\n"
            "    self.start_child(stream)"),
     Defect("a row is written in two steps", StreamBooks, "enter",
            "self._write(stream, (kind, owner), kind, owner, 1)",
            "self._rows[stream] = kind, owner\n"
            "    self._write(stream, (kind, owner), kind, owner, 1)"),
     Defect("what a ring holds is written in two steps", ReplayRing, "append",
-           "self._bytes, budget.held, self.last ="
-           " self._bytes + size, budget.held + size, self.last + 1",
-           "self._bytes += size\n    budget.held += size\n    self.last += 1"),
+           "self._bytes, budget.held, share.held ="
+           " self._bytes + n, budget.held + n, share.held + n",
+           "self._bytes += n\n    budget.held += n\n    share.held += n"),
     Defect("an end that was cut short is not gone on with", LegacyStream, "on_crash",
            "self._apply(self._policy.leave())", "pass"),
 )  # fmt: skip
