@@ -102,7 +102,7 @@ def slow_readers(stage: Stage) -> None:
 def listeners(stage: Stage) -> None:
     """Cheap, told within 2 s, and gone within 10 s."""
     top = f"[http]\nconnections-max = {2 * LISTENERS}\n[sessions]\nsessions-max = {2 * LISTENERS}\n"
-    top += f"[rate-limits]\ninitialize-burst = {2 * LISTENERS}\n"
+    top += f"[rate-limits]\ninitialize-rate = 100_000\ninitialize-burst = {2 * LISTENERS}\n"
     stage.serve(stdio_upstream("shared", stage.journal), top=top)
     clients = stage.client()
     wires = []
