@@ -15,7 +15,7 @@ from proxy_actors.policy.session_ledger import key_of
 from proxy_actors.world.sim_streams import SimStream
 from tests.gateway.legacy_client import LegacyClient
 from tests.sim.virtual import Answer, VirtualConnection, call, initialize, note, request
-from tests.sim.whole_upstreams import CALL_S_MAX, Server, Steps
+from tests.sim.whole_upstreams import ASKED_S_MAX, CALL_S_MAX, Server, Steps
 
 if TYPE_CHECKING:
     from tests.sim.whole_scenario import Scene
@@ -444,8 +444,10 @@ class Client:
             if "method" in message:
                 self.check_company(made, message)
         took_s = self.world.now_s() - made.began_s
-        scene.check(took_s <= CALL_S_MAX + LATE_S_MAX or "ask" in made.steps,
-                    f"{made} took {took_s} s")
+        may_s = CALL_S_MAX + LATE_S_MAX + (ASKED_S_MAX if "ask" in made.steps else 0.0)
+        scene.check(took_s <= may_s, f"{made} took {took_s} s")
+        if took_s > ASKED_S_MAX:
+            scene.saw("asked_in_vain")
         finals = [x for x in answer.messages if "method" not in x]
         scene.check(len(finals) <= 1, f"{made} has the answers {finals}")
         if finals:

@@ -13,23 +13,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from proxy_actors.actors.base import Actor
 from proxy_actors.actors.sse_session import SseSession
 from proxy_actors.actors.supervisor import Supervisor
 from proxy_actors.config.model import Config, LimitKey, Metrics, RateLimits, Rule, Sessions, Streams
-from proxy_actors.policy import metrics
+from proxy_actors.policy import event_stream, metrics, stdio_calls
 from proxy_actors.world.sim_store import SimDisk
 from proxy_actors.world.sim_waits import SimTask, SimWaiter
 from proxy_actors.world.sim_world import Faults, SimWorld
+from tests.sim.bounds import other_bounds
 from tests.sim.campaign import Scenario
 from tests.sim.crashes import planted_crashes
 from tests.sim.whole_clients import Call, Client, GivenUp, Session
 from tests.sim.whole_mutants import MUTANTS
 from tests.sim.whole_tree import Tree
-from tests.sim.whole_upstreams import CALL_S_MAX, KINDS, StdioServer
+from tests.sim.whole_upstreams import ASKED_S_MAX, CALL_S_MAX, KINDS, StdioServer
 
 SEEDS = 2000
 CLIENTS = 2
@@ -53,14 +54,13 @@ OF_PROCESSES = {"process", "stdio stdin", "stdio stdout", "stdio stderr"}
 OF_SESSIONS = {"sse stream", "sse sender"}
 
 
-@contextmanager
-def rarely_probed() -> Iterator[None]:
-    """Have the lag of a loop that has none be looked at rarely."""
-    kept, metrics.LAG_PROBE_S = metrics.LAG_PROBE_S, 60.0
-    try:
-        yield
-    finally:
-        metrics.LAG_PROBE_S = kept
+def hastened() -> AbstractContextManager[None]:
+    """Have clients that are asked think less long, and a lag that there is not looked at rarely."""
+    return other_bounds(
+        (event_stream, "CLIENT_ANSWER_S_MAX", ASKED_S_MAX),
+        (stdio_calls, "CLIENT_ANSWER_S_MAX", ASKED_S_MAX),
+        (metrics, "LAG_PROBE_S", 60.0),
+    )
 
 
 class Scene:
@@ -160,7 +160,7 @@ class Scene:
     # The run.
 
     def run(self) -> None:
-        with rarely_probed(), self.noted_crashes():
+        with hastened(), self.noted_crashes():
             self.start()
             self.world.after_step.append(self.check_step)
             self.load()
@@ -443,8 +443,8 @@ FEW_RARE = frozenset({
     "crashed_UpstreamGuard", "told_result", "upstream_went_away",
 })  # fmt: skip
 RARE = frozenset({
-    "broke_a_connection", "client_was_turned_away", "commit_failed", "connect_refused",
-    "connection_reset", "connection_truncated", "connection_was_refused",
+    "asked_in_vain", "broke_a_connection", "client_was_turned_away", "commit_failed",
+    "connect_refused", "connection_reset", "connection_truncated", "connection_was_refused",
     "crashed_ConnectionPool", "crashed_EventStream", "crashed_HttpUpstream",
     "crashed_LegacyStream", "crashed_LegacyStreams", "crashed_Limiter",
     "crashed_Root", "crashed_SessionChannels", "crashed_SessionRegistry", "crashed_SseSession",
@@ -472,5 +472,6 @@ class SeveralScene(Scene):
 
 
 SEVERAL = Scenario("several", lambda world: SeveralScene(world).run(), FEW_RARE, 100)
-# 174: unhandled mail is lost.
-WHOLE = Scenario("whole", lambda world: Scene(world).run(), RARE, SEEDS, MUTANTS, (174,))
+# 174: unhandled mail is lost. 2203: the answer to what a server asks does not reach the proxy.
+FOUND = (174, 2203)
+WHOLE = Scenario("whole", lambda world: Scene(world).run(), RARE, SEEDS, MUTANTS, FOUND)

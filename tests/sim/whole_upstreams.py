@@ -25,6 +25,8 @@ from tests.sim.virtual_child import Servers
 Steps = tuple[str, ...]
 # A call takes no longer; long enough for all that the servers do, short enough for many seeds.
 CALL_S_MAX = 40.0
+# So long a client may think about what it is asked meanwhile, which is an hour otherwise.
+ASKED_S_MAX = 300.0
 CHILDREN = 2
 
 
