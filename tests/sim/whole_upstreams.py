@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from proxy_actors.config.resilience import Timeouts
 from proxy_actors.config.upstreams import Checks, Endpoint, Pool, Reconnect, Upstream
 from proxy_actors.options import Balance, OnSessionLost, StdioMode, Transport
 from proxy_actors.world.sim_world import SimListener, SimWorld
@@ -78,16 +79,18 @@ class Server(ABC):
 class HttpServerOf(Server):
     """A server at an address, which may go away for a while."""
 
-    def __init__(self, world: SimWorld, name: str) -> None:
+    def __init__(self, world: SimWorld, name: str, calm: bool) -> None:
         super().__init__(world, name)
         self.address = (f"{name}.test", 80)
         self.listener: SimListener = world.listen(*self.address, self._accept)
         chance = world.chance
-        # Some allow little more than what is needed, so that calls wait for each other.
+        # Some allow little more than what is needed, so that calls wait for each other. Where all
+        # must go well there is room and time for the calls that may be before one, of 3 s each.
         self._pool = Pool() if chance.random() < 0.5 else Pool(
-            connections_max=chance.choice((1, 2)), reserve=1, streams_max=24, waiters_max=4,
-            idle_min=chance.choice((0, 0, 0, 1)),
+            connections_max=chance.choice((1, 2)), reserve=1, streams_max=24,
+            waiters_max=40 if calm else 4, idle_min=chance.choice((0, 0, 0, 1)),
         )  # fmt: skip
+        self._timeouts = Timeouts(pool_wait_s=30.0) if calm else Timeouts()
 
     @abstractmethod
     def _serve(self, link: SimLink) -> None:
@@ -120,7 +123,7 @@ class StreamableServer(HttpServerOf):
         ("garbage",), ("sse", "note", "end"), ("pause 60", "json"),
     )  # fmt: skip
 
-    def __init__(self, world: SimWorld, name: str) -> None:
+    def __init__(self, world: SimWorld, name: str, calm: bool) -> None:
         chance = world.chance
         ways = Resumption() if chance.random() < 0.5 else None
         if ways is not None:
@@ -131,7 +134,7 @@ class StreamableServer(HttpServerOf):
         )  # fmt: skip
         self.renews = chance.random() < 0.3
         self._lost = False
-        super().__init__(world, name)
+        super().__init__(world, name, calm)
 
     def _serve(self, link: SimLink) -> None:
         self.server.serve(link)
@@ -141,7 +144,7 @@ class StreamableServer(HttpServerOf):
         return Upstream(
             url=f"http://{self.address[0]}/mcp", transport=Transport.STREAMABLE, pool=self._pool,
             reconnect=Reconnect(base_s=0.5, cap_s=4.0, attempts_max=3, idle_s_max=30.0),
-            call_timeout_s=CALL_S_MAX, on_session_lost=lost,
+            call_timeout_s=CALL_S_MAX, on_session_lost=lost, timeouts=self._timeouts,
         )  # fmt: skip
 
     @property
@@ -175,9 +178,9 @@ class SeveralServers(Server):
     good = StreamableServer.good
     bad = StreamableServer.bad
 
-    def __init__(self, world: SimWorld, name: str) -> None:
+    def __init__(self, world: SimWorld, name: str, calm: bool) -> None:
         super().__init__(world, name)
-        self.parts = {part: StreamableServer(world, f"{name}-{part}") for part in "ab"}
+        self.parts = {part: StreamableServer(world, f"{name}-{part}", calm) for part in "ab"}
 
     def settings(self) -> Upstream:
         endpoints = {
@@ -208,11 +211,11 @@ class SseServer(HttpServerOf):
     bad = (("nothing",), ("reset",), ("close",), ("end",), ("note", "reset"), ("nonsense",))
     posts = (("202",), ("202",), ("late",), ("pause 2", "202"))
 
-    def __init__(self, world: SimWorld, name: str) -> None:
+    def __init__(self, world: SimWorld, name: str, calm: bool) -> None:
         self.server = LegacyServer(
             world.pass_time, lambda: SimSignal(world), lambda f: world.spawn("script", f)
         )
-        super().__init__(world, name)
+        super().__init__(world, name, calm)
 
     def _serve(self, link: SimLink) -> None:
         self.server.serve(link)
@@ -221,7 +224,7 @@ class SseServer(HttpServerOf):
         pinned = self.world.chance.random() < 0.5
         return Upstream(
             url=f"http://{self.address[0]}{STREAM}", pool=self._pool, call_timeout_s=CALL_S_MAX,
-            transport=Transport.SSE if pinned else Transport.AUTO,
+            transport=Transport.SSE if pinned else Transport.AUTO, timeouts=self._timeouts,
         )  # fmt: skip
 
     @property
@@ -284,9 +287,9 @@ class StdioServer(Server):
 
 
 KINDS: dict[str, Callable[[SimWorld, str, bool], Server]] = {
-    "web": lambda world, name, calm: StreamableServer(world, name),
-    "old": lambda world, name, calm: SseServer(world, name),
-    "many": lambda world, name, calm: SeveralServers(world, name),
+    "web": StreamableServer,
+    "old": SseServer,
+    "many": SeveralServers,
     "own": lambda world, name, calm: StdioServer(world, name, StdioMode.SESSION, calm),
     "one": lambda world, name, calm: StdioServer(world, name, StdioMode.SHARED, calm),
     "some": lambda world, name, calm: StdioServer(world, name, StdioMode.POOL, calm),
