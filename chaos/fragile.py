@@ -75,7 +75,9 @@ def _fragile(self: Any) -> None:  # Any: the service's own private parts
             found += children
         if act == "deaf":
             name = deaf.pop(0)
-            next(ref for ref in found if ref.actor_urn == name).tell(Deafness())
+            for ref in found:
+                if ref._own.name == name:
+                    ref.tell(Deafness())
             return
         if act == "registry":
             found = [ref for ref in found if ref.actor_class.__name__ == "SessionRegistry"]

@@ -31,9 +31,9 @@ SHORT = (
 _ENDS = "the proxy ends in it"
 # Rows that one proxy cannot play twice.
 ONCE = {
-    **dict.fromkeys(["U6", "P1", "P2", "P3", "P4", "P7", "P13", "P14", "P19"], _ENDS),
+    **dict.fromkeys(["U6", "P1", "P2", "P3", "P4", "P7", "P13", "P14", "P16", "P19"], _ENDS),
     **dict.fromkeys(["P6", "P11", "P12"], "what it is put into lasts as long as the proxy"),
-    "N18": "its servers are others in each play",
+    **dict.fromkeys(["N15", "N18"], "its servers are others in each play"),
     "P18": "its criterion is what the whole log says",
 }
 

@@ -19,7 +19,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import count
 
 import msgspec
 
@@ -139,6 +138,7 @@ class App:
         ]
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [*(worker for worker, _ in assembled), *assembly.guards]
+        self._dumps = False
         self.root = Root(world, self._health.name, workers, upstreams=upstreams)
         self._to_drain = {self._server.name, *(worker.slot.name for worker in upstreams)}
 
@@ -187,22 +187,31 @@ class App:
         """Write every actor's state to the log; asks, so it needs a greenlet of its own.
 
         The last line is about the process. Dumping takes one of its greenlets, which pauses now
-        and then: others must go on, and the log keep up, however many actors there are.
+        and then: others must go on, and the log keep up, however many actors there are. Who ends
+        meanwhile is left out. Does nothing while there is a dump already.
         """
-        to_dump = [(self.root.ref, 0)]
-        for dumped in count(1):
-            ref, depth = to_dump.pop()
-            self._dump(ref, depth)
-            to_dump += [(child, depth + 1) for child in reversed(ref.children())]
-            if not to_dump:
-                break
-            if not dumped % DUMPED_AT_ONCE:
-                self._pause(DUMP_PAUSE_S)
+        if self._dumps:
+            return
+        self._dumps = True
+        try:
+            self._dump_all()
+        finally:
+            self._dumps = False
         process, tasks = self._world.process_figures(), self._world.tasks()
         logger.info(
             "process fds=%d threads=%d rss_bytes=%d greenlets=%d detail=%s",
             process.fds, process.threads, process.rss_bytes, sum(tasks.values()), dict(tasks),
         )
+
+    def _dump_all(self) -> None:
+        to_dump, dumped = [(self.root.ref, 0)], 0
+        while to_dump:
+            ref, depth = to_dump.pop()
+            self._dump(ref, depth)
+            to_dump += [(child, depth + 1) for child in reversed(ref.children())]
+            dumped += 1
+            if not dumped % DUMPED_AT_ONCE:
+                self._pause(DUMP_PAUSE_S)
 
     def _pause(self, seconds: float) -> None:
         with suppress(DeadlineError):
@@ -211,7 +220,9 @@ class App:
     def _dump(self, ref: Ref, depth: int) -> None:
         try:
             state: ActorState = ref.ask(DescribeState(), self._world.now_s() + DUMP_S_MAX)
-        except (DeadlineError, ActorStoppedError, MailboxFullError) as error:
+        except ActorStoppedError:
+            return
+        except (DeadlineError, MailboxFullError) as error:
             logger.info("actor depth=%d ref=%s error=%s", depth, ref, type(error).__name__)
             return
         logger.info(

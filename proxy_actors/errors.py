@@ -88,12 +88,14 @@ def let_go(error: E) -> E:
     collector comes by. So who keeps an error beyond its `except` lets go of it first, and who ends
     one that may have been raised from a variable does so at last.
     """
-    cause: BaseException | None = error
+    to_free: list[BaseException | None] = [error]
     for _ in range(_CAUSES_MAX):
-        if cause is None:
+        if not to_free:
             break
-        cause.__traceback__ = None
-        cause = cause.__cause__ or cause.__context__
+        cause = to_free.pop()
+        if cause is not None:
+            cause.__traceback__ = None
+            to_free += cause.__context__, cause.__cause__
     return error
 
 

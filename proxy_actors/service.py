@@ -17,7 +17,6 @@ import os
 from proxy_actors.transports.guardian_launch import launch
 
 # isort: split
-import gc
 import logging
 import resource
 import signal
@@ -37,9 +36,6 @@ HAND_OVER_GRACE_S = 1.0
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 12.0
 LOG_S_MAX = 0.2
-# The third is a hundred times Python's. What has ended is freed without the collector, so that a
-# full collection is for what nobody foresaw; it stops everything, for 0.3 s with 3,000 streams.
-GC_THRESHOLDS = (700, 10, 1000)
 FAILED = 1
 CONFIGURATION = 78
 
@@ -81,17 +77,6 @@ def _allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _spare_what_stays() -> None:
-    """Have the collector of cycles leave alone what is there from the start to the end.
-
-    A full collection looks at every object: 25 ms for modules and classes alone. Requests make no
-    cycles of the proxy's own, and those of libraries are found young.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
 class _Service:
     """One run. It is the root supervisor's parent: its mailbox is a list and a waiter."""
 
@@ -108,6 +93,7 @@ class _Service:
         from proxy_actors.options import StreamKeep
         from proxy_actors.storage.open import open_store, open_stream_store
         from proxy_actors.transports.activation import inherited_listener
+        from proxy_actors.transports.cycles import CycleWatch
         from proxy_actors.transports.guardian_client import GuardianClient
         from proxy_actors.transports.heap import HeapTrimmer, keep_large_out
         from proxy_actors.transports.stall_watch import StallWatch
@@ -139,6 +125,9 @@ class _Service:
             self._world, config, self._store, self._date, dict(os.environ), self._streams
         )
         self._stalls = StallWatch(get_hub().loop)
+        self._cycles = CycleWatch(
+            get_hub().loop, lambda: self._world.process_figures().rss_bytes
+        )
         self._heap = HeapTrimmer()
         self._mail: list[Any] = []  # Any: whatever the tree tells its parent
         self._waiter = self._world.waiter()
@@ -163,7 +152,7 @@ class _Service:
             message = self._next(float("inf"))
             match message:
                 case SupervisorReady():
-                    _spare_what_stays()
+                    self._cycles.begin()
                     self._announce()
                 case ChildStopped():
                     return self._gave_up(message)
@@ -220,6 +209,7 @@ class _Service:
 
     def _close(self) -> None:
         self._stalls.close()
+        self._cycles.close()
         self._heap.close()
         self._store.close(self._world.now_s() + STOP_S_MAX)
         if self._streams is not None:

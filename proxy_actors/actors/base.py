@@ -174,6 +174,9 @@ class Actor(pykka.Actor):
         raise NotImplementedError("asks go through proxy_actors.actors.base.Ref")
 
     def _start_actor_loop(self) -> None:
+        self.world.spawn(f"actor {type(self).__name__}", self._run)
+
+    def _go_on(self) -> None:
         self.world.spawn_in_turn(f"actor {type(self).__name__}", self._run)
 
     # The loop.
@@ -189,7 +192,7 @@ class Actor(pykka.Actor):
             elif self.resident:
                 self._park(math.inf)
             else:
-                self._parked = Nap(self._start_actor_loop)
+                self._parked = Nap(self._go_on)
                 return
         self._end()
 

@@ -72,7 +72,8 @@ class StdioShared(Actor):
         pool: whether a child runs one call at a time.
         streams, processes: where streams and children are listed.
         failure: makes the JSON-RPC error that answers a call.
-        known: keys of the sessions that it knows of; written here, read by the data plane.
+        known: keys of the sessions that it knows of, or is about to: the data plane adds whom it
+            has told of, and what is not so any more is removed here.
         use: who uses it, where its processes rest without use.
     """
 
@@ -150,7 +151,7 @@ class StdioShared(Actor):
             self._use.rests = self._children.rests
         if isinstance(message, _FOR_SESSIONS):
             self._apply_sessions(self._sessions.handle(message))
-        if isinstance(message, m.SessionSeen | SessionEnded):
+        if isinstance(message, (m.SessionSeen, SessionEnded)):
             self._note_known(message.session.key)
         return LATER
 
@@ -158,8 +159,9 @@ class StdioShared(Actor):
         """A child's actor or a standalone stream has ended."""
         self._unname(message.name)
         self._unlist(message.name)
-        key = self._session_of.pop(message.name, None)
-        if key is not None:
+        key = self._session_of.pop(message.name, "")
+        slot = self._session_streams.get(key)
+        if slot is not None and slot.name == message.name:
             del self._session_streams[key]
             self._sessions.stream_ended(key)
 

@@ -46,6 +46,7 @@ class HttpAnswers:
             return exchange.answer(deadline_s)
         found = self.admitted(exchange, exchange.body(deadline_s))
         if found is not None and exchange.is_final(found):
+            # Made anew below: kept here, it would hold this frame and be held by it.
             if _is_verdict(self.refusal(head, session, found)):
                 return found  # the application itself has answered
         raise self._refused(exchange, head, session, found)

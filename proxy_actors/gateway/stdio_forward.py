@@ -7,8 +7,6 @@ is answered from the proxy's own handshake.
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 import msgspec
 from msgspec import Raw
 
@@ -50,7 +48,7 @@ class SharedForwarder(ChannelForwarder):
         slot: the upstream's actor.
         processes: the children by name.
         pool: whether a child runs one call at a time.
-        known: the sessions that the upstream's actor knows of, by key; it keeps them.
+        known: keys of the sessions that the upstream's actor knows of, or has been told of.
         use: where calls are counted; None where processes never rest.
     """
 
@@ -63,7 +61,7 @@ class SharedForwarder(ChannelForwarder):
         handshake: Handshake,
         registry: Slot,
         pool: bool,
-        known: Set[str],
+        known: set[str],
         use: UpstreamUse | None = None,
     ) -> None:
         super().__init__(world, upstream, slot, processes, handshake, registry)
@@ -158,8 +156,8 @@ class SharedForwarder(ChannelForwarder):
 
         An upstream that was started anew knows of none. It forgets those that have ended.
         """
-        if session.key not in self._known:
-            self._slot.tell(SessionSeen(session))
+        if session.key not in self._known and self._slot.tell(SessionSeen(session)):
+            self._known.add(session.key)  # else each call of until it is heard would tell it
 
     def _target(self, session: Session) -> Slot:
         return self._channels.find(self._shared)

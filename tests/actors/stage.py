@@ -10,6 +10,7 @@ from proxy_actors.actors.refs import Ref
 from proxy_actors.messages.base import Message
 from proxy_actors.messages.lifecycle import ChildStopped
 from proxy_actors.world.sim_waits import SimTask
+from proxy_actors.world.base import World
 from proxy_actors.world.sim_world import Faults, SimWorld
 
 
@@ -49,7 +50,7 @@ def failing(error: BaseException) -> Act:
 class Puppet(Actor):
     """Does what its mail says and notes what its hooks see."""
 
-    def __init__(self, world: SimWorld, name: str = "puppet", mail_max: int = 1000) -> None:
+    def __init__(self, world: World, name: str = "puppet", mail_max: int = 1000) -> None:
         self.mail_max = mail_max
         super().__init__(world, name)
         self.notes: list[Any] = []

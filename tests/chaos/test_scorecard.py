@@ -159,3 +159,32 @@ def test_error_that_breaks_the_contract_is_found(
 ) -> None:
     ledger.end(row, answer(message, status))
     assert found in told(ledger, journal)
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_proxy_that_is_full_may_know_neither_server_nor_id(
+    ledger: Ledger, row: Call, journal: Path, fair: bool
+) -> None:
+    """Only where it is said that it is."""
+    ledger.at_its_limits = fair
+    message = failure("", reason="overloaded")
+    message["id"] = None
+    del message["error"]["data"]["upstream"]  # type: ignore[index]
+    ledger.end(row, answer(message, 503))
+    assert (told(ledger, journal) == "") is fair
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (failure("victim-2", reason="overloaded"), "under the id"),
+        (failure("victim-1", reason="overloaded", upstream="other"), "not the contract"),
+        (failure("victim-1", reason="circuit-open", upstream=""), "not the contract"),
+    ],
+)
+def test_proxy_that_is_full_breaks_no_other_rule(
+    ledger: Ledger, row: Call, journal: Path, message: dict[str, object], found: str
+) -> None:
+    ledger.at_its_limits = True
+    ledger.end(row, answer(message, 503))
+    assert found in told(ledger, journal)

@@ -6,7 +6,11 @@ from functools import partial
 
 import gevent
 
+from proxy_actors.messages.lifecycle import Stop
 from proxy_actors.transports.tasks import BEGUN_AT_ONCE, TaskTable
+from proxy_actors.world.gevent_world import GeventWorld
+from tests.actors.stage import Act, Puppet
+from tests.actors.test_nap import Napper
 
 MANY = 10 * BEGUN_AT_ONCE
 
@@ -50,3 +54,26 @@ def test_turns_go_on_behind_one_that_waits_or_fails() -> None:
         run_all(table)
         assert order.index(-1) == BEGUN_AT_ONCE
         assert sorted(order) == list(range(-1, MANY))
+
+
+def test_actor_that_is_started_while_thousands_go_on_answers_before_them() -> None:
+    """A call that needs a stream or a process of its own waits for no broadcast."""
+    world = GeventWorld()
+    nappers = [Napper(world, f"napper {n}") for n in range(MANY)]
+    for napper in nappers:
+        napper.start_loop()
+    gevent.idle()
+    assert not world.tasks()
+    order: list[str] = []
+    for napper in nappers:
+        napper.ref.tell(Act(lambda actor: order.append(actor.name)))
+    new = Puppet(world, "new")
+    new.start_loop()
+    new.ref.tell(Act(lambda actor: order.append(actor.name)))
+    gevent.idle()
+    assert order.index("new") <= BEGUN_AT_ONCE
+    assert len(order) == MANY + 1
+    for actor in (*nappers, new):
+        actor.ref.tell(Stop())
+    while world.tasks():
+        gevent.sleep(0)
