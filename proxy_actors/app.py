@@ -80,6 +80,8 @@ class App:
         wiring: what the data plane is wired with; `draining` is set from here.
     """
 
+    _dumps = False
+
     def __init__(
         self,
         world: World,
@@ -138,7 +140,6 @@ class App:
         ]
         # Before the registry, which may have ends of sessions to tell them.
         upstreams = [*(worker for worker, _ in assembled), *assembly.guards]
-        self._dumps = False
         self.root = Root(world, self._health.name, workers, upstreams=upstreams)
         self._to_drain = {self._server.name, *(worker.slot.name for worker in upstreams)}
 
