@@ -188,7 +188,7 @@ class EventStreamPolicy:
         if self._over:
             self._ring.is_unread(over=True)
         else:
-            self._ring.is_read()
+            self._ring.is_read(now_s)
         effects.append(m.AcceptSubscriber(since))
         if events:
             effects.append(m.Push(tuple(events)))

@@ -22,7 +22,8 @@ class ReplayRing:
     """
 
     __slots__ = (
-        "_budget", "_bytes", "_events", "_limits", "_over", "_owner", "_read", "_share", "last",
+        "_awaited", "_budget", "_bytes", "_events", "_limits", "_over", "_owner", "_read", "_share",
+        "last",
     )  # fmt: skip
 
     def __init__(
@@ -34,7 +35,7 @@ class ReplayRing:
         self._share: RingShare | None = None
         self._events: deque[tuple[float, bytes]] | None = None
         self._bytes = 0
-        self._read, self._over = True, False
+        self._awaited, self._read, self._over = True, True, False
         self.last = 0
         """The number of the newest event; 0 before the first."""
 
@@ -65,28 +66,33 @@ class ReplayRing:
         return [data for _, data in islice(self._events or (), number + 1 - self.first, None)]
 
     def expire(self, now_s: float) -> None:
-        """Drop what is too much or too old."""
+        """Drop what is too much or too old; for all rings together once there was a reader."""
         events, limits, budget, share = self._events, self._limits, self._budget, self._share
         if events is None or share is None:
             return
         while len(events) > 1 and (
             len(events) > limits.events_max
             or self._bytes > limits.bytes_max
-            or (budget.held > budget.plenty and budget.has_too_much(share))
+            or (
+                budget.held > budget.plenty
+                and not self._awaited
+                and budget.has_too_much(share)
+            )
             or now_s - events[0][0] > limits.age_s_max
         ):
             n = len(events.popleft()[1])
             self._bytes, budget.held, share.held = self._bytes - n, budget.held - n, share.held - n
 
-    def is_read(self) -> None:
-        """There is a reader: nothing may be taken back."""
-        self._read = True
+    def is_read(self, now_s: float) -> None:
+        """There is a reader, which has what is kept: nothing of it may be taken back."""
+        self._awaited, self._read = False, True
         if self._share is not None:
             self._budget.read(self, self._share)
+        self.expire(now_s)
 
     def is_unread(self, over: bool) -> None:
         """There is no reader any more, or nothing more will come: all may be taken back."""
-        self._read, self._over = False, over
+        self._awaited, self._read, self._over = False, False, over
         self._budget.unread(self, self._share or self._enter(), over)
 
     def drop(self) -> bool:

@@ -6,8 +6,8 @@ an empty ring and refuses who comes back (MCP-S-16). So whose rings need room ta
 holds most, of those with a ring that may be taken: first its rings of streams that have ended, the
 longest ended first, then those of streams that nobody reads, the longest unread first. Nothing is
 taken from who holds no more than it is for; then the ring that needs room loses its oldest events.
-A stream whose first reader is still to come never loses anything to others: that reader could not
-be told of a gap.
+A stream whose first reader is still to come, which is on its way, loses nothing to others, and
+nothing to keep the sum: that reader could not be told of a gap.
 
 Owns the sums, of all and of each owner, and the order of those that may lose what they hold.
 """
@@ -42,8 +42,8 @@ class RingBudget:
     """Counts what rings hold.
 
     Args:
-        bytes_max: of all rings together; exceeded by no more than the newest event of each, where
-            all that has no reader is gone.
+        bytes_max: of all rings together; exceeded by no more than the newest event of each and
+            what waits for a first reader, where all that has no reader is gone.
     """
 
     def __init__(self, bytes_max: float = math.inf) -> None:

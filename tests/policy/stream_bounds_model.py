@@ -110,7 +110,7 @@ class BooksSubject(Subject):
 
 BYTES_MAX, OWN_MAX = 4, 2
 RINGS = ("a", "a", "b")
-READ, UNREAD, OVER = "read", "unread", "over"
+AWAITED, READ, UNREAD, OVER = "awaited", "read", "unread", "over"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Book:
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
-        self.state = READ  # or its first reader is still to come, which is the same here
+        self.state = AWAITED
         self.sizes: list[int] = []
         self.last = 0
 
@@ -174,7 +174,7 @@ class BudgetSubject(Subject):
                 ring.append(bytes(size), 0.0)
             case Becomes(number, state):
                 if state == READ:
-                    ring.is_read()
+                    ring.is_read(0.0)
                     self._forget(number)
                 else:
                     ring.is_unread(state == OVER)
@@ -182,6 +182,8 @@ class BudgetSubject(Subject):
                         self._forget(number)
                         self.order.append(number)
                 book.state = state
+                if state == READ:
+                    self._trim(book)
             case Closes(number):
                 ring.close()
                 ring.close()
@@ -229,7 +231,13 @@ class BudgetSubject(Subject):
         book.last += 1
         if book.state == UNREAD and number not in self.order:
             self.order.append(number)
-        while len(book.sizes) > 1 and (sum(book.sizes) > OWN_MAX or self._is_over(book.owner)):
+        self._trim(book)
+
+    def _trim(self, book: Book) -> None:
+        """The oldest go for what all hold as well, but not before there was a reader."""
+        while len(book.sizes) > 1 and (
+            sum(book.sizes) > OWN_MAX or (book.state != AWAITED and self._is_over(book.owner))
+        ):
             del book.sizes[0]
 
     def _is_over(self, owner: str, more: int = 0) -> bool:
@@ -254,4 +262,5 @@ class BudgetSubject(Subject):
         for owner, share in self.budget._shares.items():
             check(share.held == self._held(owner), "bytes of a share are counted wrongly")
         newest_alone = sum(book.sizes[-1] for book in self.books if book.sizes)
-        check(self._held() <= BYTES_MAX + newest_alone, "more is held than may be")
+        awaited = sum(sum(book.sizes[:-1]) for book in self.books if book.state == AWAITED)
+        check(self._held() <= BYTES_MAX + newest_alone + awaited, "more is held than may be")

@@ -20,6 +20,7 @@ from proxy_actors.policy.event_stream import (
     EventStreamPolicy,
 )
 from proxy_actors.policy.replay_ring import ReplayRing
+from proxy_actors.policy.ring_budget import RingBudget
 from proxy_actors.policy.stream_limits import StreamLimits
 from tests.defects import Defect, planted
 from tests.policy.event_stream_model import (
@@ -355,6 +356,17 @@ def test_what_waits_is_bounded_but_the_newest_always_waits() -> None:
     assert m.Push((large + large,)) in bench.tell(come(2, after=2))
 
 
+def test_first_reader_gets_all_though_there_is_no_room() -> None:
+    """MCP-S-16: it could not be told of a gap. Once it has come, only the newest is kept."""
+    ring = ReplayRing(LIMITS, RingBudget(1))
+    policy = EventStreamPolicy(False, 110.0, KEY, ring=ring)
+    policy.handle(m.EventsReceived((ASKED[0], NOTE)), 100.0)
+    effects = policy.handle(come(), 100.0)
+    assert m.AcceptSubscriber(0) in effects
+    assert m.Push((ASKED[0].data, NOTE.data)) in effects
+    assert (ring.first, ring.last) == (2, 2)
+
+
 def test_ring_is_not_there_before_the_first_event() -> None:
     ring = ReplayRing(LIMITS)
     assert ring._events is None
@@ -408,7 +420,7 @@ DEFECTS = [
     Defect("old messages are kept", RING, "expire",
            "or now_s - events[0][0] > limits.age_s_max", ""),
     Defect("messages are as old as the stream", RING, "append", "(now_s, data)", "(0.0, data)"),
-    Defect("what is read is taken", POLICY, "_subscribe", "self._ring.is_read()", "pass"),
+    Defect("what is read is taken", POLICY, "_subscribe", "self._ring.is_read(now_s)", "pass"),
     Defect("what nobody reads is not taken", POLICY, "_unsubscribe",
            "self._ring.is_unread(self._over)", "pass"),
     Defect("what is over is not taken", POLICY, "_end",
