@@ -44,6 +44,7 @@ class RestWatch:
         self.running = running
         self.woken = 0
         self.rests = False
+        self._processes: list[StdioProcess] = []
         self._who: Actor | None = None
         self._since_s = math.inf
         self._starting = False
@@ -53,6 +54,8 @@ class RestWatch:
         """The upstream's actor is about to handle a message, or to carry out an effect."""
         if actor is not self._who:
             return
+        if type(what).__module__ != e.__name__:
+            self.look(actor, self._processes)  # a rest may begin and end between two steps
         if isinstance(what, _ASKS):
             self._asked += 1
             if self._starting and self._asked == 2:
@@ -67,7 +70,8 @@ class RestWatch:
             self._starting = False
 
     def look(self, actor: Actor | None, processes: list[StdioProcess]) -> None:
-        """Look between two steps."""
+        """Look between two steps, or two messages of the upstream's actor."""
+        self._processes = processes
         if actor is not self._who:
             self._who, self.rests, self._starting = actor, False, False
         if actor is None:

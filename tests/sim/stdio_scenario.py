@@ -464,5 +464,5 @@ def _scenario(
 STDIO = (
     _scenario(StdioMode.SESSION, RARE_SESSION),
     _scenario(StdioMode.SHARED, RARE_SHARED),
-    _scenario(StdioMode.POOL, RARE_POOL, (209,)),
+    _scenario(StdioMode.POOL, RARE_POOL, (209, 2189)),
 )
