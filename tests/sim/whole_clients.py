@@ -69,7 +69,7 @@ class Line(VirtualConnection):
         super().__init__(scene.world)
         assert isinstance(self.stream, SimStream)
         self._scene = scene
-        self._in = self.stream._in
+        self._in, self._out = self.stream._in, self.stream._out
         self._tree = scene.trees
         self.keep_alive = True
         self.used_s = self.world.now_s()
@@ -81,8 +81,11 @@ class Line(VirtualConnection):
 
     def excuse(self, began_s: float, answer: Answer) -> str | None:
         """Say why an answer may be missing; None when nothing has happened that explains it."""
-        if self._in is not None and (self._in._broken or self._in.truncated):
+        assert self._in is not None and self._out is not None
+        if self._in._broken or self._in.truncated:
             return "network"
+        if self._out.truncated:
+            return "request_truncated"
         if self._scene.trees != self._tree or self._scene.over:
             return "proxy_ended"
         if answer.status is not None:
