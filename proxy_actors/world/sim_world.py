@@ -139,6 +139,7 @@ class SimWorld:
         self.sinks: list[SimSink] = []
         self.lag_watches: list[Callable[[float], None]] = []
         self.hosts: set[str] = set()
+        self.wall_ahead_s = 0.0
         self._now_s = 1000.0
         self._ready: list[Callable[[], None]] = []
         # When, in which order among equals, what to run (empty when cancelled), and how.
@@ -157,7 +158,7 @@ class SimWorld:
 
     def wall_s(self) -> float:
         """Virtual seconds since the epoch."""
-        return 1_700_000_000.0 + self._now_s
+        return 1_700_000_000.0 + self.wall_ahead_s + self._now_s
 
     def random(self) -> float:
         """Uniform in [0, 1), from the seed."""

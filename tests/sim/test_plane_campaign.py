@@ -13,7 +13,7 @@ KILLS_MIN = 1000
 
 @pytest.mark.parametrize("part", PARTS)
 def test_plane_keeps_its_rules_under_every_seed(part: int) -> None:
-    """O1, O2, O5; P1, P15, P17, C1, N4, N5, N7."""
+    """O1, O2, O5; P1, P15, P17, C1, N4, N5, N7, N8, N11."""
     run_part(PLANE, part)
 
 

@@ -2,11 +2,11 @@
 
 The tree is built by `app.py` from a configuration, in a world whose network, processes, disk and
 scheduler are virtual. Connections are refused, stall, break, are cut short or vanish; processes
-die, hang and print garbage; servers go away and forget sessions; commits fail; any actor crashes
-between any two of its messages, or is killed wherever it waits; the proxy is drained and stopped in
-the midst of it all, or ends because its restarts are spent, and then is started anew from the same
-disk. Then the faults heal. Ten minutes later nothing may be left of what was underway, everybody is
-served, and a stop leaves nothing.
+die, hang and print garbage; servers go away and forget sessions; commits fail; the clock jumps;
+any actor crashes between any two of its messages, or is killed wherever it waits; the proxy is
+drained and stopped in the midst of it all, or ends because its restarts are spent, and then is
+started anew from the same disk. Then the faults heal. Ten minutes later nothing may be left of what
+was underway, everybody is served, and a stop leaves nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from random import Random
 from typing import Any
 
 from proxy_actors.actors.base import Actor
@@ -38,6 +39,7 @@ LOAD_S = 40.0
 HEALED_S = 600.0
 # A call, an answer that never comes to what a server has asked, and a network that has vanished.
 ENDS_S_MAX = 900.0
+CLOCK_JUMP_S = 20_000.0
 DRAIN_S_MAX = 30.0
 STOP_S_MAX = 60.0
 CRASHES_MAX = 100
@@ -80,6 +82,8 @@ class Scene:
     def __init__(self, world: SimWorld, calm: bool | None = None) -> None:
         self.world = world
         chance = self.chance = world.chance
+        # One of its own: what else is drawn does not depend on it.
+        self.clock = Random(chance.getstate()[1][0])
         self.calm = chance.random() < 0.15 if calm is None else calm
         self.sane = self.calm
         self.evicts = False
@@ -244,6 +248,13 @@ class Scene:
             self.world.pass_time(self.chance.random() * 6)
             if not self.healed and not self.over:
                 self.chance.choice(harms)()
+                if self.clock.random() < 0.1:
+                    self.set_clock()
+
+    def set_clock(self) -> None:
+        """Have the wall clock jump; an idle session lasts for a day, and outlives it."""
+        self.saw("clock_jumped")
+        self.world.wall_ahead_s = self.clock.uniform(-CLOCK_JUMP_S, CLOCK_JUMP_S)
 
     def kill_actor(self) -> None:
         """Kill an actor wherever it waits; what serves a client or a stream is one as well."""
@@ -443,9 +454,10 @@ FEW_RARE = frozenset({
     "crashed_UpstreamGuard", "told_result", "upstream_went_away",
 })  # fmt: skip
 RARE = frozenset({
-    "asked_in_vain", "broke_a_connection", "client_was_turned_away", "commit_failed",
-    "connect_refused", "connection_reset", "connection_truncated", "connection_was_refused",
-    "crashed_ConnectionPool", "crashed_EventStream", "crashed_HttpUpstream",
+    "asked_in_vain", "broke_a_connection", "client_was_turned_away", "clock_jumped",
+    "commit_failed", "connect_refused", "connection_reset", "connection_truncated",
+    "connection_was_refused", "crashed_ConnectionPool", "crashed_EventStream",
+    "crashed_HttpUpstream",
     "crashed_LegacyStream", "crashed_LegacyStreams", "crashed_Limiter",
     "crashed_Root", "crashed_SessionChannels", "crashed_SessionRegistry", "crashed_SseSession",
     "crashed_StdioProcess", "crashed_StdioShared", "crashed_StdioUpstream", "cut_network",
