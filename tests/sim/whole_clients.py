@@ -41,7 +41,8 @@ class Session:
     known_by: int
     deleted: bool = False
     gone: bool = False
-    stood: bool = False
+    asked_apart: bool = False
+    """A question came on its standalone stream, where it is not answered."""
 
     @property
     def key(self) -> str:
@@ -287,6 +288,7 @@ class Client:
                     reply = {"jsonrpc": "2.0", "id": id, "result": result}
                     made.good &= self.tell(made.session, reply, self.connect())
                     self.scene.saw("question_was_answered")
+        made.good &= not made.session.asked_apart
         self.judge(made, line, answer)
 
     def cancel(self, session: Session) -> None:
@@ -334,6 +336,7 @@ class Client:
                 about = data if isinstance(data, dict) else params
                 scene.check(about.get("tag", session.tag) == session.tag, f"heard {message}")
                 scene.check("method" in message, f"an answer on a standalone stream: {message}")
+                session.asked_apart |= "id" in message
                 scene.saw("news_arrived")
         elif answer.status == 404:
             self.note_gone(session)

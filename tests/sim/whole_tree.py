@@ -189,6 +189,11 @@ class Tree:
         actors = [x for x in self.actors() if isinstance(x, StdioProcess)]
         return [x for x in actors if getattr(x._pipes._child, "running", False)]
 
+    def closed_errors(self) -> int:
+        """Count the processes that run and whose stderr has ended."""
+        streams: list[Any] = [x._pipes._child.stderr for x in self.processes()]
+        return sum(x._in._broken or x._in._eof for x in streams)
+
     def resident(self) -> Counter[str]:
         """Count the greenlets that the actors have a right to, by the owner's name."""
         return Counter(f"actor {type(x).__name__}" for x in self.actors() if x.resident)
