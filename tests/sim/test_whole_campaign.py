@@ -14,7 +14,7 @@ from tests.sim.whole_scenario import SEVERAL, WHOLE
 
 @pytest.mark.parametrize("part", PARTS)
 def test_whole_proxy_keeps_its_rules_under_every_seed(part: int) -> None:
-    """FLT-U1 to U4, U7, U12; N1, N4 to N7, N12; C1, C11, C16; P1, P6, P9, P13, P15, P17, P19."""
+    """FLT-U1 to U4, U7, U12; N1, N4 to N7, N12; C1, C11, C16; P1, P6, P9, P13, P15 to P17, P19."""
     run_part(WHOLE, part)
 
 
