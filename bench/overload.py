@@ -43,8 +43,9 @@ NEWLINE = "\n"
 LAG_S = 0.05
 # Where the limit is found out: from so few calls at once to so many times the slots.
 ADAPTIVE_MIN, ADAPTIVE_MAX = 8, 8 * SLOTS
-# What a crowd asks for, requests a second, to find out the most that it gets.
-OFFERS = (2000, 3000, 4000, 6000)
+# What a crowd asks for, requests a second, to find out the most that it gets: half as much again,
+# until it gets much less than it asks for.
+OFFER_FIRST, OFFER_MORE, SHORT = 2000, 1.5, 0.9
 _CONFIG = """
 listen = "127.0.0.1:{port}"
 [overload]
@@ -273,8 +274,11 @@ def limited_by_the_proxy(seconds: int) -> tuple[list[str], bool]:
         with proxy("stateless", 64, lag) as running:
             crowd(running, 1000, 3)
             if not peak:
-                rates = [crowd(running, CLIENTS / rate * 1e3, seconds) for rate in OFFERS]
-                peak = max(seen.goodput for seen in rates)
+                rate, got = float(OFFER_FIRST), float(OFFER_FIRST)
+                while got >= SHORT * rate:
+                    rate *= OFFER_MORE
+                    got = crowd(running, CLIENTS / rate * 1e3, seconds).goodput
+                    peak = max(peak, got)
             seen = crowd(running, CLIENTS / (2 * peak) * 1e3, seconds)
         lines.append(
             f"| {name} | {peak:,.0f} | {seen.goodput:,.0f} | {seen.goodput / peak:.2f} |"
@@ -293,7 +297,6 @@ def main() -> int:
     os.sched_setaffinity(0, {LOAD_CORE})
     upstream, upstream_held = limited_by_the_upstream(seconds)
     own, own_held = limited_by_the_proxy(seconds)
-    offers = ", ".join(f"{offered:,}" for offered in OFFERS)
     text = f"""# Overload
 
 Made by `make bench-overload`, {seconds} s each, {os.cpu_count()} cores.
@@ -317,8 +320,8 @@ most {CPU_MAX:.0%}, and where it is found a limit of {SLOTS} to {2 * SLOTS}:
 ## The proxy is the limit
 
 {CLIENTS:,} connections that think between two requests, so that each is cold. The peak is the most
-that they got when they asked for {offers} a second; then they ask for twice that. Answers that take
-longer than {TIMEOUT_S} s do not count.
+that they get when they ask for more and more, from {OFFER_FIRST:,} a second on; then they ask for
+twice that. Answers that take longer than {TIMEOUT_S} s do not count.
 
 | gate | peak/s | goodput/s | of the peak | p99 ms | errors or late |
 |---|---|---|---|---|---|
