@@ -96,9 +96,11 @@ def measure(balance: str, fault: str, seconds: int) -> load.Load:
     """Warm up with all servers well, where they are; then load, with the fault from the start."""
     last, inject = FAULTS[fault]
     with stage(balance, last) as staged:
-        load.run(staged.url, CONNECTIONS, WARM_UP_S, LOAD_CORE, errs=True)
+        # Opened while all are well: `initialize` may be given to a server that is silent.
+        session = load.open_listener(staged.url)
+        load.run(staged.url, CONNECTIONS, WARM_UP_S, LOAD_CORE, True, session)
         inject(staged)
-        return load.run(staged.url, CONNECTIONS, seconds, LOAD_CORE, errs=True)
+        return load.run(staged.url, CONNECTIONS, seconds, LOAD_CORE, True, session)
 
 
 def main() -> int:

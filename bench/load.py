@@ -72,16 +72,20 @@ def call() -> dict[str, Any]:
     return {"name": "echo", "arguments": {"message": TEXT}}
 
 
-def run(url: str, connections: int, seconds: int, core: int, errs: bool = False) -> Load:
+def run(
+    url: str, connections: int, seconds: int, core: int, errs: bool = False,
+    session: dict[str, str] | None = None,
+) -> Load:
     """Load the endpoint for so long from one core.
 
     Args:
         errs: whether errors are counted, and do not end it.
+        session: the fields of one that is open; None: opens one.
 
     Raises:
         RuntimeError: an answer was wrong, or a connection broke.
     """
-    fields = open_listener(url) if errs else open_session(url)
+    fields = session or (open_listener(url) if errs else open_session(url))
     rows = "\n".join(f'fields["{name}"] = "{value}"' for name, value in fields.items())
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(lua(rows))
