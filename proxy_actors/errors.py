@@ -16,7 +16,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 UNSUPPORTED_PROTOCOL_VERSION = -32022
-# So many errors, each the cause of the next, are looked at; more is no chain, but a ring.
+# So many errors that have led to one are looked at.
 _CAUSES_MAX: Final = 16
 
 E = TypeVar("E", bound=BaseException)
@@ -88,14 +88,12 @@ def let_go(error: E) -> E:
     collector comes by. So who keeps an error beyond its `except` lets go of it first, and who ends
     one that may have been raised from a variable does so at last.
     """
-    to_free: list[BaseException | None] = [error]
-    for _ in range(_CAUSES_MAX):
-        if not to_free:
-            break
-        cause = to_free.pop()
-        if cause is not None:
-            cause.__traceback__ = None
-            to_free += cause.__context__, cause.__cause__
+    chain: list[BaseException] = [error]
+    for each in chain:  # which grows meanwhile
+        each.__traceback__ = None
+        for before in (each.__cause__, each.__context__):
+            if before is not None and before not in chain and len(chain) < _CAUSES_MAX:
+                chain.append(before)
     return error
 
 

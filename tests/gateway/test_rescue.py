@@ -25,6 +25,7 @@ from proxy_actors.errors import (
     Reason,
     RefusedError,
     StreamClosedError,
+    let_go,
 )
 from proxy_actors.gateway import rescue
 from proxy_actors.gateway.response import Response
@@ -231,3 +232,28 @@ def test_error_that_has_led_to_itself_is_answered() -> None:
     second = FailedError(Reason.UPSTREAM_TIMEOUT, "late")
     first.__cause__, second.__cause__ = second, first
     assert rescue.respond(first, None, "r").status == 502
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_all_that_has_led_to_an_error_is_let_go(link: str) -> None:
+    """Its cause and what it was raised within; the bound on them counts each once."""
+    errors = [raised(f"{n}") for n in range(16)]
+    for error, before in zip(errors, errors[1:]):
+        setattr(error, link, before)
+    assert let_go(errors[0]) is errors[0]
+    assert [error for error in errors if error.__traceback__ is not None] == []
+
+
+def test_cause_and_context_of_an_error_are_let_go_where_they_differ() -> None:
+    error, cause, context = raised("error"), raised("cause"), raised("context")
+    error.__cause__, error.__context__ = cause, context
+    let_go(error)
+    assert cause.__traceback__ is None and context.__traceback__ is None
+
+
+def raised(text: str) -> FailedError:
+    """An error that holds a frame."""
+    try:
+        raise FailedError(Reason.UPSTREAM_CLOSED, text)
+    except FailedError as error:
+        return error
