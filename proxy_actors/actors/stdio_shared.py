@@ -152,7 +152,7 @@ class StdioShared(Actor):
         if isinstance(message, _FOR_SESSIONS):
             self._apply_sessions(self._sessions.handle(message))
         if isinstance(message, (m.SessionSeen, SessionEnded)):
-            self._note_known(message.session.key)
+            self._forget_ended(message.session.key)
         return LATER
 
     def on_child_stopped(self, message: ChildStopped) -> None:
@@ -186,10 +186,8 @@ class StdioShared(Actor):
             **self._children.counts.figures(),
         }
 
-    def _note_known(self, session_key: str) -> None:
-        if self._sessions.knows(session_key):
-            self._known.add(session_key)
-        else:
+    def _forget_ended(self, session_key: str) -> None:
+        if not self._sessions.knows(session_key):
             self._known.discard(session_key)
 
     def _note_asker(self, message: Any) -> None:  # Any: see on_receive

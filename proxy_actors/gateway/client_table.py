@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from proxy_actors.policy.shares import take_one
+
 if TYPE_CHECKING:
     from proxy_actors.gateway.handle import ClientConnection
 
@@ -56,9 +58,7 @@ class ClientTable:
         """Forget a connection."""
         address = self._connections.pop(connection)
         self._of_before.discard(connection)
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        take_one(self._per_address, address)
 
     def begin_hand_over(self) -> None:
         """Await the end of the connections that carry a call now. Once.

@@ -17,6 +17,7 @@ from proxy_actors.messages.legacy import LegacyRefusal, LegacyStreamsEffect, Leg
 from proxy_actors.messages.sessions import SessionEnded
 from proxy_actors.policy.session_ledger import key_of
 from proxy_actors.policy.sessions import ID_PREFIX
+from proxy_actors.policy.shares import take_one
 
 PARENT = "legacy"
 
@@ -90,9 +91,7 @@ class LegacyStreamsPolicy:
 
     def _stopped(self, stream: str) -> None:
         address = self._address_of.pop(stream)
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        take_one(self._per_address, address)
         session_key = self._session_of.pop(stream, None)
         if session_key is not None:
             del self._by_session[session_key]

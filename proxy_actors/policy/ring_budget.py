@@ -18,7 +18,7 @@ import math
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from proxy_actors.policy.shares import may_have_one_more
+from proxy_actors.policy.shares import SHARE_OF_REST, may_have_one_more
 
 if TYPE_CHECKING:
     from proxy_actors.policy.replay_ring import ReplayRing
@@ -52,7 +52,7 @@ class RingBudget:
         self._giving: dict[RingShare, None] = {}
         self.held = 0
         """Bytes that are held."""
-        self.plenty = bytes_max * 8 / 9
+        self.plenty = bytes_max * SHARE_OF_REST / (SHARE_OF_REST + 1)
         """Up to so many nobody has too much."""
         self.taken = 0
         """How many rings have lost what they held."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 
-from proxy_actors.policy.shares import may_have_one_more
+from proxy_actors.policy.shares import may_have_one_more, take_one
 
 # When it was used last, as the ledger counts; a number that no other has; the key of the session.
 Rank = tuple[float, int, str]
@@ -43,10 +43,8 @@ class SessionShares:
     def vacate(self, holder: str) -> None:
         """Count one less, which is not idle."""
         self._remove_first(holder)
-        self.held[holder] -= 1
+        take_one(self.held, holder)
         self.occupied -= 1
-        if not self.held[holder]:
-            del self.held[holder]
         self._add_first(holder)
 
     def rest(self, holder: str, rank: Rank) -> None:

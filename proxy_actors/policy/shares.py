@@ -65,8 +65,8 @@ class Shares:
     def leave(self, owner: Owner) -> None:
         """One has ended."""
         self._in_all -= 1
-        _take_one(self._of_names, owner.name)
-        _take_one(self._of_owners, owner)
+        take_one(self._of_names, owner.name)
+        take_one(self._of_owners, owner)
 
 
 def in_turn(rows: Iterable[_Owned]) -> list[_Owned]:
@@ -81,7 +81,8 @@ def in_turn(rows: Iterable[_Owned]) -> list[_Owned]:
     return list(rows)
 
 
-def _take_one(counts: dict[_Key, int], key: _Key) -> None:
+def take_one(counts: dict[_Key, int], key: _Key) -> None:
+    """Count one less of what is counted by key; of what has none no row stays."""
     if counts[key] == 1:
         del counts[key]
     else:

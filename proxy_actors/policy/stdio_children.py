@@ -39,8 +39,8 @@ from proxy_actors.messages.stdio_effects import ChildrenEffect
 from proxy_actors.messages.upstream import DrainUpstream
 from proxy_actors.policy.backoff import Backoff, BackoffLimits
 from proxy_actors.policy.child_counts import ChildCounts
-from proxy_actors.policy.shares import may_have_one_more
-from proxy_actors.policy.stdio_shared_children import IDLE_LOOK_S_MIN
+from proxy_actors.policy.shares import may_have_one_more, take_one
+from proxy_actors.policy.stdio_shared_children import DRAINED, DRAINED_RETRY_S, IDLE_LOOK_S_MIN
 
 FULL_RETRY_S = 5.0
 # When to come back while a probe is out: nobody knows how long it will take.
@@ -208,8 +208,8 @@ class ChildrenPolicy:
         exchange_id, owner, spare = take.exchange_id, take.owner.name, self._spare
         free = self._limits.children_max - self.children
         if self._undrained is not None:
-            text = "the upstream is being drained"
-            effects.append(e.RefuseChild(exchange_id, Reason.DRAINING, text, FULL_RETRY_S))
+            reason = Reason.DRAINING
+            effects.append(e.RefuseChild(exchange_id, reason, DRAINED, DRAINED_RETRY_S))
         elif free <= 0:
             text = "too many sessions have a server process"
             effects.append(e.RefuseChild(exchange_id, Reason.OVERLOADED, text, FULL_RETRY_S))
@@ -299,9 +299,7 @@ class ChildrenPolicy:
     def _disown(self, child: str) -> None:
         owner = self._owners.pop(child, None)
         if owner is not None:
-            self._held[owner] -= 1
-            if not self._held[owner]:
-                del self._held[owner]
+            take_one(self._held, owner)
 
     def _failed(self, text: str, now_s: float, effects: list[ChildrenEffect]) -> None:
         if not self._limits.spare:

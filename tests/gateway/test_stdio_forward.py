@@ -97,9 +97,7 @@ def exchange(message: jsonrpc.Message) -> Exchange:
 def test_upstream_hears_of_a_session_before_anything_else_of_it(kind: str) -> None:
     """With the level and the subscriptions that were stored; once."""
     scene = Scene()
-    for attempt in range(2):
-        if attempt:
-            scene.known.add(SESSION.key)  # as its actor does that has heard it
+    for _ in range(2):
         if kind == "call":
             scene.call(SET_LEVEL, level="info")
         elif kind == "notification":
@@ -114,7 +112,6 @@ def test_upstream_that_was_started_anew_hears_of_its_sessions_again() -> None:
     """It would take the log of one client for that of the only one."""
     scene = Scene()
     scene.call("tools/call")
-    scene.known.add(SESSION.key)
     scene.call("tools/call")
     scene.known.clear()
     scene.call("tools/call")

@@ -121,10 +121,10 @@ DEFECTS = (
     Defect("a place is never used", Shares, "has_room", "self._in_all", "self._in_all - 1"),
     Defect("what has ended counts in all", Shares, "leave", "self._in_all -= 1", "pass"),
     Defect("what has ended counts for its owner", Shares, "leave",
-           "_take_one(self._of_names, owner.name)", "pass"),
+           "take_one(self._of_names, owner.name)", "pass"),
     Defect("what has ended counts for its session", Shares, "leave",
-           "_take_one(self._of_owners, owner)", "pass"),
-    Defect("who has nothing any more is remembered", shares, "_take_one",
+           "take_one(self._of_owners, owner)", "pass"),
+    Defect("who has nothing any more is remembered", shares, "take_one",
            "del counts[key]", "counts[key] = 0"),
 )  # fmt: skip
 

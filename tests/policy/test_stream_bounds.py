@@ -120,7 +120,7 @@ DEFECTS = {
            "    return not may_have_one_more(share.held + more_bytes - 1, free + 1)",
            "return self.held + more_bytes > self._bytes_max"): "budget",
     Defect("there is plenty up to the end", RingBudget, "__init__",
-           "bytes_max * 8 / 9", "bytes_max"): "budget",
+           "bytes_max * SHARE_OF_REST / (SHARE_OF_REST + 1)", "bytes_max"): "budget",
     Defect("who holds least makes room", RingBudget, "make_room",
            "max(self._giving", "min(self._giving"): "budget",
     Defect("others make room first", RingBudget, "make_room",

@@ -1,4 +1,4 @@
-"""Other bounds for the length of a run, so that it comes to them."""
+"""Other bounds and methods for the length of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 @contextmanager
-def other_bounds(*bounds: tuple[Any, str, float]) -> Iterator[None]:
+def other_bounds(*bounds: tuple[Any, str, Any]) -> Iterator[None]:
     """Have these attributes of classes or modules other values while the context lasts."""
     with ExitStack() as stack:
         for owner, name, bound in bounds:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -20,6 +20,7 @@ from typing import Any
 import proxy_actors
 from proxy_actors.actors.base import Actor
 from proxy_actors.messages.lifecycle import ChildStopped
+from tests.sim.bounds import other_bounds
 from tests.sim.crashes import ERRORS
 
 PACKAGE = Path(proxy_actors.__file__).parent
@@ -59,8 +60,7 @@ class Tracer(ABC):
 
     turn = 0
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> AbstractContextManager[None]:
         """Look at the turns and the starts of all actors."""
         dispatch: Any = vars(Actor)["_dispatch"]
         start: Any = vars(Actor)["_start"]
@@ -71,13 +71,7 @@ class Tracer(ABC):
         def starting(actor: Actor) -> None:
             self._watch(actor, None, lambda: start(actor))
 
-        setattr(Actor, "_dispatch", dispatching)
-        setattr(Actor, "_start", starting)
-        try:
-            yield
-        finally:
-            setattr(Actor, "_dispatch", dispatch)
-            setattr(Actor, "_start", start)
+        return other_bounds((Actor, "_dispatch", dispatching), (Actor, "_start", starting))
 
     def _watch(self, actor: Actor, message: Any, act: Callable[[], Any]) -> Any:
         self.turn += 1

@@ -115,7 +115,7 @@ OF_POOL = (
            "self._asks.gone(child)", "()"),
     Defect("a restarted upstream is not told of the sessions", StdioShared, "on_end",
            "self._known.clear()", "pass"),
-    Defect("sessions that have ended are known for ever", StdioShared, "_note_known",
+    Defect("sessions that have ended are known for ever", StdioShared, "_forget_ended",
            "self._known.discard(session_key)", "pass"),
     Defect("a child is given to two calls", SharedChildrenPolicy, "_serve",
            "self._free.pop()", "self._free[-1]"),

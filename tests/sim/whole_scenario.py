@@ -13,8 +13,8 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from random import Random
 from typing import Any
 
@@ -118,8 +118,7 @@ class Scene:
             ),
         )
 
-    @contextmanager
-    def narrow_boxes(self) -> Iterator[None]:
+    def narrow_boxes(self) -> AbstractContextManager[None]:
         """Have mailboxes that take one mail, in some runs, until the faults heal."""
         offer, has_room = Inbox.offer, Inbox.has_room
 
@@ -134,16 +133,9 @@ class Scene:
             narrow = self.narrow and not self.healed
             return not box._normal if narrow else has_room(box)
 
-        setattr(Inbox, "offer", offering)
-        setattr(Inbox, "has_room", having)
-        try:
-            yield
-        finally:
-            setattr(Inbox, "offer", offer)
-            setattr(Inbox, "has_room", has_room)
+        return other_bounds((Inbox, "offer", offering), (Inbox, "has_room", having))
 
-    @contextmanager
-    def noted_crashes(self) -> Iterator[None]:
+    def noted_crashes(self) -> AbstractContextManager[None]:
         """Note the kinds of actors that crash, for whatever reason."""
         crash: Any = vars(Actor)["_crash"]
 
@@ -151,11 +143,7 @@ class Scene:
             self.crashed[type(actor).__name__] += 1
             crash(actor, error)
 
-        setattr(Actor, "_crash", noting)
-        try:
-            yield
-        finally:
-            setattr(Actor, "_crash", crash)
+        return other_bounds((Actor, "_crash", noting))
 
     def saw(self, name: str) -> None:
         self.world.seen[name] += 1
